@@ -1,0 +1,127 @@
+"""Directories that exist only when complete.
+
+A stage builds its output in ``<output>.partial`` and renames it at the end. The partial directory is
+unknown to DVC, so a killed stage finds its own work there and goes on, provided that the inputs and
+settings are still the same; an earlier complete output stays until the new one replaces it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from wam.errors import WamError
+
+MANIFEST = "manifest.json"
+_RUN = ".run.json"
+
+
+def digest(value: Any) -> str:
+    """Hex digest of a JSON-like value or dataclass; equal values give equal digests."""
+    text = json.dumps(value, sort_keys=True, default=_plain, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` atomically, with sorted keys."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises WamError naming a missing or damaged file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise WamError(f"{path}: not found") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WamError(f"{path}: not valid JSON ({error})") from None
+
+
+def read_manifest(directory: Path, made_by: str) -> dict[str, Any]:
+    """The manifest of a complete artifact.
+
+    Raises WamError, naming the stage that makes it, where the artifact is absent or incomplete.
+    """
+    if not (directory / MANIFEST).is_file():
+        raise WamError(f"{directory}: no complete artifact here; run 'wam {made_by}' first")
+    return read_json(directory / MANIFEST)
+
+
+@contextlib.contextmanager
+def building(
+    output: Path, *, stage: str, params: Any, inputs: dict[str, str]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield ``(partial directory, manifest)`` and put the directory in place when the block succeeds.
+
+    ``inputs`` maps names to digests of what the stage reads (see :func:`fingerprint`). The block may
+    add entries to ``manifest``; they end up in ``manifest.json`` beside the run's own. A partial
+    directory of an interrupted run with equal ``params`` and ``inputs`` is kept, any other emptied.
+    """
+    identity = {
+        "stage": stage,
+        "params": json.loads(json.dumps(params, default=_plain)),
+        "inputs": inputs,
+    }
+    partial = output.with_name(output.name + ".partial")
+    if not (partial / _RUN).is_file() or read_json(partial / _RUN) != identity:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_json(partial / _RUN, identity)
+    manifest: dict[str, Any] = {}
+    yield partial, manifest
+    write_json(
+        partial / MANIFEST,
+        {**identity, **manifest, "fingerprint": digest(identity), "versions": versions()},
+    )
+    (partial / _RUN).unlink()
+    _replace(partial, output)
+
+
+def fingerprint(directory: Path, made_by: str) -> str:
+    """Digest that stands for a complete artifact's content when it is another stage's input."""
+    return file_digest(directory / MANIFEST) if read_manifest(directory, made_by) else ""
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape results."""
+    names = ("wam", "torch", "numpy", "zarr", "pybullet")
+    found = {"python": platform.python_version()}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _replace(source: Path, target: Path) -> None:
+    """Put the directory ``source`` in the place of ``target``."""
+    if target.exists():
+        old = target.with_name(f".{target.name}.{os.getpid()}.old")
+        target.rename(old)
+        source.rename(target)
+        shutil.rmtree(old)
+    else:
+        source.rename(target)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON-like")

@@ -1,0 +1,145 @@
+"""``wam``: one subcommand per stage, used by people, DVC and Prefect alike."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import console
+from pipeline.layout import Layout
+from pipeline.params import Profile, load_profile
+from wam.config import VARIANTS
+from wam.errors import WamError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A subcommand that calls ``module.run(profile, layout[, argument])``."""
+
+    module: str
+    summary: str
+    argument: str | None = None
+    """Name of the further positional option, one of ``choices``."""
+    choices: tuple[str, ...] = ()
+
+
+_VARIANT = {"argument": "variant", "choices": VARIANTS}
+
+STAGES: dict[str, Stage] = {
+    "collect": Stage("pipeline.collect", "make CALVIN-format play data in the embedded simulator"),
+    "index": Stage("pipeline.index", "list and check the raw frames"),
+    "convert": Stage("pipeline.convert", "raw frames to the sharded Zarr store, on Dask"),
+    "export": Stage("pipeline.export", "the store as WebDataset shards"),
+    "extract": Stage("pipeline.extract", "demonstrations and start states from the annotations"),
+    "train-world-model": Stage(
+        "pipeline.train_world_model", "train a world model on the store", **_VARIANT
+    ),
+    "featurize": Stage("pipeline.featurize", "latents of the demonstrations", **_VARIANT),
+    "train-reward": Stage("pipeline.train_reward", "train the success classifiers", **_VARIANT),
+    "train-policy": Stage(
+        "pipeline.train_policy", "clone the demonstrations with diffusion policies", **_VARIANT
+    ),
+    "finetune": Stage(
+        "pipeline.finetune", "DPPO inside the frozen world model, no environment step", **_VARIANT
+    ),
+    "evaluate": Stage(
+        "pipeline.evaluate",
+        "roll policies out in the simulator from the held-out starts",
+        argument="policies",
+        choices=(*VARIANTS, "controls"),
+    ),
+    "report": Stage("pipeline.report.build", "results table and HTML report of the profile"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one subcommand. A :class:`WamError` becomes one line and exit status 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    arguments = _parser().parse_args(argv)
+    exit_on_error(lambda: _run(arguments))
+
+
+def exit_on_error(body: Callable[[], None]) -> None:
+    """Call ``body``; print a user's error as one message, without a traceback, and exit with 1."""
+    try:
+        body()
+    except WamError as error:
+        console.print("[bold red]error[/]", end=" ")
+        console.print(str(error), markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("[bold yellow]interrupted[/]  run the same command again to go on")
+        sys.exit(130)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "inspect":
+        importlib.import_module("pipeline.inspect").run(arguments.path)
+        return
+    profile = load_profile(arguments.profile)
+    if arguments.command == "profile":
+        _describe(arguments.profile, profile)
+        return
+    if arguments.command == "results":
+        importlib.import_module("pipeline.report.build").show(Layout.of(arguments.profile))
+        return
+    stage = STAGES[arguments.command]
+    values = [getattr(arguments, stage.argument)] if stage.argument else []
+    # Imported here: a stage's dependencies are needed on the machine that runs this stage only.
+    module = importlib.import_module(stage.module)
+    module.run(profile, Layout.of(arguments.profile), *values)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wam",
+        description="Offline robot learning with world models: one subcommand per pipeline stage.",
+        epilog="Stages run in this order. Settings come from params.yaml; "
+        "'dvc repro report@PROFILE' runs whatever is out of date.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, stage in STAGES.items():
+        command = _add_command(commands, name, stage.summary)
+        if stage.argument:
+            command.add_argument(
+                f"--{stage.argument}",
+                required=True,
+                choices=stage.choices,
+                help="which world model the stage works on"
+                if stage.argument == "variant"
+                else "the policies of a world model, or the zero-action and expert controls",
+            )
+    _add_command(commands, "profile", "check a profile of params.yaml and say what it does")
+    _add_command(commands, "results", "print the results table of a finished run")
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what any artifact holds",
+        description="Say what any artifact holds: raw frames, index, store, shards, model, results.",
+    )
+    inspect.add_argument("path", type=Path)
+    return parser
+
+
+def _add_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    description = f"{summary[0].upper()}{summary[1:]}."
+    command = commands.add_parser(name, help=summary, description=description)
+    command.add_argument(
+        "--profile",
+        default="demo",
+        help="top-level key of params.yaml: ci, demo, small, paper or your own (default: demo)",
+    )
+    return command
+
+
+def _describe(name: str, profile: Profile) -> None:
+    source = profile.raw.path or f"{profile.collect.training_frames:,} frames of scripted play"
+    training = profile.train_world_model
+    console.print(
+        f"[bold]profile {name}[/]  {source} · {len(profile.tasks)} task(s) · world model "
+        f"{training.updates:,} updates of {training.batch}×{training.window} frames · "
+        f"PPO {profile.finetune.iterations} iterations × {len(profile.finetune.seeds)} seed(s)"
+    )

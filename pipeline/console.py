@@ -1,0 +1,87 @@
+"""What a person sees while a stage runs: a progress bar on a terminal, a line now and then in a log."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(highlight=False, soft_wrap=True)
+
+_LOG_EVERY_S = 15.0
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int, unit: str = "") -> Iterator[Callable[..., None]]:
+    """Yield ``advance(count=1, note="")``.
+
+    ``note`` is a short text shown behind the bar (losses, rates). Without a terminal a line is
+    printed at most every 15 seconds.
+    """
+    if not sys.stdout.isatty():
+        yield _LineProgress(description, total, unit).advance
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+        console=console,
+    )
+    with bar:
+        task = bar.add_task(description, total=total, note="")
+
+        def advance(count: int = 1, note: str = "") -> None:
+            if note:
+                bar.update(task, advance=count, note=note)
+            else:
+                bar.update(task, advance=count)
+
+        yield advance
+
+
+def done(stage: str, message: str) -> None:
+    """The clear last line of a stage."""
+    console.print(f"[bold green]✔[/] [bold]{stage}[/]  {message}")
+
+
+def note(message: str) -> None:
+    """One line of information."""
+    console.print(message)
+
+
+def warn(message: str) -> None:
+    """One line that deserves attention."""
+    console.print(f"[bold yellow]![/] {message}")
+
+
+class _LineProgress:
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < _LOG_EVERY_S:
+            return
+        self._last = now
+        rate = self._done / (now - self._start)
+        left = (self._total - self._done) / rate if rate else float("inf")
+        console.print(
+            f"{self._description}: {self._done}/{self._total} {self._unit} "
+            f"({rate:.1f}/s, {left:.0f} s left) {note}".rstrip()
+        )

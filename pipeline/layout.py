@@ -1,0 +1,76 @@
+"""Where each artifact of a profile lies. The one place that knows paths below ``data/``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLITS = ("training", "validation")
+
+DATA = Path("data")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one profile."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, profile: str) -> "Layout":
+        """The layout of the profile called ``profile``."""
+        return cls(DATA / profile)
+
+    @property
+    def raw(self) -> Path:
+        """CALVIN-format frames made by ``wam collect``: ``training/`` and ``validation/``."""
+        return self.root / "raw"
+
+    @property
+    def raw_receipt(self) -> Path:
+        """What ``wam collect`` left in ``raw`` (the frames themselves stay out of DVC)."""
+        return self.root / "raw.json"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index"
+
+    @property
+    def store(self) -> Path:
+        """``training.zarr`` and ``validation.zarr``."""
+        return self.root / "store"
+
+    @property
+    def shards(self) -> Path:
+        """WebDataset tars of the store."""
+        return self.root / "shards"
+
+    @property
+    def demos(self) -> Path:
+        """Demonstrations, held-out starts and imagination starts per task."""
+        return self.root / "demos"
+
+    def world_model(self, variant: str) -> Path:
+        return self.root / "world_model" / variant
+
+    def features(self, variant: str) -> Path:
+        return self.root / "features" / variant
+
+    def reward(self, variant: str) -> Path:
+        return self.root / "reward" / variant
+
+    def policy(self, variant: str) -> Path:
+        return self.root / "policy" / variant
+
+    def finetune(self, variant: str) -> Path:
+        return self.root / "finetune" / variant
+
+    def evaluation(self, name: str) -> Path:
+        """Roll-outs of a variant's policies, or of the ``controls``."""
+        return self.root / "evaluation" / name
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"

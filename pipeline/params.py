@@ -1,0 +1,260 @@
+"""``params.yaml`` as typed, checked data: one :class:`Profile` per top-level key.
+
+Every field of every section has to be spelled out in the file, so that DVC sees each value that a
+stage depends on.
+"""
+
+import difflib
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from wam.config import (
+    TASKS,
+    VARIANTS,
+    FinetuneConfig,
+    PolicyConfig,
+    RewardConfig,
+    WorldModelConfig,
+    WorldModelTraining,
+)
+from wam.errors import WamError
+
+PARAMS_FILE = Path("params.yaml")
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Task = Literal[TASKS]  # type: ignore[valid-type]
+Variant = Literal[VARIANTS]  # type: ignore[valid-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """Where the CALVIN-format frames are."""
+
+    path: str | None
+    """Directory with ``training/`` and ``validation/``; null: made by ``wam collect``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Env:
+    """The simulator, for collection and evaluation alike."""
+
+    scene: Literal["A", "B", "C", "D"]
+    assets: str | None
+    """Directory of CALVIN's own scene assets; null: the embedded scene."""
+    renderer: Literal["auto", "tiny", "egl"]
+    robot_model: Literal["light", "full"]
+    workers: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect:
+    """Scripted play."""
+
+    training_frames: Positive
+    validation_frames: Positive
+    episode_frames: Positive
+    static_size: Positive
+    """Pixels of the square static image (CALVIN: 200)."""
+    gripper_size: Positive
+    """Pixels of the square wrist image (CALVIN: 84)."""
+    max_windows_per_task: Positive
+    """Most annotated windows per task in the training split."""
+    max_starts_per_task: Positive
+    """Most annotated windows per task in the validation split."""
+    noise: Fraction
+    """Scale of the experts' action noise."""
+    seed: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """The listing of raw frames."""
+
+    verify: Literal["size", "mtime", "md5"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Raw frames to the sharded Zarr store."""
+
+    shard_frames: Positive
+    chunk_frames: Positive
+    zstd_level: Annotated[int, Field(ge=1, le=22)]
+    on_error: Literal["fail", "skip-episode"]
+    workers: Positive
+    dask_address: str | None
+    """Scheduler to use instead of a local cluster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """The store as WebDataset shards."""
+
+    sequence_frames: Positive
+    sequences_per_shard: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extract:
+    """Demonstrations and start states from the annotations."""
+
+    demos_per_task: Positive
+    play_starts_per_task: Count
+    """Play frames that satisfy a task's pre-condition, as further starts of imagined episodes."""
+    seed: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """Latents of the demonstrations."""
+
+    draws: Positive
+    """Independent posterior draws per demonstration."""
+    sample: Literal["sample", "mode"]
+    context: bool
+    """Also store features filtered with the preceding play as context."""
+    seed: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Roll-outs in the simulator and open-loop prediction of the world model."""
+
+    max_steps: Positive
+    max_episodes: Positive | None
+    """Held-out starts per task; null: all."""
+    open_loop_sequences: Positive
+    open_loop_steps: Positive
+    clips: bool
+    seed: Count
+
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class Profile:
+    """All settings of one run of the pipeline."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    tasks: tuple[Task, ...]
+    variants: tuple[Variant, ...]
+    raw: Raw
+    env: Env
+    collect: Collect
+    index: Index
+    convert: Convert
+    export: Export
+    extract: Extract
+    world_model: WorldModelConfig
+    train_world_model: WorldModelTraining
+    features: Features
+    reward: RewardConfig
+    policy: PolicyConfig
+    finetune: FinetuneConfig
+    evaluate: Evaluate
+
+
+def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
+    """The profile called ``name``.
+
+    Raises WamError for a missing file, an unknown profile, a missing or unknown key, or a bad value;
+    the message names the key and, where one is close, what was probably meant.
+    """
+    if not path.is_file():
+        raise WamError(f"{path}: not found; run from the root of the repository")
+    try:
+        document = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise WamError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise WamError(f"{path}: expected a mapping of profiles")
+    if name not in document:
+        raise WamError(f"{path}: unknown profile '{name}'{_suggestion(name, document)}")
+    profile = document[name]
+    if not isinstance(profile, dict):
+        raise WamError(f"{path}: profile '{name}' is not a mapping")
+    _check_keys(Profile, profile, f"{path}: {name}")
+    try:
+        checked_profile = TypeAdapter(Profile).validate_python(profile)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in (name, *first["loc"]))
+        raise WamError(
+            f"{path}: {key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+        ) from None
+    _check_relations(checked_profile, f"{path}: {name}")
+    return checked_profile
+
+
+def _check_keys(kind: type, mapping: dict[str, Any], where: str) -> None:
+    names = {field.name: field.type for field in fields(kind)}
+    for key, value in mapping.items():
+        if key not in names:
+            raise WamError(f"{where}: unknown parameter '{key}'{_suggestion(key, names)}")
+        section = names[key]
+        if isinstance(section, type) and is_dataclass(section):
+            if not isinstance(value, dict):
+                raise WamError(f"{where}.{key}: expected a section, got {value!r}")
+            _check_keys(section, value, f"{where}.{key}")
+    for key in names:
+        if key not in mapping:
+            raise WamError(f"{where}: missing parameter '{key}'")
+
+
+_MAY_BE_ZERO = {"seed", "seeds", "warmup", "critic_warmup", "play_starts_per_task"}
+
+
+def _check_numbers(section: Any, where: str) -> None:
+    """Nothing here is ever negative, and no count is zero but those that say so."""
+    for field in fields(section):
+        value = getattr(section, field.name)
+        if is_dataclass(value):
+            _check_numbers(value, f"{where}.{field.name}")
+            continue
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float):
+                continue
+            if number < 0:
+                raise WamError(f"{where}.{field.name} = {number!r}: must not be negative")
+            if number == 0 and type(number) is int and field.name not in _MAY_BE_ZERO:
+                raise WamError(f"{where}.{field.name} = 0: must be positive")
+
+
+def _check_relations(profile: Profile, where: str) -> None:
+    """What no single field can say."""
+    _check_numbers(profile, where)
+    convert, training = profile.convert, profile.train_world_model
+    if convert.shard_frames % convert.chunk_frames:
+        nearest = convert.shard_frames // convert.chunk_frames * convert.chunk_frames
+        raise WamError(
+            f"{where}.convert: shard_frames={convert.shard_frames} is not a multiple of "
+            f"chunk_frames={convert.chunk_frames}; use {nearest + convert.chunk_frames}"
+        )
+    if not profile.tasks or not profile.variants:
+        raise WamError(f"{where}: tasks and variants must not be empty")
+    if len(profile.policy.hidden) % 2 == 0:
+        raise WamError(
+            f"{where}.policy.hidden: needs an odd number of widths (one input layer, then pairs)"
+        )
+    if profile.finetune.finetuned_steps > profile.policy.diffusion_steps:
+        raise WamError(
+            f"{where}.finetune.finetuned_steps={profile.finetune.finetuned_steps} is more than "
+            f"policy.diffusion_steps={profile.policy.diffusion_steps}"
+        )
+    if training.window < 2:
+        raise WamError(f"{where}.train_world_model.window={training.window}: needs at least 2")
+
+
+def _suggestion(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, [str(key) for key in known], n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(str(key) for key in known)}"

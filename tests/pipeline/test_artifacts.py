@@ -1,0 +1,65 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts import building, digest, fingerprint, read_manifest
+from wam.errors import WamError
+
+
+def build(output: Path, text: str, *, params: object = 1, fail: bool = False) -> list[str]:
+    """Build ``output`` with one file; returns the names found in the partial directory at the start."""
+    with building(output, stage="test", params=params, inputs={"source": "a"}) as (
+        partial,
+        manifest,
+    ):
+        found = sorted(path.name for path in partial.iterdir() if not path.name.startswith("."))
+        (partial / text).write_text(text)
+        if fail:
+            raise RuntimeError("killed")
+        manifest["text"] = text
+    return found
+
+
+def test_output_appears_complete(tmp_path: Path) -> None:
+    build(tmp_path / "out", "one")
+    assert read_manifest(tmp_path / "out", "test")["text"] == "one"
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_an_interrupted_run_is_resumed_only_with_the_same_settings(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    with pytest.raises(RuntimeError):
+        build(output, "one", fail=True)
+    assert not output.exists()
+    with pytest.raises(RuntimeError):
+        assert build(output, "two", fail=True) == ["one"]
+    assert build(output, "three", params=2) == []
+    assert sorted(path.name for path in output.iterdir()) == ["manifest.json", "three"]
+
+
+def test_an_earlier_output_survives_a_failed_run(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    build(output, "one")
+    with pytest.raises(RuntimeError):
+        build(output, "two", params=2, fail=True)
+    assert (output / "one").is_file()
+    build(output, "three", params=3)
+    assert not (output / "one").exists()
+
+
+def test_an_incomplete_artifact_is_refused_with_the_stage_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(WamError, match="run 'wam convert' first"):
+        fingerprint(tmp_path / "missing", "convert")
+
+
+def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
+    build(tmp_path / "out", "one")
+    (tmp_path / "out" / "manifest.json").write_text('{"stage": ')
+    with pytest.raises(WamError, match=r"manifest\.json: not valid JSON"):
+        read_manifest(tmp_path / "out", "test")
+
+
+def test_digest_depends_on_content_alone() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest(json.loads('{"b": [2], "a": 1}'))
+    assert digest({"a": 1}) != digest({"a": 2})

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.params import load_profile
+from wam.errors import WamError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def params(tmp_path: Path):
+    """Write ``params.yaml`` with one value of the ci profile changed; returns its path."""
+    document = {"ci": yaml.safe_load((ROOT / "params.yaml").read_text())["ci"]}
+
+    def write(*keys: str, value: object) -> Path:
+        section = document["ci"]
+        for key in keys[:-1]:
+            section = section[key]
+        section[keys[-1]] = value
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    return write
+
+
+def test_values_arrive_typed(params) -> None:
+    profile = load_profile("ci", params("finetune", "iterations", value=7))
+    assert profile.finetune.iterations == 7
+    assert profile.policy.hidden == (64, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("finetune", "iteration"), 3, "unknown parameter 'iteration'; did you mean 'iterations'?"),
+        (("finetun",), {}, "unknown parameter 'finetun'; did you mean 'finetune'?"),
+        (("finetune", "iterations"), "many", "ci.finetune.iterations = 'many'"),
+        (("collect", "training_frames"), 0, "ci.collect.training_frames = 0"),
+        (("finetune", "actor_lr"), -1.0, "ci.finetune.actor_lr = -1.0: must not be negative"),
+        (("tasks",), ["close_draw"], "close_draw"),
+        (("policy",), 3, "expected a section"),
+        (("policy", "batch"), 0, "ci.policy.batch = 0: must be positive"),
+        (("convert", "shard_frames"), 1010, "not a multiple of chunk_frames=25; use 1025"),
+        (("finetune", "finetuned_steps"), 11, "more than policy.diffusion_steps=10"),
+        (("tasks",), [], "must not be empty"),
+    ],
+)
+def test_a_bad_value_is_named(params, keys: tuple[str, ...], value: object, message: str) -> None:
+    with pytest.raises(WamError) as error:
+        load_profile("ci", params(*keys, value=value))
+    assert message in str(error.value)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    del document["ci"]["policy"]["lr"]
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(document))
+    with pytest.raises(WamError, match=r"ci\.policy: missing parameter 'lr'"):
+        load_profile("ci", path)
+
+
+def test_an_unknown_profile_is_named_with_the_nearest() -> None:
+    with pytest.raises(WamError, match="unknown profile 'dmo'; did you mean 'demo'"):
+        load_profile("dmo", ROOT / "params.yaml")

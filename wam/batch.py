@@ -1,0 +1,32 @@
+"""The batch that every reader delivers and the world model consumes (algorithm contract 1.9)."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Batch(NamedTuple):
+    """A time-major batch of windows; T time, B batch rows.
+
+    ``prev_action[t]`` is the action that led to frame ``t`` (the null action where ``is_first``),
+    ``action[t]`` the one executed after it.
+    """
+
+    rgb_static: torch.Tensor
+    """uint8 [T, B, 64, 64, 3]"""
+    rgb_gripper: torch.Tensor
+    """uint8 [T, B, 64, 64, 3]"""
+    proprio: torch.Tensor
+    """float32 [T, B, 18], min-max normalised with training-split statistics"""
+    prev_action: torch.Tensor
+    """float32 [T, B, 7], relative, in [-1, 1]"""
+    action: torch.Tensor
+    """float32 [T, B, 7]"""
+    is_first: torch.Tensor
+    """bool [T, B], start of an episode or of a row that does not continue its predecessor"""
+    id_mask: torch.Tensor
+    """bool [T-1, B], frames t and t+1 are neighbours of one episode"""
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """The batch on ``device``."""
+        return Batch(*(field.to(device, non_blocking=non_blocking) for field in self))

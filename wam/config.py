@@ -1,0 +1,160 @@
+"""Settings of the models and algorithms as plain frozen dataclasses.
+
+Defaults are the paper's (arXiv:2603.28955) or, where it is silent, the reference values of the
+systems it builds on. The profiles of ``params.yaml`` spell every field out.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TASKS = (
+    "open_drawer",
+    "close_drawer",
+    "move_slider_left",
+    "move_slider_right",
+    "turn_on_lightbulb",
+    "turn_off_lightbulb",
+    "turn_on_led",
+    "turn_off_led",
+)
+"""The eight tasks of DiWA and WAM, in the fixed order that consumes seeds."""
+
+VARIANTS = ("wam", "dreamerv2")
+"""``wam`` trains the inverse-dynamics head; ``dreamerv2`` is the same model with that weight at 0."""
+
+IMAGE_SIZE = 64
+PROPRIO_SIZE = 18
+ACTION_SIZE = 7
+CHUNK = 4
+"""Environment steps per policy decision."""
+FPS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelConfig:
+    """Sizes and loss weights of the world model (DreamerV2; WAM for the inverse-dynamics head)."""
+
+    cnn_depth: int = 48
+    """Channels of the first convolution; the next have 2, 4 and 8 times as many."""
+    visual_embedding: int = 1536
+    decoder_channels: int = 1536
+    deter: int = 1024
+    stoch: int = 32
+    """Number of categorical variables."""
+    classes: int = 32
+    """Classes of each categorical variable."""
+    hidden: int = 1000
+    id_hidden: tuple[int, ...] = (512, 256)
+    """Hidden widths of the inverse-dynamics head."""
+    kl_scale: float = 3.0
+    image_scale: float = 1.0
+    action_scale: float = 1000.0
+    """Weight of the inverse-dynamics loss in the ``wam`` variant."""
+    kl_balance: float = 0.8
+    """Share of the KL that trains the prior."""
+    free_nats: float = 0.0
+    unimix: float = 0.0
+
+    @property
+    def feature(self) -> int:
+        """Size of f = [deter; stoch]."""
+        return self.deter + self.stoch * self.classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModelTraining:
+    """Optimisation of the world model."""
+
+    batch: int = 500
+    window: int = 50
+    updates: int = 230_000
+    lr: float = 3e-4
+    weight_decay: float = 0.05
+    adam_eps: float = 1e-5
+    grad_clip: float = 100.0
+    action_warmup: float = 0.0
+    """Fraction of the updates over which the inverse-dynamics weight rises linearly from 0."""
+    reset_probability: float = 0.01
+    """Chance of a pseudo-reset per frame."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    checkpoint_every: int = 1000
+    validate_every: int = 1000
+    log_every: int = 50
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyConfig:
+    """Diffusion policy (DPPO's DiffusionMLP) and its behaviour cloning."""
+
+    hidden: tuple[int, ...] = (512, 512, 512)
+    diffusion_steps: int = 20
+    time_embedding: int = 16
+    updates: int = 55_000
+    batch: int = 256
+    lr: float = 1e-4
+    lr_final: float = 1e-5
+    weight_decay: float = 1e-6
+    warmup: int = 1000
+    ema_decay: float = 0.999
+    context_probability: float = 0.25
+    """Share of training windows whose feature comes from the long-context filter."""
+    log_every: int = 500
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """Success classifier on latent features."""
+
+    encoder_hidden: int = 1024
+    embedding: int = 256
+    head_hidden: int = 1024
+    heads: int = 1
+    """Size of the ensemble; success needs all heads to agree."""
+    temperature: float = 0.5
+    contrastive_scale: float = 1.0
+    cross_entropy_scale: float = 0.5
+    lr: float = 1e-4
+    weight_decay: float = 1e-4
+    batch: int = 32
+    epochs: int = 50
+    negatives_per_demo: int = 10
+    near_miss_weight: float = 2.0
+    target_precision: float = 0.95
+    """Precision on imagined validation features at which the decision threshold is set."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """DPPO inside the frozen world model."""
+
+    envs: int = 50
+    steps: int = 36
+    """Decisions per environment and iteration."""
+    max_decisions: int = 18
+    iterations: int = 800
+    finetuned_steps: int = 10
+    """How many of the last denoising steps are trained."""
+    critic_hidden: tuple[int, ...] = (256, 256, 256)
+    actor_lr: float = 1e-5
+    critic_lr: float = 1e-3
+    critic_warmup: int = 2
+    epochs: int = 10
+    minibatch: int = 7500
+    minibatch_over: Literal["pair", "decision"] = "pair"
+    gamma: float = 0.999
+    gae_lambda: float = 0.95
+    denoising_gamma: float = 0.99
+    clip_base: float = 0.001
+    clip_max: float = 0.01
+    min_std: float = 0.1
+    value_scale: float = 0.5
+    bc_scale: float = 0.025
+    target_kl: float = 1.0
+    min_imagined_precision: float = 0.8
+    """Below this precision of the reward classifier on imagined features the run warns or stops."""
+    gate: Literal["warn", "stop"] = "warn"
+    checkpoint_every: int = 10
+    seeds: tuple[int, ...] = (0, 1, 2)
