@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PREFECT_LOGGING_LEVEL ?= WARNING
 export DO_NOT_TRACK := 1
 
-.PHONY: demo run test test-fast lint install clean
+.PHONY: demo run test test-fast lint server install clean
 
 demo:
 	@$(MAKE) --no-print-directory run PROFILE=demo
@@ -31,6 +31,15 @@ test-fast: $(INSTALLED)
 
 lint: $(INSTALLED)
 	@ruff format --check . && ruff check . && mypy
+
+# A local Prefect server with the deployments of prefect.yaml; `prefect server stop` ends it.
+server: export PREFECT_API_URL := http://127.0.0.1:4200/api
+server: $(INSTALLED)
+	@prefect server start --background
+	@until python -c "import urllib.request as u; u.urlopen('$(PREFECT_API_URL)/health')" 2>/dev/null; do sleep 1; done
+	@prefect work-pool inspect local-process >/dev/null 2>&1 || prefect work-pool create local-process --type process
+	@prefect --no-prompt deploy --all
+	@prefect deployment ls
 
 install: $(INSTALLED)
 
