@@ -15,7 +15,6 @@ from pydantic.dataclasses import dataclass as checked
 
 from wam.config import (
     TASKS,
-    VARIANTS,
     FinetuneConfig,
     PolicyConfig,
     RewardConfig,
@@ -30,7 +29,6 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Task = Literal[TASKS]  # type: ignore[valid-type]
-Variant = Literal[VARIANTS]  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +143,6 @@ class Profile:
 
     device: Literal["auto", "cpu", "cuda"]
     tasks: tuple[Task, ...]
-    variants: tuple[Variant, ...]
     raw: Raw
     env: Env
     collect: Collect
@@ -238,8 +235,8 @@ def _check_relations(profile: Profile, where: str) -> None:
             f"{where}.convert: shard_frames={convert.shard_frames} is not a multiple of "
             f"chunk_frames={convert.chunk_frames}; use {nearest + convert.chunk_frames}"
         )
-    if not profile.tasks or not profile.variants:
-        raise WamError(f"{where}: tasks and variants must not be empty")
+    if not profile.tasks:
+        raise WamError(f"{where}: tasks must not be empty")
     if len(profile.policy.hidden) % 2 == 0:
         raise WamError(
             f"{where}.policy.hidden: needs an odd number of widths (one input layer, then pairs)"
