@@ -1,0 +1,6 @@
+"""Prefect flows. The only package that imports Prefect."""
+
+import os
+
+# Prefect's client telemetry has no settings key; it must not reach for the internet by default.
+os.environ.setdefault("DO_NOT_TRACK", "1")

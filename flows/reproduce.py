@@ -81,7 +81,7 @@ def reproduce(profile: str = "demo", stage: str | None = None, force: bool = Fal
 
     Args:
         profile: top-level key of ``params.yaml``.
-        stage: one stage of ``dvc.yaml``, such as ``convert`` or ``finetune``; all of them if left out.
+        stage: one stage of ``dvc.yaml``, such as ``convert`` or ``finetune``; all if left out.
         force: run stages even where nothing changed.
     """
     load_profile(profile)

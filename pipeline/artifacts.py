@@ -1,7 +1,7 @@
 """Directories that exist only when complete.
 
-A stage builds its output in ``<output>.partial`` and renames it at the end. The partial directory is
-unknown to DVC, so a killed stage finds its own work there and goes on, provided that the inputs and
+A stage builds its output in ``<output>.partial`` and renames it at the end. The partial directory
+is unknown to DVC, so a killed stage finds its own work there and goes on, provided that inputs and
 settings are still the same; an earlier complete output stays until the new one replaces it.
 """
 
@@ -67,11 +67,12 @@ def read_manifest(directory: Path, made_by: str) -> dict[str, Any]:
 def building(
     output: Path, *, stage: str, params: Any, inputs: dict[str, str]
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield ``(partial directory, manifest)`` and put the directory in place when the block succeeds.
+    """Yield ``(partial directory, manifest)`` and put it in place when the block succeeds.
 
-    ``inputs`` maps names to digests of what the stage reads (see :func:`fingerprint`). The block may
-    add entries to ``manifest``; they end up in ``manifest.json`` beside the run's own. A partial
-    directory of an interrupted run with equal ``params`` and ``inputs`` is kept, any other emptied.
+    ``inputs`` maps names to digests of what the stage reads (see :func:`fingerprint`). The block
+    may add entries to ``manifest``; they end up in ``manifest.json`` beside the run's own. What an
+    interrupted run with equal ``params`` and ``inputs`` left in the partial directory is kept,
+    anything else removed.
     """
     identity = {
         "stage": stage,

@@ -23,11 +23,9 @@ class Stage:
     module: str
     summary: str
     argument: str | None = None
-    """Name of the further positional option, one of ``choices``."""
-    choices: tuple[str, ...] = ()
+    """Name of a further required option, one of ``choices``."""
+    choices: tuple[str, ...] = VARIANTS
 
-
-_VARIANT = {"argument": "variant", "choices": VARIANTS}
 
 STAGES: dict[str, Stage] = {
     "collect": Stage("pipeline.collect", "make CALVIN-format play data in the embedded simulator"),
@@ -36,15 +34,15 @@ STAGES: dict[str, Stage] = {
     "export": Stage("pipeline.export", "the store as WebDataset shards"),
     "extract": Stage("pipeline.extract", "demonstrations and start states from the annotations"),
     "train-world-model": Stage(
-        "pipeline.train_world_model", "train a world model on the store", **_VARIANT
+        "pipeline.train_world_model", "train a world model on the store", "variant"
     ),
-    "featurize": Stage("pipeline.featurize", "latents of the demonstrations", **_VARIANT),
-    "train-reward": Stage("pipeline.train_reward", "train the success classifiers", **_VARIANT),
+    "featurize": Stage("pipeline.featurize", "latents of the demonstrations", "variant"),
+    "train-reward": Stage("pipeline.train_reward", "train the success classifiers", "variant"),
     "train-policy": Stage(
-        "pipeline.train_policy", "clone the demonstrations with diffusion policies", **_VARIANT
+        "pipeline.train_policy", "clone the demonstrations with diffusion policies", "variant"
     ),
     "finetune": Stage(
-        "pipeline.finetune", "DPPO inside the frozen world model, no environment step", **_VARIANT
+        "pipeline.finetune", "DPPO inside the frozen world model, no environment step", "variant"
     ),
     "evaluate": Stage(
         "pipeline.evaluate",
@@ -118,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser(
         "inspect",
         help="say what any artifact holds",
-        description="Say what any artifact holds: raw frames, index, store, shards, model, results.",
+        description="Say what an artifact holds: raw frames, index, store, shards, model, results.",
     )
     inspect.add_argument("path", type=Path)
     return parser

@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: a progress bar on a terminal, a line now and then in a log."""
+"""What a person sees of a running stage: a bar on a terminal, now and then a line in a log."""
 
 import contextlib
 import sys

@@ -162,7 +162,7 @@ class Profile:
 def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
     """The profile called ``name``.
 
-    Raises WamError for a missing file, an unknown profile, a missing or unknown key, or a bad value;
+    Raises WamError for a missing file, an unknown profile, a missing or unknown key or a bad value;
     the message names the key and, where one is close, what was probably meant.
     """
     if not path.is_file():

@@ -13,8 +13,9 @@ NULL_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 def executable(action: torch.Tensor) -> torch.Tensor:
     """``action`` float32 [..., 7] with the motion clamped to [-1, 1] and the gripper made -1 or +1.
 
-    A gripper value of 0 or more opens, as at CALVIN's evaluation. Policies act through this function
-    in imagination and in simulation, so that the world model never sees a command it was not trained on.
+    A gripper value of 0 or more opens, as at CALVIN's evaluation. Policies act through this
+    function in imagination and in simulation, so that the world model never sees a command that it
+    was not trained on.
     """
     motion = action[..., :6].clamp(-1.0, 1.0)
     gripper = torch.where(action[..., 6:] >= 0, 1.0, -1.0)

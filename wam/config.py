@@ -20,7 +20,7 @@ TASKS = (
 """The eight tasks of DiWA and WAM, in the fixed order that consumes seeds."""
 
 VARIANTS = ("wam", "dreamerv2")
-"""``wam`` trains the inverse-dynamics head; ``dreamerv2`` is the same model with that weight at 0."""
+"""``wam`` trains the inverse-dynamics head; ``dreamerv2`` is the same model with that weight 0."""
 
 IMAGE_SIZE = 64
 PROPRIO_SIZE = 18

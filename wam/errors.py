@@ -2,7 +2,7 @@
 
 
 class WamError(ValueError):
-    """A bad input, setting or artifact. The message names it, says what was expected and how to fix it.
+    """A bad input, setting or artifact: the message names it, what was expected and how to fix it.
 
     The command line prints the message alone, without a traceback, and exits with status 1.
     """

@@ -8,7 +8,7 @@ from wam.errors import WamError
 
 
 def build(output: Path, text: str, *, params: object = 1, fail: bool = False) -> list[str]:
-    """Build ``output`` with one file; returns the names found in the partial directory at the start."""
+    """Build ``output`` with one file; returns what the partial directory held at the start."""
     with building(output, stage="test", params=params, inputs={"source": "a"}) as (
         partial,
         manifest,

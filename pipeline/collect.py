@@ -1,0 +1,208 @@
+"""``wam collect``: scripted play on the embedded simulator, written in CALVIN's own format.
+
+Every episode is a job of its own with its own seed, so the data do not depend on the number of
+workers, and an interrupted run goes on with the episodes that are missing.
+"""
+
+import importlib.util
+import itertools
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline import artifacts, console, raw
+from pipeline.layout import SPLITS, Layout
+from pipeline.params import Profile
+from pipeline.play_episode import MARKERS, EpisodeJob, Simulator
+from pipeline.play_windows import Window, select_windows, sentence
+from pipeline.play_workers import record_all
+from wam.config import TASKS
+from wam.errors import WamError
+
+RECEIPT = "collect.json"
+"""The receipt's copy among the frames; it is written last."""
+PLAY_VERSION = 1
+"""To be raised whenever the same settings and seed give other frames."""
+_SETTINGS = ".settings.json"
+
+
+def run(profile: Profile, layout: Layout) -> None:
+    """Collect ``layout.raw`` and write its receipt, or record where the user's own data are.
+
+    Nothing is done where complete frames of the same settings already lie there. Raises WamError if
+    the simulator is not installed, an asset is missing, or ``raw.path`` is not CALVIN data.
+    """
+    if profile.raw.path is not None:
+        _record_source(Path(profile.raw.path), layout)
+        return
+    settings = _settings(profile)
+    receipt = _complete(layout.raw, settings)
+    verb = "already there:" if receipt else "collected"
+    if receipt is None:
+        receipt = _collect(profile, layout, settings)
+    _write_receipt(layout, receipt)
+    for split in SPLITS:
+        counts = receipt["splits"][split]["windows"]
+        listed = ", ".join(f"{task} {counts[task]}" for task in TASKS)
+        console.note(f"{split} windows: {listed}")
+    frames = [receipt["splits"][split]["frames"] for split in SPLITS]
+    console.done(
+        "collect", f"{verb} {frames[0]} training and {frames[1]} validation frames in {layout.raw}"
+    )
+
+
+def _record_source(source: Path, layout: Layout) -> None:
+    for split in SPLITS:
+        if not (source / split).is_dir():
+            raise WamError(
+                f"raw.path: {source / split}: not found; expected a CALVIN dataset with "
+                "training/ and validation/"
+            )
+    _write_receipt(layout, {"source": str(source)})
+    console.done("collect", f"nothing to collect: raw.path is {source}")
+
+
+def _write_receipt(layout: Layout, receipt: dict[str, Any]) -> None:
+    path = layout.raw_receipt
+    if not path.is_file() or artifacts.read_json(path) != receipt:
+        artifacts.write_json(path, receipt)
+
+
+def _settings(profile: Profile) -> dict[str, Any]:
+    """Everything that shapes the frames."""
+    collect, env = profile.collect, profile.env
+    return {
+        "play_version": PLAY_VERSION,
+        "scene": env.scene,
+        "assets": env.assets,
+        "renderer": "tiny" if env.renderer == "auto" else env.renderer,
+        "robot_model": env.robot_model,
+        "training_frames": collect.training_frames,
+        "validation_frames": collect.validation_frames,
+        "episode_frames": collect.episode_frames,
+        "static_size": collect.static_size,
+        "gripper_size": collect.gripper_size,
+        "max_windows_per_task": collect.max_windows_per_task,
+        "max_starts_per_task": collect.max_starts_per_task,
+        "noise": collect.noise,
+        "seed": collect.seed,
+    }
+
+
+def _complete(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The receipt of ``directory`` if it holds all frames of these settings."""
+    if not (directory / RECEIPT).is_file():
+        return None
+    receipt = artifacts.read_json(directory / RECEIPT)
+    if receipt.get("settings") != settings:
+        return None
+    for split in SPLITS:
+        with os.scandir(directory / split) as entries:
+            frames = sum(raw.parse_frame_name(entry.name) is not None for entry in entries)
+        if frames != receipt["splits"][split]["frames"]:
+            console.warn(f"{directory / split}: frames are missing; collecting anew")
+            return None
+    return receipt
+
+
+def _collect(profile: Profile, layout: Layout, settings: dict[str, Any]) -> dict[str, Any]:
+    """Record all episodes beside ``layout.raw`` and put them in its place."""
+    for module in ("pybullet", "gymnasium"):
+        if importlib.util.find_spec(module) is None:
+            raise WamError(
+                f"collect: {module} is not installed; "
+                'run: pip install "wam[sim]" (or set raw.path to CALVIN data)'
+            )
+    partial = layout.raw.with_name(layout.raw.name + ".partial")
+    if not (partial / _SETTINGS).is_file() or artifacts.read_json(partial / _SETTINGS) != settings:
+        shutil.rmtree(partial, ignore_errors=True)
+        artifacts.write_json(partial / _SETTINGS, settings)
+    jobs = {split: _jobs(profile, settings, split, partial / split) for split in SPLITS}
+    missing = [job for split in SPLITS for job in jobs[split] if not job.marker.is_file()]
+    record_all(missing, profile.env.workers)
+    total = settings["training_frames"] + settings["validation_frames"]
+    scenes = {f"calvin_scene_{profile.env.scene}": (0, total - 1)}
+    raw.write_scene_info(partial / "training", scenes)
+    limits = (profile.collect.max_windows_per_task, profile.collect.max_starts_per_task)
+    receipt = {
+        "settings": settings,
+        "splits": {
+            split: _finish_split(partial / split, jobs[split], limit, settings)
+            for split, limit in zip(SPLITS, limits, strict=True)
+        },
+    }
+    artifacts.write_json(partial / RECEIPT, receipt)
+    for split in SPLITS:
+        shutil.rmtree(partial / split / MARKERS)
+    (partial / _SETTINGS).unlink()
+    if layout.raw.exists():
+        shutil.rmtree(layout.raw)
+    partial.rename(layout.raw)
+    return receipt
+
+
+def _jobs(
+    profile: Profile, settings: dict[str, Any], split: str, directory: Path
+) -> list[EpisodeJob]:
+    """The split's episodes: as equal in length as possible, ids consecutive over both splits."""
+    total = settings[f"{split}_frames"]
+    count = -(-total // settings["episode_frames"])
+    edges = [total * index // count for index in range(count + 1)]
+    offset = 0 if split == "training" else settings["training_frames"]
+    simulator = Simulator(
+        scene=settings["scene"],
+        assets=settings["assets"],
+        renderer=settings["renderer"],
+        robot_model=settings["robot_model"],
+        static_size=settings["static_size"],
+        gripper_size=settings["gripper_size"],
+    )
+    return [
+        EpisodeJob(
+            directory=directory,
+            simulator=simulator,
+            noise=settings["noise"],
+            seed=(settings["seed"], SPLITS.index(split), index),
+            first_id=offset + start,
+            frames=stop - start,
+        )
+        for index, (start, stop) in enumerate(itertools.pairwise(edges))
+    ]
+
+
+def _finish_split(
+    directory: Path, jobs: list[EpisodeJob], limit: int, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Write what CALVIN keeps beside the frames; the split's part of the receipt."""
+    markers = [artifacts.read_json(job.marker) for job in jobs]
+    windows = [
+        Window(w["task"], w["start"] + job.first_id, w["stop"] + job.first_id, w["later"])
+        for job, marker in zip(jobs, markers, strict=True)
+        for w in marker["windows"]
+    ]
+    selected = select_windows(windows, limit)
+    raw.write_split(directory, [(job.first_id, job.first_id + job.frames - 1) for job in jobs])
+    raw.write_annotations(
+        directory, [raw.Annotation(w.task, sentence(w), w.start, w.stop) for w in selected]
+    )
+    raw.write_recording_config(
+        directory,
+        raw.Recording(
+            scene=settings["scene"],
+            renderer=settings["renderer"],
+            robot_model=settings["robot_model"],
+            cameras={
+                "static": (settings["static_size"],) * 2,
+                "gripper": (settings["gripper_size"],) * 2,
+            },
+        ),
+    )
+    counts = Counter(window.task for window in selected)
+    return {
+        "frames": sum(job.frames for job in jobs),
+        "episodes": len(jobs),
+        "windows": {task: counts[task] for task in TASKS},
+        "digest": artifacts.digest([marker["digest"] for marker in markers]),
+    }

@@ -1,0 +1,129 @@
+"""Stage ``export``: the store as WebDataset shards, for streaming and remote training.
+
+A sample is a stretch of play inside one episode; every array is one Zstandard-compressed ``.npy``.
+The tars are deterministic, and each is written under a temporary name and renamed.
+"""
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numcodecs import Zstd
+
+from pipeline import artifacts, console
+from pipeline.convert import store_path
+from pipeline.layout import SPLITS, Layout
+from pipeline.params import Export, Profile
+from pipeline.schema import STORE_ARRAYS
+from pipeline.store import Store, open_store
+
+ZSTD_LEVEL = 3
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows [start, stop) of one episode that make one sample."""
+
+    episode: int
+    start: int
+    stop: int
+    is_first: bool
+    """The stretch begins where the episode begins."""
+
+    @property
+    def key(self) -> str:
+        """Fixed width and without dots, as WebDataset wants it."""
+        return f"episode{self.episode:06d}-row{self.start:09d}"
+
+
+def run(profile: Profile, layout: Layout) -> None:
+    """Export ``layout.store`` to ``layout.shards``. Raises WamError if the store is incomplete."""
+    settings = profile.export
+    stores = {split: open_store(store_path(layout.store, split)) for split in SPLITS}
+    with artifacts.building(
+        layout.shards,
+        stage="export",
+        params=settings,
+        inputs={"store": artifacts.fingerprint(layout.store, "convert")},
+    ) as (partial, manifest):
+        manifest["splits"] = {
+            split: _export_split(store, partial / split, settings)
+            for split, store in stores.items()
+        }
+    num_tars = sum(len(split["tars"]) for split in manifest["splits"].values())
+    num_samples = sum(split["num_sequences"] for split in manifest["splits"].values())
+    console.done("export", f"{num_samples:,} sequences in {num_tars} tars at {layout.shards}")
+
+
+def plan(episodes: np.ndarray, sequence_frames: int) -> list[Stretch]:
+    """All stretches of a split in order; the last one of an episode may be shorter."""
+    return [
+        Stretch(number, row, min(row + sequence_frames, stop), row == start)
+        for number, (start, stop) in enumerate(episodes.tolist())
+        for row in range(start, stop, sequence_frames)
+    ]
+
+
+def _export_split(store: Store, directory: Path, settings: Export) -> dict[str, object]:
+    directory.mkdir(exist_ok=True)
+    for leftover in directory.glob(".*.tmp"):
+        leftover.unlink()
+    stretches = plan(store.episodes, settings.sequence_frames)
+    tars = []
+    with console.progress(f"export {store.split}", store.num_frames, "frames") as advance:
+        for first in range(0, len(stretches), settings.sequences_per_shard):
+            part = stretches[first : first + settings.sequences_per_shard]
+            number = first // settings.sequences_per_shard
+            path = directory / f"{store.split}-{number:06d}.tar"
+            if not path.exists():  # a partial directory holds only whole tars of equal settings
+                _write_tar(store, part, path)
+            num_frames = sum(stretch.stop - stretch.start for stretch in part)
+            tars.append(
+                {
+                    "name": path.name,
+                    "digest": artifacts.file_digest(path),
+                    "num_sequences": len(part),
+                    "num_frames": num_frames,
+                }
+            )
+            advance(num_frames)
+    return {
+        "num_frames": store.num_frames,
+        "num_sequences": len(stretches),
+        "attributes": store.attrs,
+        "tars": tars,
+    }
+
+
+def _write_tar(store: Store, stretches: list[Stretch], path: Path) -> None:
+    from webdataset import TarWriter  # not installed everywhere
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    codec = Zstd(level=ZSTD_LEVEL, checksum=True)
+    start, stop = stretches[0].start, stretches[-1].stop
+    rows = {name: store.read(name, start, stop) for name in STORE_ARRAYS}
+    with TarWriter(str(temporary), mtime=0, encoder=False) as tar:
+        for stretch in stretches:
+            sample: dict[str, object] = {"__key__": stretch.key}
+            for name, values in rows.items():
+                buffer = io.BytesIO()
+                part = values[stretch.start - start : stretch.stop - start]
+                np.save(buffer, part, allow_pickle=False)
+                sample[f"{name}.npy.zst"] = codec.encode(buffer.getvalue())
+            sample["json"] = _json_bytes(
+                {
+                    "episode": stretch.episode,
+                    "start": stretch.start,
+                    "stop": stretch.stop,
+                    "is_first": stretch.is_first,
+                }
+            )
+            tar.write(sample)
+    temporary.replace(path)
+
+
+def _json_bytes(value: dict[str, object]) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()

@@ -1,0 +1,235 @@
+"""Stage ``featurize``: the demonstrations of every task as latents of a frozen world model.
+
+By default a demonstration is filtered anew from its own first frame, because that is how an episode
+begins at evaluation; the filter with the preceding play as context is stored beside it (algorithm
+contract 3.3). Imagined copies follow the recorded actions from the first feature (5.3).
+Shapes: T time, D demonstrations, S draws, E embedding, F feature.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline import artifacts, console
+from pipeline.extract import Demo, load_demos
+from pipeline.features import SplitFeatures, TaskFeatures, save_features
+from pipeline.layout import SPLITS, Layout
+from pipeline.params import Features, Profile
+from pipeline.seeding import task_generator
+from pipeline.store import Store, open_store
+from wam import device as devices
+from wam import tasks
+from wam.actions import executable
+from wam.checkpoint import load_world_model
+from wam.filtering import filter_embeddings
+from wam.rssm import RssmState
+from wam.world_model import WorldModel
+
+STAGE = "featurize"
+CONTEXT_FRAMES = 150
+"""Preceding frames after which the filter has long context."""
+SUMMARY_FILE = "summary.json"
+
+_EMBED_FRAMES = 256
+"""Frames embedded at once."""
+
+
+class Sequences(NamedTuple):
+    """Demonstrations side by side, all starting at the same row of the time axis."""
+
+    embedding: torch.Tensor
+    """float32 [T, D, E], zeros where a demonstration has no frame"""
+    action: torch.Tensor
+    """float32 [T, D, 7], executable"""
+    length: torch.Tensor
+    """int64 [D], frames from the demonstration's first one"""
+    context: torch.Tensor
+    """int64 [D], frames of context before it"""
+    start: int
+    """Row of the first frame of every demonstration"""
+    scene_obs: list[np.ndarray]
+    """float64 [T, 24] of every demonstration"""
+
+
+def run(profile: Profile, layout: Layout, variant: str) -> None:
+    """Featurize the profile's tasks with the world model ``variant``; finished tasks are kept."""
+    device = devices.resolve(profile.device)
+    inputs = {
+        "demos": artifacts.fingerprint(layout.demos, "extract"),
+        "store": artifacts.fingerprint(layout.store, "convert"),
+        "world_model": artifacts.fingerprint(layout.world_model(variant), "train-world-model"),
+    }
+    demos = load_demos(layout.demos)
+    all_demos = {task: demos[task] for task in profile.tasks}
+    stores = {split: open_store(layout.store / f"{split}.zarr") for split in SPLITS}
+    world_model, _ = load_world_model(layout.world_model(variant), device)
+    output = layout.features(variant)
+    params = {"features": asdict(profile.features), "tasks": list(profile.tasks)}
+    with artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (partial, _):
+        maker = FeatureMaker(world_model, stores, profile.features, device)
+        with console.progress(f"featurize {variant}", len(profile.tasks), "tasks") as advance:
+            for task, task_demos in all_demos.items():
+                if not (partial / task / SUMMARY_FILE).is_file():
+                    features = maker.task_features(
+                        task,
+                        {"training": task_demos.training, "validation": task_demos.validation},
+                        task_demos.imagination_starts,
+                    )
+                    _save(partial / task, features, world_model)
+                advance(1, task)
+        summary = {
+            task: artifacts.read_json(partial / task / SUMMARY_FILE) for task in profile.tasks
+        }
+        artifacts.write_json(partial / SUMMARY_FILE, summary)
+    frames = sum(
+        entry["training_frames"] + entry["validation_frames"] for entry in summary.values()
+    )
+    console.done(
+        STAGE,
+        f"{variant}: {frames:,} frames of {len(summary)} task(s) × {profile.features.draws} "
+        f"draws → {output}",
+    )
+
+
+class FeatureMaker:
+    """Turns rows of the store into features of a frozen world model."""
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        stores: dict[str, Store],
+        settings: Features,
+        device: torch.device,
+    ) -> None:
+        self._world_model, self._stores = world_model, stores
+        self._settings, self._device = settings, device
+        self._normalizers = {split: store.proprio_normalizer() for split, store in stores.items()}
+
+    def task_features(
+        self, task: str, demos: dict[str, list[Demo]], play_rows: Sequence[int]
+    ) -> TaskFeatures:
+        """The features of ``demos`` by split, and of rows of training play to start from."""
+        # Behaviour cloning alone uses the context, and only of the training demonstrations.
+        context = {"training": self._settings.context, "validation": False}
+        splits = {
+            split: self._split_features(task, split, demos[split], context[split])
+            for split in SPLITS
+        }
+        generator = task_generator(self._settings.seed, task, self._device, part=len(SPLITS))
+        play_starts = self._play_starts(play_rows, generator)
+        return TaskFeatures(splits["training"], splits["validation"], play_starts)
+
+    @torch.no_grad()
+    def _split_features(
+        self, task: str, split: str, demos: list[Demo], with_context: bool
+    ) -> SplitFeatures:
+        settings = self._settings
+        generator = task_generator(settings.seed, task, self._device, part=SPLITS.index(split))
+        data = self._sequences(self._stores[split], demos, CONTEXT_FRAMES if with_context else 0)
+        embedding, action = data.embedding[data.start :], data.action[data.start :]
+        is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=self._device)
+        is_first[:1] = True
+        states = filter_embeddings(
+            self._world_model, embedding, action, is_first, generator, settings.sample,
+            settings.draws,
+        )
+        first = RssmState(states.deter[0], states.stoch[0])
+        repeated = action[:-1].repeat(1, settings.draws, 1)
+        predicted = self._world_model.imagine(first, repeated, generator).feature
+        imagined = torch.cat([first.feature.unsqueeze(0), predicted])
+        context = None
+        if with_context:
+            whole = torch.zeros(data.action.shape[:2], dtype=torch.bool, device=self._device)
+            columns = torch.arange(len(demos), device=self._device)
+            whole[data.start - data.context, columns] = True
+            filtered = filter_embeddings(
+                self._world_model, data.embedding, data.action, whole, generator, settings.sample
+            )
+            context = _by_demo(filtered.feature[data.start :], data.length, 1)[0]
+        label = [tasks.achieved(task, scene[0], scene) for scene in data.scene_obs]
+        return SplitFeatures(
+            posterior=_by_demo(states.feature, data.length, settings.draws),
+            imagined=_by_demo(imagined, data.length, settings.draws),
+            context=context,
+            action=_by_demo(action, data.length, 1)[0],
+            label=torch.from_numpy(np.concatenate(label)),
+            scene_obs=torch.from_numpy(np.concatenate(data.scene_obs)).float(),
+            length=data.length.cpu(),
+        )
+
+    @torch.no_grad()
+    def _play_starts(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+        """Zero-start features [S, M, F] of single rows of the training split."""
+        store, settings = self._stores["training"], self._settings
+        parts = [self._embed(store, row, row + 1) for row in rows]
+        feature = self._world_model.config.feature
+        if not parts:
+            return torch.zeros(settings.draws, 0, feature)
+        embedding = torch.cat(parts).unsqueeze(0)
+        is_first = torch.ones(embedding.shape[:2], dtype=torch.bool, device=self._device)
+        action = torch.zeros(*embedding.shape[:2], 7, device=self._device)
+        states = filter_embeddings(
+            self._world_model, embedding, action, is_first, generator, settings.sample,
+            settings.draws,
+        )
+        return states.feature[0].unflatten(0, (settings.draws, len(rows))).cpu()
+
+    def _sequences(self, store: Store, demos: list[Demo], context: int) -> Sequences:
+        before = [min(context, demo.start - demo.episode_start) for demo in demos]
+        length = [demo.stop - demo.start for demo in demos]
+        start, total = max(before), max(before) + max(length)
+        size = self._world_model.config.visual_embedding + 18
+        embedding = torch.zeros(total, len(demos), size, device=self._device)
+        action = torch.zeros(total, len(demos), 7, device=self._device)
+        scene_obs = []
+        for column, (demo, preceding) in enumerate(zip(demos, before, strict=True)):
+            rows = slice(start - preceding, start + demo.stop - demo.start)
+            first = demo.start - preceding
+            embedding[rows, column] = self._embed(store, first, demo.stop)
+            actions = torch.from_numpy(store.read("rel_actions", first, demo.stop))
+            action[rows, column] = actions.to(self._device)
+            scene_obs.append(store.read("scene_obs", demo.start, demo.stop))
+        return Sequences(
+            embedding,
+            executable(action),
+            torch.tensor(length, device=self._device),
+            torch.tensor(before, device=self._device),
+            start,
+            scene_obs,
+        )
+
+    def _embed(self, store: Store, start: int, stop: int) -> torch.Tensor:
+        """Embeddings [rows, E] of the store's rows [start, stop)."""
+        proprio = self._normalizers[store.split](store.read("proprio", start, stop))
+        arrays = (store.read("rgb_static", start, stop), store.read("rgb_gripper", start, stop))
+        tensors = [torch.from_numpy(array).split(_EMBED_FRAMES) for array in (*arrays, proprio)]
+        parts = [
+            self._world_model.embed(*(part.to(self._device) for part in batch))[1]
+            for batch in zip(*tensors, strict=True)
+        ]
+        return torch.cat(parts)
+
+
+def _by_demo(values: torch.Tensor, length: torch.Tensor, draws: int) -> torch.Tensor:
+    """[S, N, ...] of padded [T, S * D, ...]: the frames of each demonstration in a row."""
+    by_row = values.unflatten(1, (draws, -1)).permute(1, 2, 0, *range(3, values.ndim + 1))
+    present = torch.arange(len(values), device=length.device) < length.unsqueeze(1)
+    return by_row[:, present].cpu()
+
+
+def _save(directory: Path, features: TaskFeatures, world_model: WorldModel) -> None:
+    config = world_model.config
+    save_features(directory, features, config.deter, config.classes)
+    summary: dict[str, int | float] = {"play_starts": features.play_starts.shape[1]}
+    for split in SPLITS:
+        part: SplitFeatures = getattr(features, split)
+        summary[f"{split}_demos"] = len(part.length)
+        summary[f"{split}_frames"] = int(part.length.sum())
+        summary[f"{split}_successes"] = sum(
+            int(frames.any()) for frames in part.label.split(part.length.tolist())
+        )
+    artifacts.write_json(directory / SUMMARY_FILE, summary)

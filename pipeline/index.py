@@ -1,0 +1,287 @@
+"""Stage ``index``: list the raw frames once, check that none is missing, and leave a digest.
+
+The listing stands for the frames in DVC, which would need minutes for 500,000 files: as long as it
+stays the same, byte for byte, nothing downstream runs.
+"""
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import artifacts, console, raw
+from pipeline.frames import ImageShapes, image_shapes, read_valid_frame
+from pipeline.layout import SPLITS, Layout
+from pipeline.params import Profile
+from wam.errors import WamError
+
+INDEX_FILE = "index.json"
+_MAX_STRAY_NAMES = 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with an episode that was dropped for it."""
+
+    split: str
+    episode: tuple[int, int]
+    """Frame ids [start, stop)."""
+    file: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """The frames of one split."""
+
+    directory: str
+    episodes: list[tuple[int, int]]
+    """Frame ids [start, stop) of the episodes whose frames are all there."""
+    num_frames: int
+    digits: int
+    """Digits of the frame id in file names."""
+    digest: str
+    """Of names, sizes and, as ``index.verify`` says, times or contents; and of the small files."""
+    image_shapes: ImageShapes
+    scene: str | None
+    renderer: str | None
+    annotations: dict[str, int] | None
+    """Number of annotated windows per task; None where the split has no annotations."""
+    num_stray: int
+    """Frame files that belong to no episode; they are ignored."""
+    stray: list[str]
+    """Names of the first few of them."""
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class RawIndex:
+    """The content of ``index.json``."""
+
+    raw: str
+    verify: str
+    splits: dict[str, SplitIndex]
+
+    @property
+    def digest(self) -> str:
+        """Stands for all frames of both splits."""
+        return artifacts.digest({name: split.digest for name, split in self.splits.items()})
+
+
+def run(profile: Profile, layout: Layout) -> None:
+    """Index the profile's raw frames into ``layout.index``.
+
+    Raises WamError if a directory or table is missing or damaged, if a frame inside an episode is
+    missing (under ``convert.on_error: skip-episode`` the episode is dropped and noted instead), or
+    if the first frame is invalid.
+    """
+    root = raw_directory(profile, layout)
+    skip = profile.convert.on_error == "skip-episode"
+    splits = {
+        split: index_split(root / split, split, profile.index.verify, skip_episodes=skip)
+        for split in SPLITS
+    }
+    index = RawIndex(str(root), profile.index.verify, splits)
+    artifacts.write_json(layout.index / INDEX_FILE, asdict(index))
+    # No versions here, unlike in other manifests: upgrading a package must not re-run everything.
+    manifest = {
+        "stage": "index",
+        "params": {"verify": profile.index.verify, "on_error": profile.convert.on_error},
+        "index": artifacts.file_digest(layout.index / INDEX_FILE),
+    }
+    artifacts.write_json(layout.index / artifacts.MANIFEST, manifest)
+    for split in splits.values():
+        _report(split)
+    training, validation = splits["training"], splits["validation"]
+    console.done(
+        "index",
+        f"{training.num_frames:,} training and {validation.num_frames:,} validation frames in "
+        f"{len(training.episodes)} + {len(validation.episodes)} episodes of {root}",
+    )
+
+
+def raw_directory(profile: Profile, layout: Layout) -> Path:
+    """Where the profile's raw frames are. Raises WamError if nothing is there."""
+    if profile.raw.path is None:
+        if not layout.raw.is_dir():
+            raise WamError(
+                f"{layout.raw}: no raw frames; run 'wam collect' first, "
+                "or set raw.path to a CALVIN data set"
+            )
+        return layout.raw
+    root = Path(profile.raw.path).expanduser()
+    if not root.is_dir():
+        raise WamError(f"raw.path: {root}: directory not found")
+    return root
+
+
+def load_index(directory: Path) -> RawIndex:
+    """The index in ``directory``. Raises WamError if it is absent or incomplete."""
+    manifest = artifacts.read_manifest(directory, "index")
+    if manifest["index"] != artifacts.file_digest(directory / INDEX_FILE):
+        raise WamError(
+            f"{directory / INDEX_FILE}: does not fit its manifest; run 'wam index' again"
+        )
+    content = artifacts.read_json(directory / INDEX_FILE)
+    return RawIndex(
+        content["raw"],
+        content["verify"],
+        {
+            name: SplitIndex(
+                **{
+                    **split,
+                    "episodes": [tuple(episode) for episode in split["episodes"]],
+                    "image_shapes": {
+                        camera: tuple(shape) for camera, shape in split["image_shapes"].items()
+                    },
+                    "findings": [
+                        Finding(**{**finding, "episode": tuple(finding["episode"])})
+                        for finding in split["findings"]
+                    ],
+                }
+            )
+            for name, split in content["splits"].items()
+        },
+    )
+
+
+def index_split(directory: Path, split: str, verify: str, *, skip_episodes: bool) -> SplitIndex:
+    """Index the frames below one split's ``directory``; see :func:`run` for the errors."""
+    if not directory.is_dir():
+        raise WamError(
+            f"{directory}: directory not found; CALVIN data has {' and '.join(SPLITS)} side by side"
+        )
+    table = raw.read_episodes(directory)
+    episodes = [(first, last + 1) for first, last in table.tolist()]
+    names, ids, digits = _list_frames(directory)
+    wanted = np.concatenate([np.arange(start, stop) for start, stop in episodes])
+    missing = wanted[~np.isin(wanted, ids)]
+    findings = _missing_frames(directory, split, digits, episodes, missing)
+    if findings and not skip_episodes:
+        raise WamError(
+            f"{findings[0].file}: {findings[0].problem}; missing in all: {len(missing)}. Restore "
+            "the files, or set convert.on_error to skip-episode"
+        )
+    dropped = {finding.episode for finding in findings}
+    kept = [episode for episode in episodes if episode not in dropped]
+    stray = [names[at] for at in np.flatnonzero(~np.isin(ids, wanted))]
+    recording = raw.read_recording_config(directory)
+    return SplitIndex(
+        directory=str(directory),
+        episodes=kept,
+        num_frames=sum(stop - start for start, stop in kept),
+        digits=digits,
+        digest=_digest(directory, kept, digits, verify),
+        image_shapes=_sample_shapes(directory, kept, digits, skip_episodes=skip_episodes),
+        scene=recording.scene,
+        renderer=recording.renderer,
+        annotations=_count_annotations(directory),
+        num_stray=len(stray),
+        stray=stray[:_MAX_STRAY_NAMES],
+        findings=findings,
+    )
+
+
+def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
+    """Names and ids of all frame files in ascending order, and the digits of their ids."""
+    found = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            parsed = raw.parse_frame_name(entry.name)
+            if parsed is not None:
+                found.append((*parsed, entry.name))
+    if not found:
+        raise WamError(f"{directory}: no frame file here; expected episode_0000000.npz and so on")
+    found.sort()
+    digits = found[0][1]
+    for _, other, name in found:
+        if other != digits:
+            raise WamError(
+                f"{directory}: {found[0][2]} and {name} have ids of {digits} and {other} digits; "
+                "expected one width"
+            )
+    return [name for _, _, name in found], np.array([frame_id for frame_id, _, _ in found]), digits
+
+
+def _missing_frames(
+    directory: Path, split: str, digits: int, episodes: list[tuple[int, int]], missing: np.ndarray
+) -> list[Finding]:
+    findings = []
+    for start, stop in episodes if len(missing) else []:
+        lost = missing[(missing >= start) & (missing < stop)]
+        if len(lost):
+            path = raw.frame_path(directory, int(lost[0]), digits)
+            problem = f"frame missing inside the episode of frames {start} to {stop - 1}"
+            findings.append(Finding(split, (start, stop), str(path), problem))
+    return findings
+
+
+def _digest(directory: Path, episodes: list[tuple[int, int]], digits: int, verify: str) -> str:
+    """Digest of the frames that will be used, and of the small files beside them."""
+    total = hashlib.blake2b(digest_size=16)
+    for name in (raw.EPISODE_TABLE, raw.ANNOTATIONS, raw.RECORDING):
+        path = directory / name
+        content = artifacts.file_digest(path) if path.is_file() else "-"
+        total.update(f"{name} {content}\n".encode())
+    num_frames = sum(stop - start for start, stop in episodes)
+    with console.progress(f"index {directory.name}", num_frames, "frames") as advance:
+        for start, stop in episodes:
+            lines = [
+                _line(str(directory), raw.frame_name(frame_id, digits), verify)
+                for frame_id in range(start, stop)
+            ]
+            total.update("".join(lines).encode())
+            advance(stop - start)
+    return total.hexdigest()
+
+
+def _line(directory: str, name: str, verify: str) -> str:
+    # Strings instead of Paths: this runs 500,000 times.
+    path = directory + os.sep + name
+    if verify == "md5":
+        with Path(path).open("rb") as file:
+            return f"{name} {hashlib.file_digest(file, 'md5').hexdigest()}\n"
+    found = os.stat(path)  # noqa: PTH116
+    if verify == "mtime":
+        return f"{name} {found.st_size} {found.st_mtime_ns}\n"
+    return f"{name} {found.st_size}\n"
+
+
+def _sample_shapes(
+    directory: Path, episodes: list[tuple[int, int]], digits: int, *, skip_episodes: bool
+) -> ImageShapes:
+    """Image shapes of the first frame; of the first valid one where episodes may be skipped."""
+    problem = WamError(f"{directory}: no complete episode is left")
+    for start, _ in episodes:
+        try:
+            return image_shapes(read_valid_frame(raw.frame_path(directory, start, digits)))
+        except WamError as error:
+            if not skip_episodes:
+                raise
+            problem = error
+    raise problem
+
+
+def _count_annotations(directory: Path) -> dict[str, int] | None:
+    if not (directory / raw.ANNOTATIONS).is_file():
+        return None
+    counts: dict[str, int] = {}
+    for annotation in raw.read_annotations(directory):
+        counts[annotation.task] = counts.get(annotation.task, 0) + 1
+    return dict(sorted(counts.items()))
+
+
+def _report(split: SplitIndex) -> None:
+    if split.num_stray:
+        console.warn(
+            f"{split.directory}: {split.num_stray} frame files belong to no episode and are "
+            f"ignored ({split.stray[0]}, ...)"
+        )
+    for finding in split.findings:
+        console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
+    if split.annotations is None:
+        console.warn(f"{split.directory}: no language annotations")
+    if split.renderer is None:
+        console.warn(f"{split.directory}: {raw.RECORDING} does not tell the renderer")

@@ -1,0 +1,101 @@
+"""One episode of scripted play, recorded in CALVIN's format."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline import artifacts, raw
+from pipeline.play_windows import cut_windows
+from wam.envs.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
+
+if TYPE_CHECKING:
+    from wam.envs.play_table import PlayTableEnv
+
+MARKERS = ".episodes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulator:
+    """Arguments of the environment that records."""
+
+    scene: str
+    assets: str | None
+    renderer: str
+    robot_model: str
+    static_size: int
+    gripper_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeJob:
+    """What a worker needs to record one episode."""
+
+    directory: Path
+    """Directory of the split."""
+    simulator: Simulator
+    noise: float
+    seed: tuple[int, ...]
+    first_id: int
+    frames: int
+
+    @property
+    def marker(self) -> Path:
+        """Written last: the episode is complete. Holds its windows and the frames' digest."""
+        return self.directory / MARKERS / f"{self.first_id:07d}.json"
+
+
+def make_env(simulator: Simulator) -> "PlayTableEnv":
+    """The environment of a recording."""
+    from wam.envs.play_table import PlayTableEnv
+
+    return PlayTableEnv(**asdict(simulator))
+
+
+def record_episode(job: EpisodeJob, env: "PlayTableEnv", frame_done: Callable[[], None]) -> None:
+    """Play and write one episode, a pure function of the job; ``frame_done`` after each frame."""
+    from wam.envs.play import Play
+
+    rng = np.random.default_rng(job.seed)
+    play = Play(env, rng, job.noise)
+    content = hashlib.blake2b(digest_size=16)
+    scene_obs: list[np.ndarray] = []
+    previous: dict[str, Any] | None = None
+    # One frame more than is kept: the last one only supplies the action of the frame before.
+    for index, observation in enumerate(play.frames(job.frames + 1)):
+        if previous is not None:
+            actions, rel_actions = hindsight_actions(
+                previous["robot_obs"], observation["robot_obs"]
+            )
+            frame = {**previous, "actions": actions, "rel_actions": rel_actions}
+            raw.write_frame(job.directory, job.first_id + index - 1, frame)
+            for name in sorted(frame):
+                content.update(frame[name].tobytes())
+            scene_obs.append(previous["scene_obs"])
+            frame_done()
+        previous = observation
+    executions = [execution for execution in play.executions if execution.stop <= job.frames]
+    windows = cut_windows(executions, np.stack(scene_obs), rng)
+    artifacts.write_json(
+        job.marker, {"windows": [asdict(w) for w in windows], "digest": content.hexdigest()}
+    )
+
+
+def hindsight_actions(
+    robot_obs: np.ndarray, next_robot_obs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """``actions`` and ``rel_actions`` float64 [7] that lead from one state to the next.
+
+    CALVIN contract 1.4: the next frame's TCP pose and gripper command; relative to this frame in
+    units of 2 cm and 0.05 rad, the Euler difference wrapped, both clipped to [-1, 1].
+    """
+    actions = np.concatenate([next_robot_obs[:6], next_robot_obs[14:15]])
+    rel_actions = actions.copy()
+    rel_actions[:3] = (actions[:3] - robot_obs[:3]) / POSITION_STEP_M
+    turn = (actions[3:6] - robot_obs[3:6] + np.pi) % (2 * np.pi) - np.pi
+    rel_actions[3:6] = turn / ROTATION_STEP_RAD
+    rel_actions[:6] = rel_actions[:6].clip(-1.0, 1.0)
+    return actions, rel_actions

@@ -1,0 +1,352 @@
+"""CALVIN's on-disk format: one deflated ``.npz`` per frame, episode table, annotations, statistics.
+
+Source: CALVIN contract 1.2 to 1.7. ``directory`` is always that of one split.
+"""
+
+import functools
+import io
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from pipeline import safe_pickle
+from wam.errors import WamError
+
+DIGITS = 7
+"""Digits of a frame id in file names that we write; other data may differ."""
+EPISODE_TABLE = "ep_start_end_ids.npy"
+EPISODE_LENGTHS = "ep_lens.npy"
+STATISTICS = "statistics.yaml"
+SCENE_INFO = "scene_info.npy"
+ANNOTATIONS = Path("lang_annotations/auto_lang_ann.npy")
+RECORDING = Path(".hydra/merged_config.yaml")
+
+_FRAME_NAME = re.compile(r"episode_(\d+)\.npz")
+_SCENE_NAME = re.compile(r"calvin_scene_([A-D])")
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A stretch of play that accomplishes a task."""
+
+    task: str
+    sentence: str
+    start: int
+    """First frame id."""
+    stop: int
+    """One past the last frame id that was checked (CALVIN contract 1.5)."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How frames were made; None where the recording does not say."""
+
+    scene: str | None
+    """Letter of the scene, A to D."""
+    renderer: str | None
+    """``tiny`` or ``egl``; images of the two differ visibly."""
+    robot_model: str | None = None
+    cameras: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Height and width by camera name (``static``, ``gripper``)."""
+
+
+def frame_name(frame_id: int, digits: int = DIGITS) -> str:
+    """``episode_0000000.npz`` of a frame."""
+    return f"episode_{frame_id:0{digits}d}.npz"
+
+
+def frame_path(directory: Path, frame_id: int, digits: int = DIGITS) -> Path:
+    """``directory/episode_0000000.npz`` of a frame."""
+    return directory / frame_name(frame_id, digits)
+
+
+def parse_frame_name(name: str) -> tuple[int, int] | None:
+    """``(frame id, digits)`` of a frame's file name; None for any other file."""
+    match = _FRAME_NAME.fullmatch(name)
+    return (int(match[1]), len(match[1])) if match else None
+
+
+def write_frame(directory: Path, frame_id: int, frame: dict[str, np.ndarray]) -> None:
+    """Write one frame atomically; the same content gives the same bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **frame)  # type: ignore[arg-type]
+    _write_bytes(frame_path(directory, frame_id), buffer.getvalue())
+
+
+def read_frame(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays called ``keys`` of one frame file.
+
+    Raises WamError naming the file if it is missing, truncated or damaged, or lacks a key.
+    """
+    try:
+        # Thrice as fast as np.load, which parses every header anew as Python source.
+        with zipfile.ZipFile(path) as archive:
+            found = {name.removesuffix(".npy") for name in archive.namelist()}
+            missing = [key for key in keys if key not in found]
+            if missing:
+                raise WamError(f"{path}: {missing[0]} is missing; found {', '.join(sorted(found))}")
+            return {key: _parse_npy(archive.read(f"{key}.npy")) for key in keys}
+    except FileNotFoundError:
+        raise WamError(f"{path}: frame file not found") from None
+    except _DAMAGED as error:
+        if isinstance(error, WamError):
+            raise
+        raise WamError(f"{path}: truncated or damaged frame file ({error})") from None
+
+
+def describe_frame(path: Path) -> dict[str, dict[str, Any]]:
+    """Shape and dtype of every array of a frame file. Raises WamError as :func:`read_frame`."""
+    frame = read_frame(path, _keys(path))
+    return {
+        key: {"shape": list(value.shape), "dtype": str(value.dtype)}
+        for key, value in sorted(frame.items())
+    }
+
+
+def write_split(directory: Path, episodes: Sequence[tuple[int, int]]) -> None:
+    """Write the episode table, lengths and statistics of a split whose frames are all there.
+
+    ``episodes`` holds the first and last frame id of every episode, both inclusive as on disk.
+    """
+    table = np.asarray(episodes, np.int64).reshape(-1, 2)
+    write_npy(directory / EPISODE_TABLE, table)
+    write_npy(directory / EPISODE_LENGTHS, table[:, 1] - table[:, 0] + 1)
+    _write_statistics(directory, table)
+
+
+def read_episodes(directory: Path) -> np.ndarray:
+    """int64 [E, 2]: first and last frame id (both inclusive) of every episode, in ascending order.
+
+    Raises WamError if the table is missing, damaged, empty, or has reversed or overlapping rows.
+    """
+    path = directory / EPISODE_TABLE
+    try:
+        table = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise WamError(f"{path}: not found; every split of CALVIN data has this table") from None
+    except (ValueError, EOFError) as error:
+        raise WamError(f"{path}: not a valid .npy file ({error})") from None
+    if table.ndim != 2 or table.shape[1] != 2 or not np.issubdtype(table.dtype, np.integer):
+        raise WamError(
+            f"{path}: expected integers of shape (episodes, 2), got {table.dtype} {table.shape}"
+        )
+    table = table.astype(np.int64)
+    if len(table) == 0:
+        raise WamError(f"{path}: holds no episode")
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    if (reversed_ := table[:, 1] < table[:, 0]).any() or (table[:, 0] < 0).any():
+        row = table[reversed_ | (table[:, 0] < 0)][0]
+        raise WamError(f"{path}: episode {row.tolist()} ends before it starts or has a negative id")
+    if (overlap := table[1:, 0] <= table[:-1, 1]).any():
+        at = int(np.flatnonzero(overlap)[0])
+        raise WamError(
+            f"{path}: episodes {table[at].tolist()} and {table[at + 1].tolist()} overlap"
+        )
+    return table
+
+
+def write_annotations(directory: Path, annotations: Sequence[Annotation]) -> None:
+    """Write the language annotations. There is no language model here: ``emb`` is (N, 1, 0)."""
+    content = {
+        "language": {
+            "ann": [annotation.sentence for annotation in annotations],
+            "task": [annotation.task for annotation in annotations],
+            "emb": np.zeros((len(annotations), 1, 0), np.float32),
+        },
+        "info": {
+            "episodes": [],
+            "indx": [(annotation.start, annotation.stop) for annotation in annotations],
+        },
+    }
+    _write_pickled(directory / ANNOTATIONS, content)
+
+
+def read_annotations(directory: Path) -> list[Annotation]:
+    """The language annotations, without repeated entries.
+
+    Raises WamError if the file is missing, malformed, or asks for anything but plain data.
+    """
+    path = directory / ANNOTATIONS
+    content = safe_pickle.load(path)
+    try:
+        sentences, tasks = content["language"]["ann"], content["language"]["task"]
+        windows = content["info"]["indx"]
+        if not len(sentences) == len(tasks) == len(windows):
+            raise WamError(
+                f"{path}: {len(sentences)} sentences, {len(tasks)} tasks and {len(windows)} "
+                "windows; expected as many of each"
+            )
+        annotations = [
+            Annotation(str(task), str(sentence), int(window[0]), int(window[1]))
+            for task, sentence, window in zip(tasks, sentences, windows, strict=True)
+        ]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        if isinstance(error, WamError):
+            raise
+        raise WamError(
+            f"{path}: expected language.ann, language.task and info.indx ({error!r})"
+        ) from None
+    for annotation in annotations:
+        if annotation.start >= annotation.stop:
+            window = (annotation.start, annotation.stop)
+            raise WamError(f"{path}: info.indx {window} of {annotation.task} is empty")
+    return list(dict.fromkeys(annotations))
+
+
+def write_scene_info(directory: Path, scenes: dict[str, tuple[int, int]]) -> None:
+    """Write ``scene name -> (first, last)`` frame ids, both inclusive."""
+    _write_pickled(directory / SCENE_INFO, {name: list(ids) for name, ids in scenes.items()})
+
+
+def read_scene_info(directory: Path) -> dict[str, tuple[int, int]]:
+    """``scene name -> (first, last)`` frame ids; empty where the file is absent (validation)."""
+    path = directory / SCENE_INFO
+    if not path.exists():
+        return {}
+    content = safe_pickle.load(path)
+    try:
+        return {str(name): (int(ids[0]), int(ids[1])) for name, ids in content.items()}
+    except (AttributeError, TypeError, IndexError, ValueError) as error:
+        raise WamError(f"{path}: expected scene name -> [first, last] ({error!r})") from None
+
+
+def write_recording_config(directory: Path, recording: Recording) -> None:
+    """Write ``.hydra/merged_config.yaml`` with the keys that CALVIN's tools read."""
+    content = {
+        "cameras": {
+            name: {"name": name, "height": height, "width": width}
+            for name, (height, width) in recording.cameras.items()
+        },
+        "scene": {"name": f"calvin_scene_{recording.scene}"},
+        "env": {"use_egl": recording.renderer == "egl"},
+        "robot": {"model": recording.robot_model},
+    }
+    _write_bytes(directory / RECORDING, yaml.safe_dump(content, sort_keys=True).encode())
+
+
+def read_recording_config(directory: Path) -> Recording:
+    """What ``.hydra/merged_config.yaml`` tells; all None where the file is absent."""
+    path = directory / RECORDING
+    if not path.is_file():
+        return Recording(None, None)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WamError(f"{path}: not valid YAML ({error})") from None
+    scene = _SCENE_NAME.search(str(_lookup(content, "scene")))
+    use_egl = _lookup(content, "env", "use_egl")
+    cameras = {}
+    for name, camera in (_lookup(content, "cameras") or {}).items():
+        height, width = _lookup(camera, "height"), _lookup(camera, "width")
+        if isinstance(height, int) and isinstance(width, int):
+            cameras[str(name)] = (height, width)
+    return Recording(
+        scene=scene[1] if scene else None,
+        renderer={True: "egl", False: "tiny"}.get(use_egl) if isinstance(use_egl, bool) else None,
+        robot_model=_lookup(content, "robot", "model"),
+        cameras=cameras,
+    )
+
+
+def write_npy(path: Path, array: np.ndarray) -> None:
+    """Write an array atomically as ``.npy``."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    _write_bytes(path, buffer.getvalue())
+
+
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
+
+
+def _parse_npy(content: bytes) -> np.ndarray:
+    """The array of a ``.npy`` file. Raises ValueError if it is damaged or would need unpickling."""
+    # Magic string, version, length of the header, header (format version 1 or 2 and 3).
+    length_bytes = 2 if content[6:7] == b"\x01" else 4
+    start = 8 + length_bytes
+    stop = start + int.from_bytes(content[8:start], "little")
+    shape, is_fortran, dtype = _parse_npy_header(content[:stop])
+    array = np.frombuffer(content, dtype, offset=stop)
+    return array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    file = io.BytesIO(header)
+    if np.lib.format.read_magic(file) == (1, 0):
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    else:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects instead of numbers")
+    return shape, is_fortran, dtype
+
+
+def _write_statistics(directory: Path, table: np.ndarray) -> None:
+    """``statistics.yaml`` (CALVIN contract 1.6) over all frames of the episodes."""
+    keys = ("robot_obs", "scene_obs", "actions")
+    frames = [
+        read_frame(frame_path(directory, frame_id), keys)
+        for first, last in table.tolist()
+        for frame_id in range(first, last + 1)
+    ]
+    values = {key: np.stack([frame[key] for frame in frames]) for key in keys}
+    content: dict[str, Any] = {
+        "act_min_bound": values["actions"].min(0).tolist(),
+        "act_max_bound": values["actions"].max(0).tolist(),
+    }
+    for key in ("robot_obs", "scene_obs"):
+        constant = values[key].min(0) == values[key].max(0)
+        content[key] = [
+            {
+                "_target_": "calvin_agent.utils.transforms.NormalizeVector",
+                "mean": values[key].mean(0).tolist(),
+                "std": np.where(constant, 1.0, values[key].std(0)).tolist(),
+            }
+        ]
+    _write_bytes(directory / STATISTICS, yaml.safe_dump(content, sort_keys=True).encode())
+
+
+def _write_pickled(path: Path, content: Any) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array(content, dtype=object), allow_pickle=True)
+    _write_bytes(path, buffer.getvalue())
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _keys(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except FileNotFoundError:
+        raise WamError(f"{path}: frame file not found") from None
+    except _DAMAGED as error:
+        raise WamError(f"{path}: truncated or damaged frame file ({error})") from None
+
+
+def _lookup(mapping: Any, *keys: str) -> Any:
+    """``mapping[keys[0]][keys[1]]…``, or None."""
+    for key in keys:
+        mapping = mapping.get(key) if isinstance(mapping, dict) else None
+    return mapping

@@ -1,0 +1,175 @@
+"""What the page says about data, origin and settings."""
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import MANIFEST
+from pipeline.convert import store_path
+from pipeline.extract import load_demos
+from pipeline.layout import SPLITS, Layout
+from pipeline.params import Profile
+from pipeline.report.results import NAMES
+from pipeline.report.sources import manifest, optional_json, size
+from pipeline.store import Store, open_store
+from wam.config import FPS, VARIANTS
+
+Pairs = list[tuple[str, str]]
+
+
+def stores(layout: Layout) -> dict[str, Store]:
+    """The store's splits, as far as there is a store."""
+    if not (layout.store / MANIFEST).is_file():
+        return {}
+    return {split: open_store(store_path(layout.store, split)) for split in SPLITS}
+
+
+def is_embedded(profile: Profile) -> bool:
+    """Whether demonstrations and simulator are the embedded ones and not CALVIN's own."""
+    return profile.raw.path is None or profile.env.assets is None
+
+
+def data(layout: Layout, found: dict[str, Store]) -> Pairs:
+    """Frames, episodes and sizes."""
+    if not found:
+        return []
+    pairs = []
+    for split, store in found.items():
+        minutes = store.num_frames / FPS / 60
+        pairs.append(
+            (
+                split,
+                f"{store.num_frames:,} frames ({minutes:.1f} min), {len(store.episodes)} episodes",
+            )
+        )
+    attrs = found["training"].attrs
+    shapes = attrs["source_image_shapes"]
+    pairs += [
+        ("scene", attrs["scene"] or "unknown"),
+        ("rendered with", attrs["renderer"] or "unknown"),
+        ("recorded images", ", ".join(f"{n} {s[0]}x{s[1]}" for n, s in sorted(shapes.items()))),
+        ("store (Zarr)", _bytes(size(layout.store))),
+    ]
+    if (layout.shards / MANIFEST).is_file():
+        pairs.append(("shards (WebDataset)", _bytes(size(layout.shards))))
+    return pairs
+
+
+def demos(layout: Layout, tasks: Sequence[str]) -> dict[str, Any] | None:
+    """Windows, demonstrations and starts per task."""
+    if not (layout.demos / MANIFEST).is_file():
+        return None
+    found = load_demos(layout.demos)
+    index = optional_json(layout.index / "index.json") or {"splits": {}}
+    counts = {split: content["annotations"] or {} for split, content in index["splits"].items()}
+    rows = [
+        [
+            task.replace("_", " "),
+            str(counts.get("training", {}).get(task, "-")),
+            str(len(found.tasks[task].training)),
+            str(counts.get("validation", {}).get(task, "-")),
+            str(len(found.tasks[task].starts)),
+            str(len(found.tasks[task].imagination_starts)),
+        ]
+        for task in tasks
+        if task in found.tasks
+    ]
+    columns = [
+        "task",
+        "training windows",
+        "of these used",
+        "validation windows",
+        "held-out starts",
+        "imagined starts",
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+def provenance(
+    profile: Profile, profile_name: str, layout: Layout, found: dict[str, Store]
+) -> Pairs:
+    """Where the numbers come from, in one list."""
+    trained = {v: manifest(layout.world_model(v)) for v in VARIANTS}
+    evaluated = {name: manifest(layout.evaluation(name)) for name in evaluations(profile)}
+    versions: dict[str, str] = next((m["versions"] for m in trained.values() if m), {})
+    devices = {m["params"]["device"] for m in trained.values() if m}
+    renderers = {m["renderer"] for m in evaluated.values() if m}
+    source = profile.raw.path or "made by the embedded simulator (wam collect)"
+    return [
+        ("profile", profile_name),
+        ("data", source),
+        ("source digest", next((str(s.attrs["source_digest"]) for s in found.values()), "unknown")),
+        (
+            "simulator",
+            f"scene {profile.env.scene}, "
+            + (f"assets of {profile.env.assets}" if profile.env.assets else "embedded assets")
+            + f", renderer {', '.join(sorted(renderers)) or 'unknown'}",
+        ),
+        ("code", _commit()),
+        ("trained on", ", ".join(sorted(devices)) or "unknown"),
+        (
+            "seeds",
+            f"world model {profile.train_world_model.seed} · cloning {profile.policy.seed} · "
+            f"PPO {', '.join(str(seed) for seed in profile.finetune.seeds)} · "
+            f"evaluation {profile.evaluate.seed}",
+        ),
+        ("versions", " · ".join(f"{name} {version}" for name, version in versions.items())),
+        ("report made on", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"),
+    ]
+
+
+def evaluations(profile: Profile) -> list[str]:
+    """Names of the evaluation directories."""
+    return ["controls", *VARIANTS]
+
+
+def fingerprints(profile: Profile, layout: Layout) -> list[tuple[str, Pairs]]:
+    """The identity of every artifact behind the page."""
+    places: list[tuple[str, Path]] = [
+        ("index", layout.index),
+        ("store", layout.store),
+        ("shards", layout.shards),
+        ("demonstrations", layout.demos),
+        *(
+            (f"{kind} · {NAMES[variant]}", place(variant))
+            for kind, place in (
+                ("world model", layout.world_model),
+                ("features", layout.features),
+                ("reward", layout.reward),
+                ("policy", layout.policy),
+                ("fine-tuned", layout.finetune),
+                ("evaluation", layout.evaluation),
+            )
+            for variant in VARIANTS
+        ),
+        ("evaluation · controls", layout.evaluation("controls")),
+    ]
+    pairs = [
+        (name, str(manifest(path).get("fingerprint", "not computed"))) for name, path in places
+    ]
+    return [("Fingerprints of the artifacts", pairs)]
+
+
+def _commit() -> str:
+    git = shutil.which("git")
+    if git is None:
+        return "unknown (git is not installed)"
+    result = subprocess.run(
+        [git, "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return f"git {result.stdout.strip()}" if result.returncode == 0 else "not a git checkout"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1000
+    return f"{count:.2f} GB"

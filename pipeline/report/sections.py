@@ -1,0 +1,219 @@
+"""The parts of the page that come from training: curves, film strips, tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.layout import Layout
+from pipeline.report.figures import COLOURS, Comparison, Panel, Series, dumbbells, panels
+from pipeline.report.results import NAMES, Policy, Results
+from pipeline.report.sources import data_uri, optional_json, records
+
+CAMERAS = ("static", "gripper")
+
+Table = dict[str, Any]
+"""``columns`` and ``rows`` of text"""
+
+_MEASURES = (
+    ("open_loop_psnr", "PSNR open loop", "{:.2f} dB"),
+    ("posterior_psnr", "PSNR filtered", "{:.2f} dB"),
+    ("kl", "KL posterior to prior", "{:.2f} nats"),
+    ("id_mae", "action error of the inverse dynamics", "{:.3f}"),
+    ("gripper_accuracy", "gripper command recognised", "{:.1%}"),
+    ("updates", "updates", "{:,}"),
+    ("frames", "frames seen", "{:,}"),
+    ("frames_per_s", "training frames per second", "{:,.0f}"),
+)
+
+
+def world_model_curves(layout: Layout, variants: Sequence[str]) -> str | None:
+    """Training curves of the world models; None without any."""
+    journals = {v: records(layout.world_model(v) / "metrics.jsonl") for v in variants}
+    row = [
+        Panel("Reconstruction loss", _lines(journals, "image_loss"), "updates", log=True),
+        Panel("KL (nats)", _lines(journals, "kl"), "updates"),
+        Panel("Inverse-dynamics error", _lines(journals, "action_loss"), "updates"),
+        Panel("PSNR, static camera (dB)", _lines(journals, "psnr_static"), "updates"),
+    ]
+    return _row(row, "learning curves of the world models", width=2.75)
+
+
+def open_loop(layout: Layout, variants: Sequence[str]) -> str | None:
+    """Prediction quality over the horizon, a panel per camera."""
+    journals = {v: optional_json(layout.world_model(v) / "open_loop.json") or [] for v in variants}
+    row = [
+        Panel(
+            f"{camera} camera", _lines(journals, f"psnr_{camera}", "horizon"), "steps ahead", "dB"
+        )
+        for camera in CAMERAS
+    ]
+    return _row(row, "open-loop PSNR over the horizon", width=2.7)
+
+
+def validation(layout: Layout, variants: Sequence[str]) -> Table | None:
+    """The world models on held-out play."""
+    summaries = {v: optional_json(layout.world_model(v) / "summary.json") for v in variants}
+    found = {v: summary for v, summary in summaries.items() if summary}
+    rows = [
+        [label, *(_format(summary.get(key), form) for summary in found.values())]
+        for key, label, form in _MEASURES
+        if any(key in summary for summary in found.values())
+    ]
+    return {"columns": [NAMES[v] for v in found], "rows": rows} if rows else None
+
+
+def films(layout: Layout, variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Film strips of each world model."""
+    groups = []
+    for variant in variants:
+        paths = [(c, layout.world_model(variant) / f"film_{c}.png") for c in CAMERAS]
+        strips = [{"camera": c, "source": data_uri(path)} for c, path in paths if path.is_file()]
+        groups.append({"label": NAMES[variant], "films": strips})
+    return groups
+
+
+def cloning(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> str | None:
+    """Loss of behaviour cloning, a panel per task."""
+    row = []
+    for task in tasks:
+        journals = {v: records(layout.policy(v) / task / "metrics.jsonl") for v in variants}
+        lines = [
+            *_lines(journals, "train_loss"),
+            *_lines(journals, "validation_loss", suffix=", held out", dashed=True),
+        ]
+        row.append(Panel(task.replace("_", " "), lines, "updates", log=True))
+    return _rows(row, "behaviour-cloning loss")
+
+
+def finetuning(
+    layout: Layout, variants: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]
+) -> str | None:
+    """Imagined success per PPO iteration, a panel per task; mean and range of the seeds."""
+    row = []
+    for task in tasks:
+        lines = []
+        for variant in variants:
+            runs = [
+                records(layout.finetune(variant) / task / f"seed-{seed}" / "metrics.jsonl")
+                for seed in seeds
+            ]
+            line = _mean(runs, "imagined_success")
+            if line:
+                x, mean, low, high = line
+                band = (low, high) if len(seeds) > 1 else None
+                lines.append(Series(NAMES[variant], COLOURS[variant], x, mean, band=band))
+        row.append(Panel(task.replace("_", " "), lines, "iterations", percent=True))
+    return _rows(row, "imagined success during PPO")
+
+
+def imagined_against_simulated(
+    layout: Layout, results: Results, variants: Sequence[str], seeds: Sequence[int]
+) -> str | None:
+    """What the world models promised before and after PPO, and what the simulator gave."""
+    rows = []
+    for task in results.tasks:
+        for variant in variants:
+            paths = (
+                layout.finetune(variant) / task / f"seed-{seed}" / "summary.json" for seed in seeds
+            )
+            summaries = [summary for path in paths if (summary := optional_json(path))]
+            for stage, key in (("bc", "imagined_success_first"), ("ppo", "imagined_success_last")):
+                policy = Policy(variant, stage)
+                known = [s[key] for s in summaries if s.get(key) is not None]
+                imagined = sum(known) / len(known) if known else None
+                cell = results.cells.get((task, policy))
+                simulated = cell.rate.value if cell else None
+                if (imagined, simulated) != (None, None):
+                    rows.append(Comparison(task, policy, imagined, simulated))
+    return dumbbells(rows, "imagined against simulated success") if rows else None
+
+
+def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> Table | None:
+    """Scores of the success classifiers on validation demonstrations."""
+    rows = []
+    for task in tasks:
+        for variant in variants:
+            summary = optional_json(layout.reward(variant) / task / "summary.json")
+            if summary:
+                pairs = (
+                    " / ".join(
+                        _format(summary.get(f"{score}_{source}"), "{:.2f}")
+                        for score in ("precision", "recall")
+                    )
+                    for source in ("imagined", "real")
+                )
+                rows.append([task.replace("_", " "), NAMES[variant], *pairs])
+    return {"columns": ["imagined", "real"], "rows": rows} if rows else None
+
+
+def clips(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The clips of every task, the expert first."""
+    places = [("controls", "expert"), *((v, stage) for v in variants for stage in ("bc", "ppo"))]
+    groups = []
+    for task in tasks:
+        found = []
+        for name, stage in places:
+            source = data_uri(_clip(layout.evaluation(name), task, stage))
+            if source:
+                policy = Policy(None if name == "controls" else name, stage)
+                found.append({"source": source, "label": f"{task}, {policy.label}"})
+        groups.append({"task": task.replace("_", " "), "clips": found})
+    return groups
+
+
+def _clip(directory: Path, task: str, stage: str) -> Path:
+    return directory / f"{task}-{stage}.webp"
+
+
+def _lines(
+    journals: Mapping[str, Sequence[Mapping[str, Any]]],
+    key: str,
+    x: str = "step",
+    suffix: str = "",
+    dashed: bool = False,
+) -> list[Series]:
+    """A line per variant whose journal has ``key``."""
+    lines = []
+    for variant, journal in journals.items():
+        points = [(record[x], record[key]) for record in journal if record.get(key) is not None]
+        if points:
+            xs, ys = zip(*points, strict=True)
+            lines.append(Series(NAMES[variant] + suffix, COLOURS[variant], xs, ys, dashed))
+    return lines
+
+
+def _mean(
+    runs: Sequence[Sequence[Mapping[str, Any]]], key: str
+) -> tuple[list[float], list[float], list[float], list[float]] | None:
+    """Steps, mean, lowest and highest value over the runs that have the step."""
+    values: dict[float, list[float]] = {}
+    for run in runs:
+        for record in run:
+            if record.get(key) is not None:
+                values.setdefault(record["step"], []).append(record[key])
+    if not values:
+        return None
+    steps = sorted(values)
+    pick: Callable[[Callable[[list[float]], float]], list[float]] = lambda f: [  # noqa: E731
+        f(values[step]) for step in steps
+    ]
+    return steps, pick(lambda v: sum(v) / len(v)), pick(min), pick(max)
+
+
+def _row(row: Sequence[Panel], description: str, width: float) -> str | None:
+    shown = [panel for panel in row if panel.series]
+    return panels(shown, description, width=width) if shown else None
+
+
+def _rows(row: Sequence[Panel], description: str, per_row: int = 4) -> str | None:
+    """Panels in several rows, so that eight tasks stay readable."""
+    shown = [panel for panel in row if panel.series]
+    if not shown:
+        return None
+    parts = [shown[start : start + per_row] for start in range(0, len(shown), per_row)]
+    width = 2.75 if len(shown) > 3 else 3.4
+    return "".join(panels(part, description, width=width) for part in parts)
+
+
+def _format(value: Any, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,0 +1,40 @@
+"""What the report reads. Everything here may be absent: then the page says "not computed"."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.artifacts import MANIFEST, read_json
+
+_MEDIA = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
+
+
+def optional_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is none."""
+    return read_json(path) if path.is_file() else None
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``.jsonl`` file, oldest first; empty where there is none."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of an artifact; empty where it is not complete."""
+    return optional_json(directory / MANIFEST) or {}
+
+
+def data_uri(path: Path) -> str | None:
+    """An image file as a ``data:`` address, None where there is none."""
+    if not path.is_file():
+        return None
+    content = base64.b64encode(path.read_bytes()).decode()
+    return f"data:{_MEDIA[path.suffix]};base64,{content}"
+
+
+def size(directory: Path) -> int:
+    """Bytes of all files below ``directory``."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

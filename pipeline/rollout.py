@@ -1,0 +1,95 @@
+"""Policies in the simulator: the online filter, chunked execution and the controls.
+
+All starts of a task advance together in one batch of fixed composition: an episode that has ended
+keeps its row. Every episode owns its random numbers and its physics client, so an outcome depends
+neither on the number of workers nor on the other episodes' fate.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from wam import proprio
+from wam.config import CHUNK
+from wam.envs.controls import CONTROLS
+from wam.envs.pool import EnvPool, Episode, Observations
+from wam.filtering import Observation, OnlineFilter
+from wam.policy import Policy
+from wam.proprio import ProprioNormalizer
+from wam.random import row_generators
+from wam.rssm import Sampling
+from wam.world_model import WorldModel
+
+Tally = Callable[[int, int], None]
+"""Called with the number of further episodes that ended and how many of those were successes."""
+
+
+class Outcome(NamedTuple):
+    """What became of the episodes of one batch."""
+
+    success: np.ndarray
+    """bool [B]"""
+    steps: np.ndarray
+    """int [B], environment steps until success or the end"""
+    actions: np.ndarray
+    """float64 [T, 7], what the first episode executed"""
+
+
+class Agent(NamedTuple):
+    """A policy with the world model whose features it reads."""
+
+    world_model: WorldModel
+    normalizer: ProprioNormalizer
+    policy: Policy
+    sample: Sampling
+    device: torch.device
+
+
+def roll_out(
+    agent: Agent, pool: EnvPool, episodes: Sequence[Episode], max_steps: int, tally: Tally
+) -> Outcome:
+    """Let ``agent`` act from every start, in chunks executed open loop (algorithm contract 3.4).
+
+    The chunk is executed step by step; the filter sees every observation, the policy only the
+    feature of the last one. An episode ends at its first success or after ``max_steps`` steps.
+    """
+    generators = row_generators([episode.seed for episode in episodes], agent.device)
+    online = OnlineFilter(agent.world_model, generators, agent.sample)
+    online.reset(_see(agent, pool.start(episodes)))
+    steps = np.zeros(len(episodes), np.int64)
+    success = np.zeros(len(episodes), bool)
+    executed: list[np.ndarray] = []
+    for start in range(0, max_steps, CHUNK):
+        chunk = agent.policy.act(online.feature, generators)
+        chunk = chunk[:, : max_steps - start]
+        result = pool.step(chunk.cpu().numpy())
+        for t in range(chunk.shape[1]):
+            seen = Observations(*(part[:, t] for part in result.observations))  # type: ignore[index]
+            online.step(_see(agent, seen), chunk[:, t])
+        steps += result.steps
+        executed.append(result.actions[0, : result.steps[0]])
+        ended = int((result.success & ~success).sum())
+        tally(ended, ended)
+        success = result.success
+        if success.all():
+            break
+    tally(int((~success).sum()), 0)
+    return Outcome(success, steps, np.concatenate(executed))
+
+
+def run_control(
+    control: str, pool: EnvPool, episodes: Sequence[Episode], max_steps: int, tally: Tally
+) -> Outcome:
+    """Let the ``expert`` or ``zero`` control act from every start, beside the simulator."""
+    pool.start(episodes)
+    result = pool.follow(CONTROLS[control], max_steps)
+    tally(len(episodes), int(result.success.sum()))
+    return Outcome(result.success, result.steps, result.actions[0, : result.steps[0]])
+
+
+def _see(agent: Agent, observations: Observations) -> Observation:
+    values = agent.normalizer(proprio.from_robot_obs(observations.robot_obs))
+    arrays = (observations.rgb_static, observations.rgb_gripper, values)
+    return Observation(*(torch.from_numpy(array).to(agent.device) for array in arrays))

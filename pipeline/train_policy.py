@@ -1,0 +1,84 @@
+"""Stage ``train-policy``: one diffusion policy per task, cloned from the demonstrations."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from pipeline import artifacts, console
+from pipeline.features import SplitFeatures, TaskFeatures, load_features
+from pipeline.layout import Layout
+from pipeline.params import Profile
+from pipeline.seeding import task_generator
+from wam import device as devices
+from wam.checkpoint import save_model
+from wam.cloning import Windows, clone, windows
+from wam.config import PolicyConfig
+from wam.journal import Journal
+from wam.policy import DiffusionPolicy, policy_description
+
+STAGE = "train-policy"
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+
+
+def run(profile: Profile, layout: Layout, variant: str) -> None:
+    """Clone the profile's tasks on the features of ``variant``; finished tasks are kept."""
+    device = devices.resolve(profile.device)
+    source = layout.features(variant)
+    inputs = {"features": artifacts.fingerprint(source, "featurize")}
+    params = {"policy": asdict(profile.policy), "tasks": list(profile.tasks)}
+    output = layout.policy(variant)
+    with artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (partial, _):
+        total = len(profile.tasks) * profile.policy.updates
+        with console.progress(f"policies {variant}", total, "updates") as advance:
+            for task in profile.tasks:
+                if (partial / task / SUMMARY_FILE).is_file():
+                    advance(profile.policy.updates, task)
+                    continue
+                features = load_features(source, task)
+                train_task(partial / task, task, features, profile.policy, device, advance)
+        summary = {
+            task: artifacts.read_json(partial / task / SUMMARY_FILE) for task in profile.tasks
+        }
+        artifacts.write_json(partial / SUMMARY_FILE, summary)
+    losses = ", ".join(f"{task} {entry['train_loss']:.3f}" for task, entry in summary.items())
+    console.done(STAGE, f"{variant}: noise loss {losses} → {output}")
+
+
+def train_task(
+    directory: Path,
+    task: str,
+    features: TaskFeatures,
+    config: PolicyConfig,
+    device: torch.device,
+    advance: Callable[..., None],
+) -> None:
+    """Train and save one policy."""
+    directory.mkdir(parents=True, exist_ok=True)
+    journal = Journal(directory / METRICS_FILE)
+    journal.rewind(0)
+    training, validation = _windows(features.training), _windows(features.validation)
+    records: list[dict[str, float]] = []
+
+    def log(record: dict[str, float]) -> None:
+        done = int(record["step"] - (records[-1]["step"] if records else 0))
+        records.append(record)
+        journal.append(record)
+        advance(done, f"{task}  loss {record['train_loss']:.4f}")
+
+    network = clone(config, training, validation, task_generator(config.seed, task), device, log)
+    save_model(directory, DiffusionPolicy(network), policy_description(config, features.size))
+    last = records[-1]
+    summary = {
+        "train_loss": last["train_loss"],
+        "validation_loss": last.get("validation_loss"),
+        "windows": len(training.rows),
+        "validation_windows": len(validation.rows),
+    }
+    artifacts.write_json(directory / SUMMARY_FILE, summary)
+
+
+def _windows(split: SplitFeatures) -> Windows:
+    return windows(split.posterior, split.context, split.action, split.length)

@@ -1,0 +1,125 @@
+"""Stage ``train-reward``: one success classifier per task, calibrated on imagined features."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import artifacts, console
+from pipeline.features import SplitFeatures, TaskFeatures, load_features
+from pipeline.layout import Layout
+from pipeline.params import Profile
+from pipeline.seeding import task_generator
+from wam import device as devices
+from wam.checkpoint import save_model
+from wam.config import RewardConfig
+from wam.journal import Journal
+from wam.reward import SuccessClassifier, reward_description
+from wam.reward_training import LabelledFeatures, calibrate, scores, train_classifier
+
+STAGE = "train-reward"
+METRICS_FILE = "metrics.jsonl"
+SUMMARY_FILE = "summary.json"
+
+
+def run(profile: Profile, layout: Layout, variant: str) -> None:
+    """Train a classifier per task on the features of ``variant``; finished tasks are kept."""
+    device = devices.resolve(profile.device)
+    source = layout.features(variant)
+    inputs = {"features": artifacts.fingerprint(source, "featurize")}
+    params = {"reward": asdict(profile.reward), "tasks": list(profile.tasks)}
+    output = layout.reward(variant)
+    with artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (partial, _):
+        total = len(profile.tasks) * profile.reward.epochs
+        with console.progress(f"rewards {variant}", total, "epochs") as advance:
+            for task in profile.tasks:
+                if not (partial / task / SUMMARY_FILE).is_file():
+                    features = load_features(source, task)
+                    train_task(partial / task, task, features, profile.reward, device, advance)
+        summary = {
+            task: artifacts.read_json(partial / task / SUMMARY_FILE) for task in profile.tasks
+        }
+        artifacts.write_json(partial / SUMMARY_FILE, summary)
+    for task, entry in summary.items():
+        if not entry["target_reached"]:
+            console.warn(
+                f"{task}: no threshold reaches reward.target_precision="
+                f"{profile.reward.target_precision} on imagined {entry['calibrated_on']} features"
+            )
+    figures = ", ".join(
+        f"{task} {_percent(entry['precision_imagined'])}/{_percent(entry['recall_imagined'])}"
+        for task, entry in summary.items()
+    )
+    console.done(STAGE, f"{variant}: imagined precision/recall {figures} → {output}")
+
+
+def train_task(
+    directory: Path,
+    task: str,
+    features: TaskFeatures,
+    config: RewardConfig,
+    device: torch.device,
+    advance: Callable[..., None],
+) -> None:
+    """Train, calibrate and save one classifier."""
+    directory.mkdir(parents=True, exist_ok=True)
+    journal = Journal(directory / METRICS_FILE)
+    journal.rewind(0)
+    training, validation = _labelled(features.training), _labelled(features.validation)
+    # Held-out demonstrations that never reach success cannot tell a good threshold from a bad one.
+    held_out = bool(validation.label.any() and not validation.label.all())
+    measured = validation if held_out else training
+    if not held_out:
+        console.warn(
+            f"{task}: the validation demonstrations show no success; "
+            "selecting and calibrating on the training ones"
+        )
+    records: list[dict[str, float]] = []
+
+    def log(record: dict[str, float]) -> None:
+        records.append(record)
+        journal.append(record)
+        advance(1, f"{task}  imagined AUPRC {record['auprc_imagined']:.3f}")
+
+    generator = task_generator(config.seed, task)
+    model = train_classifier(config, training, measured, generator, device, log)
+    reached = calibrate(
+        model, measured.imagined, measured.label, config.target_precision, device
+    )
+    advance(config.epochs - len(records), task)
+    save_model(directory, model, reward_description(config, features.size))
+    best = max(records, key=lambda record: record["auprc_real"] + record["auprc_imagined"])
+    summary = {
+        **_figures(model, measured, device),
+        "auprc_real": best["auprc_real"],
+        "auprc_imagined": best["auprc_imagined"],
+        "threshold": float(model.threshold),
+        "temperature": float(model.temperature),
+        "target_reached": reached,
+        "calibrated_on": "validation" if held_out else "training",
+        "epochs": len(records),
+    }
+    artifacts.write_json(directory / SUMMARY_FILE, summary)
+
+
+def _figures(
+    model: SuccessClassifier, data: LabelledFeatures, device: torch.device
+) -> dict[str, Any]:
+    real = scores(model, data.real, data.label, device)
+    imagined = scores(model, data.imagined, data.label, device)
+    return {
+        "precision_real": real.precision,
+        "recall_real": real.recall,
+        "precision_imagined": imagined.precision,
+        "recall_imagined": imagined.recall,
+    }
+
+
+def _labelled(split: SplitFeatures) -> LabelledFeatures:
+    return LabelledFeatures(split.posterior, split.imagined, split.label, split.length)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f}%"

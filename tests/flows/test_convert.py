@@ -1,0 +1,85 @@
+"""The convert flow against a real, temporary Prefect server."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import index, raw
+from pipeline.layout import Layout
+from pipeline.params import load_profile
+from pipeline.store import open_store, verify_store
+
+pytestmark = pytest.mark.slow
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a profile ``tiny``, its raw frames and its index."""
+    spec = importlib.util.spec_from_file_location(
+        "tiny_data", REPOSITORY / "tests" / "pipeline" / "conftest.py"
+    )
+    assert spec is not None and spec.loader is not None
+    tiny_data = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny_data)
+    tiny_data.make_raw(tmp_path / "raw")
+    profile = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["ci"]
+    profile["raw"]["path"] = str(tmp_path / "raw")
+    profile["convert"] |= {"shard_frames": 32, "chunk_frames": 8, "workers": 2}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"tiny": profile}))
+    monkeypatch.chdir(tmp_path)
+    index.run(load_profile("tiny"), Layout.of("tiny"))
+    return tmp_path
+
+
+def test_flow_maps_shards_over_dask_and_names_a_bad_frame(
+    project: Path, prefect_server: None
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows.convert import BAD_INPUT, convert_flow, task_runner
+
+    layout = Layout.of("tiny")
+    flow = convert_flow.with_options(task_runner=task_runner(load_profile("tiny").convert))
+    path = raw.frame_path(project / "raw" / "training", 150)
+    good = path.read_bytes()
+    path.write_bytes(good[:500])
+    state = flow("tiny", return_state=True)
+    assert state.is_failed()
+    assert state.name == BAD_INPUT
+    assert state.message is not None
+    assert "training/episode_0000150.npz: truncated" in state.message
+    assert not layout.store.exists()
+
+    path.write_bytes(good)
+    state = flow("tiny", return_state=True)
+    assert state.is_completed()
+    assert open_store(layout.store / "training.zarr").num_frames == 120
+    assert verify_store(layout.store) == []
+    with get_client(sync_client=True) as client:
+        names = {run.name for run in client.read_task_runs(limit=200)}
+        artifacts = {artifact.key for artifact in client.read_artifacts()}
+    assert {f"shard-training-{number}" for number in range(4)} <= names
+    assert {"convert", "store"} <= artifacts
+
+
+def test_flow_in_one_thread_gives_the_same_bytes_as_no_flow(
+    project: Path, prefect_server: None
+) -> None:
+    from flows.convert import convert_flow, task_runner
+    from pipeline import convert
+
+    document = yaml.safe_load(Path("params.yaml").read_text())
+    document["tiny"]["convert"]["workers"] = 1
+    Path("params.yaml").write_text(yaml.safe_dump(document))
+    profile, layout = load_profile("tiny"), Layout.of("tiny")
+    flow = convert_flow.with_options(task_runner=task_runner(profile.convert))
+    assert flow("tiny", return_state=True).is_completed()
+    first = (layout.store / "manifest.json").read_bytes()
+    shutil.rmtree(layout.store)
+    convert.run(profile, layout)
+    assert (layout.store / "manifest.json").read_bytes() == first

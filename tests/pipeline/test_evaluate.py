@@ -1,0 +1,215 @@
+"""Evaluation in the real simulator with untrained models, from two starts of one task."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("pybullet")
+
+from pipeline import evaluate
+from pipeline.artifacts import building
+from pipeline.layout import Layout
+from pipeline.params import Profile, load_profile
+from wam.checkpoint import save_model, world_model_config
+from wam.config import PROPRIO_SIZE
+from wam.envs.play_table import PlayTableEnv
+from wam.errors import WamError
+from wam.policy import DiffusionPolicy, FinetunedPolicy, build_network, policy_description
+from wam.proprio import ProprioNormalizer
+from wam.world_model import WorldModel
+
+TASK = "turn_on_led"
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def profile() -> Profile:
+    ci = load_profile("ci", Path(__file__).parents[2] / "params.yaml")
+    return replace(
+        ci,
+        device="cpu",
+        tasks=(TASK,),
+        evaluate=replace(ci.evaluate, max_steps=STEPS, max_episodes=None, clips=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Demonstrations, an untrained world model and untrained policies."""
+    layout = Layout(tmp_path_factory.mktemp("evaluation"))
+    env = PlayTableEnv(cameras=False)
+    starts = []
+    for seed in range(2):
+        observation, _ = env.reset(seed=seed)
+        state = {name: observation[name].tolist() for name in ("robot_obs", "scene_obs")}
+        starts.append({"frame_id": 7 * seed, **state})
+    env.close()
+    task = {"training": [], "validation": [], "starts": starts, "imagination_starts": []}
+    with artifact(layout.demos) as directory:
+        content = {"digest": "0", "tasks": {TASK: task}}
+        (directory / "demos.json").write_text(json.dumps(content))
+    model = WorldModel(profile.world_model, seed=1)
+    with artifact(layout.world_model("wam")) as directory:
+        normalizer = ProprioNormalizer(np.zeros(PROPRIO_SIZE), np.ones(PROPRIO_SIZE))
+        save_model(directory, model, world_model_config(model, "wam", normalizer))
+    torch.manual_seed(0)
+    feature = profile.world_model.feature
+    base, actor = (build_network(profile.policy, feature) for _ in range(2))
+    with artifact(layout.policy("wam")) as directory:
+        description = policy_description(profile.policy, feature)
+        save_model(directory / TASK, DiffusionPolicy(base), description)
+    with artifact(layout.finetune("wam")) as directory:
+        description = policy_description(profile.policy, feature, 3)
+        for seed in profile.finetune.seeds:
+            tuned = FinetunedPolicy(base, actor, 3)
+            save_model(directory / TASK / f"seed-{seed}", tuned, description)
+    return layout
+
+
+class artifact:
+    """A complete artifact directory, as a stage leaves it."""
+
+    def __init__(self, path: Path) -> None:
+        self._building = building(path, stage="test", params={}, inputs={})
+
+    def __enter__(self) -> Path:
+        return self._building.__enter__()[0]
+
+    def __exit__(self, *error: Any) -> None:
+        self._building.__exit__(*error)
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    attrs = {
+        "renderer": "tiny",
+        "source_image_shapes": {"rgb_static": [64, 64, 3], "rgb_gripper": [64, 64, 3]},
+    }
+    monkeypatch.setattr(evaluate, "_store_attrs", lambda layout: attrs)
+    return attrs
+
+
+@pytest.fixture
+def layout(inputs: Layout, tmp_path: Path) -> Layout:
+    return Layout(Path(shutil.copytree(inputs.root, tmp_path / "data")))
+
+
+def read(layout: Layout, name: str, file: str) -> Any:
+    return json.loads((layout.evaluation(name) / file).read_text())
+
+
+def test_the_expert_succeeds_and_holding_still_does_not(profile: Profile, layout: Layout) -> None:
+    evaluate.run(profile, layout, "controls")
+    summary = {row["stage"]: row for row in read(layout, "controls", "summary.json")}
+    assert summary["expert"]["success_rate"] == 1
+    assert summary["zero"]["successes"] == 0
+    assert summary["zero"]["episodes"] == 2
+    assert summary["expert"]["ci_low"] == pytest.approx(0.342, abs=1e-3)
+    assert summary["expert"]["variant"] is None
+    rollouts = read(layout, "controls", "rollouts.json")
+    assert [row["frame_id"] for row in rollouts] == [0, 7, 0, 7]
+    assert all(row["steps"] < STEPS for row in rollouts[:2])
+    assert all(row["steps"] == STEPS for row in rollouts[2:])
+    assert read(layout, "controls", "metrics.json")["expert"] == {TASK: 1.0, "average": 1.0}
+    clip = Image.open(layout.evaluation("controls") / f"{TASK}-expert.webp")
+    assert clip.n_frames > 3
+    assert read(layout, "controls", "manifest.json")["renderer"] == "tiny"
+
+
+def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: Layout) -> None:
+    short = replace(profile.evaluate, max_steps=10)
+    evaluate.run(replace(profile, evaluate=short), layout, "wam")
+    rows = read(layout, "wam", "summary.json")
+    assert [(row["variant"], row["stage"], row["seed"]) for row in rows] == [
+        ("wam", "bc", profile.policy.seed),
+        *(("wam", "ppo", seed) for seed in profile.finetune.seeds),
+    ]
+    clips = sorted(path.name for path in layout.evaluation("wam").glob("*.webp"))
+    assert clips == [f"{TASK}-bc.webp", f"{TASK}-ppo.webp"]
+
+
+def outcome(layout: Layout) -> Any:
+    parts = sorted((layout.evaluation("wam") / "parts").iterdir())
+    return [json.loads(part.read_text()) for part in parts]
+
+
+def test_outcomes_depend_neither_on_workers_nor_on_interruption(
+    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    quick = replace(profile.evaluate, max_steps=10, clips=False)
+    one = replace(profile, evaluate=quick, env=replace(profile.env, workers=1))
+    two = replace(profile, evaluate=quick, env=replace(profile.env, workers=2))
+    evaluate.run(one, layout, "wam")
+    expected = outcome(layout)
+    assert expected[0]["actions"] != expected[1]["actions"], "fine-tuning has no effect"
+
+    other = Layout(Path(shutil.copytree(layout.root, tmp_path / "other")))
+    shutil.rmtree(other.evaluation("wam"))
+    written = []
+
+    def fail_after_one(path: Path, value: Any) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_json(path, value)
+
+    write_json = evaluate.write_json
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(evaluate, "write_json", fail_after_one)
+        evaluate.run(two, other, "wam")
+    assert not other.evaluation("wam").exists()
+    before = written[0].stat().st_mtime_ns
+    evaluate.run(two, other, "wam")
+    assert outcome(other) == expected
+    kept = other.evaluation("wam") / "parts" / written[0].name
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_another_renderer_than_the_datas_is_warned_about(
+    profile: Profile, layout: Layout, store: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store["renderer"] = "egl"
+    quick = replace(profile.evaluate, max_steps=4, max_episodes=1, clips=False)
+    evaluate.run(replace(profile, evaluate=quick), layout, "wam")
+    assert "rendered with egl" in capsys.readouterr().out
+
+
+def test_without_the_simulator_the_message_says_what_to_install(
+    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find: Callable[..., Any] = lambda name: None  # noqa: E731
+    monkeypatch.setattr(evaluate.importlib.util, "find_spec", find)
+    with pytest.raises(WamError, match=r'pip install "wam\[sim\]"'):
+        evaluate.run(profile, layout, "controls")
+
+
+def test_a_missing_input_names_the_stage_that_makes_it(profile: Profile, layout: Layout) -> None:
+    shutil.rmtree(layout.finetune("wam"))
+    with pytest.raises(WamError, match="run 'wam finetune' first"):
+        evaluate.run(profile, layout, "wam")
+    assert not list(layout.root.glob("evaluation/*"))
+
+
+def test_a_task_without_starts_is_refused(profile: Profile, layout: Layout) -> None:
+    file = layout.demos / "demos.json"
+    content = json.loads(file.read_text())
+    content["tasks"][TASK]["starts"] = []
+    file.write_text(json.dumps(content))
+    with pytest.raises(WamError, match=f"no held-out start of {TASK}"):
+        evaluate.run(profile, layout, "controls")
+
+
+def test_the_seed_of_an_episode_belongs_to_its_start() -> None:
+    seeds = {
+        evaluate.episode_seed(0, task, frame) for task in (TASK, "open_drawer") for frame in (1, 2)
+    }
+    assert len(seeds) == 4
+    assert evaluate.episode_seed(0, TASK, 1) == evaluate.episode_seed(0, TASK, 1)

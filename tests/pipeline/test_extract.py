@@ -1,0 +1,138 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import convert, extract, index, raw
+from pipeline.layout import Layout
+from pipeline.params import Profile
+from pipeline.store import open_store
+from wam import tasks
+from wam.errors import WamError
+
+MakeProfile = Callable[..., Profile]
+
+
+@pytest.fixture(scope="module")
+def layout(
+    tmp_path_factory: pytest.TempPathFactory, raw_root: Path, make_profile: MakeProfile
+) -> Layout:
+    layout = Layout(tmp_path_factory.mktemp("extract"))
+    _run(make_profile(raw_root), layout)
+    return layout
+
+
+def _run(profile: Profile, layout: Layout) -> None:
+    index.run(profile, layout)
+    convert.run(profile, layout)
+    extract.run(profile, layout)
+
+
+def test_demos_are_annotated_windows(layout: Layout) -> None:
+    demos = extract.load_demos(layout.demos)["close_drawer"]
+    assert len(demos.training) == 2, "extract.demos_per_task of the 3"
+    assert len(demos.validation) == 2, "all"
+    store = open_store(layout.store / "training.zarr")
+    for demo in demos.training:
+        assert demo.start - demo.episode_start == 2
+        assert demo.stop - demo.start == 32, "the stop of an annotation is exclusive"
+        scene_obs = store.read("scene_obs", demo.start, demo.stop)
+        assert tasks.achieved("close_drawer", scene_obs[0], scene_obs)[-1]
+
+
+def test_starts_are_the_exact_first_states_of_validation_windows(
+    layout: Layout, raw_root: Path
+) -> None:
+    demos = extract.load_demos(layout.demos)["turn_on_led"]
+    assert [start.frame_id for start in demos.starts] == [2, 52]
+    for start in demos.starts:
+        path = raw.frame_path(raw_root / "validation", start.frame_id)
+        frame = raw.read_frame(path, ["robot_obs", "scene_obs"])
+        assert start.robot_obs == frame["robot_obs"].tolist()
+        assert start.scene_obs == frame["scene_obs"].tolist()
+
+
+def test_draw_depends_on_seed_and_not_on_the_other_tasks(
+    layout: Layout, raw_root: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    before = (layout.demos / extract.DEMOS_FILE).read_bytes()
+    profile = make_profile(raw_root)
+    extract.run(profile, layout)
+    assert (layout.demos / extract.DEMOS_FILE).read_bytes() == before
+    alone = Layout(tmp_path)
+    _run(replace(profile, tasks=("turn_on_led",)), alone)
+    both = extract.load_demos(layout.demos)
+    assert extract.load_demos(alone.demos)["turn_on_led"] == both["turn_on_led"]
+    with pytest.raises(WamError, match="'close_drawer': no demonstrations; extracted were turn_on"):
+        extract.load_demos(alone.demos)["close_drawer"]
+
+
+def test_window_is_extended_to_the_first_success(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    # The LED goes on at frame 20 of an episode: just behind, too far behind, inside.
+    windows = [(105, 118), (141, 144), (201, 225)]
+    annotations = [raw.Annotation("turn_on_led", "press", *window) for window in windows]
+    raw.write_annotations(own_raw / "training", annotations)
+    layout = Layout(tmp_path / "data")
+    profile = make_profile(own_raw)
+    profile = replace(
+        profile, tasks=("turn_on_led",), extract=replace(profile.extract, demos_per_task=3)
+    )
+    _run(profile, layout)
+    demos = extract.load_demos(layout.demos)["turn_on_led"].training
+    assert [(demo.start, demo.stop) for demo in demos] == [(5, 21), (41, 44), (81, 105)]
+
+
+def test_imagination_starts_satisfy_the_precondition_and_keep_clear(
+    make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    root = tmp_path / "raw"
+    for split in ("training", "validation"):
+        for frame_id in range(180):
+            scene_obs = np.zeros(24)
+            scene_obs[tasks.LED] = float(frame_id >= 100)
+            frame = {
+                "rgb_static": np.zeros((64, 64, 3), np.uint8),
+                "rgb_gripper": np.zeros((64, 64, 3), np.uint8),
+                "actions": np.zeros(7),
+                "rel_actions": np.zeros(7),
+                "robot_obs": np.zeros(15),
+                "scene_obs": scene_obs,
+            }
+            raw.write_frame(root / split, frame_id, frame)
+        raw.write_split(root / split, [(0, 179)])
+        raw.write_annotations(root / split, [raw.Annotation("turn_on_led", "x", 80, 110)] * 2)
+    layout = Layout(tmp_path / "data")
+    profile = make_profile(root)
+    profile = replace(
+        profile,
+        tasks=("turn_on_led",),
+        extract=replace(profile.extract, play_starts_per_task=1000),
+    )
+    _run(profile, layout)
+    found = extract.load_demos(layout.demos)["turn_on_led"]
+    # Off until 99: the last frame with 64 unchanged ones behind it is 35.
+    assert found.imagination_starts == list(range(36))
+    assert len(found.training) == 1, "repeated annotations count once"
+
+
+def test_task_without_annotations_is_an_error_with_counts(
+    raw_root: Path, make_profile: MakeProfile, converted: Layout, tmp_path: Path
+) -> None:
+    profile = replace(make_profile(raw_root), tasks=("close_drawer", "open_drawer"))
+    with pytest.raises(
+        WamError, match=r"'open_drawer': no annotated window in the training.*close_drawer 3"
+    ):
+        extract.run(profile, converted)
+    assert not converted.demos.exists()
+
+
+def test_missing_annotations_are_named(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    (own_raw / "validation" / raw.ANNOTATIONS).unlink()
+    with pytest.raises(WamError, match=r"validation/lang_annotations/auto_lang_ann.npy: not found"):
+        _run(make_profile(own_raw), Layout(tmp_path / "data"))

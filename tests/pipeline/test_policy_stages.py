@@ -1,0 +1,309 @@
+"""The stages between the world model and the evaluation, on small made-up artifacts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import artifacts, finetune, train_policy, train_reward
+from pipeline.extract import Demo
+from pipeline.features import SplitFeatures, TaskFeatures, load_features, save_features
+from pipeline.featurize import CONTEXT_FRAMES, FeatureMaker
+from pipeline.layout import Layout
+from pipeline.params import Features, Profile, load_profile
+from wam.actions import executable
+from wam.checkpoint import save_model, world_model_config
+from wam.config import WorldModelConfig
+from wam.errors import WamError
+from wam.filtering import Observation, filter_sequence
+from wam.policy import DiffusionPolicy, FinetunedPolicy, load_policy
+from wam.proprio import ProprioNormalizer
+from wam.reward import load_reward
+from wam.world_model import WorldModel
+
+TASK = "close_drawer"
+VARIANT = "wam"
+CPU = torch.device("cpu")
+CONFIG = WorldModelConfig(
+    cnn_depth=4,
+    visual_embedding=16,
+    decoder_channels=16,
+    deter=16,
+    stoch=4,
+    classes=4,
+    hidden=16,
+    id_hidden=(8,),
+)
+
+
+def random_features(shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
+    deter = torch.rand(*shape, CONFIG.deter, generator=random).half().float()
+    classes = torch.randint(CONFIG.classes, (*shape, CONFIG.stoch), generator=random)
+    one_hot = torch.nn.functional.one_hot(classes, CONFIG.classes).float().flatten(-2)
+    return torch.cat([deter, one_hot], dim=-1)
+
+
+def make_split(demos: int, random: torch.Generator) -> SplitFeatures:
+    """Demonstrations of 20 frames, the last five successes, told by the first feature."""
+    frames = demos * 20
+    label = (torch.arange(frames) % 20) >= 15
+    posterior, imagined = (random_features((2, frames), random) for _ in range(2))
+    posterior[..., 0] = imagined[..., 0] = label.float()
+    return SplitFeatures(
+        posterior=posterior,
+        imagined=imagined,
+        context=random_features((frames,), random),
+        action=executable(torch.rand(frames, 7, generator=random) * 2 - 1),
+        label=label,
+        scene_obs=torch.zeros(frames, 24),
+        length=torch.full((demos,), 20),
+    )
+
+
+def make_features() -> TaskFeatures:
+    random = torch.Generator().manual_seed(0)
+    training, validation = make_split(6, random), make_split(3, random)
+    return TaskFeatures(training, validation, random_features((2, 5), random))
+
+
+@pytest.fixture
+def profile() -> Profile:
+    profile = load_profile("ci", Path(__file__).parents[2] / "params.yaml")
+    return replace(
+        profile,
+        device="cpu",
+        world_model=CONFIG,
+        policy=replace(profile.policy, updates=20, warmup=2, log_every=10, hidden=(16,)),
+        reward=replace(profile.reward, epochs=6, lr=1e-2),
+        finetune=replace(profile.finetune, envs=4, steps=3, iterations=4, minibatch=30),
+    )
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    layout = Layout(tmp_path)
+    model = WorldModel(CONFIG)
+    normalizer = ProprioNormalizer(np.zeros(18), np.ones(18))
+    with artifacts.building(
+        layout.world_model(VARIANT), stage="train-world-model", params={}, inputs={}
+    ) as (partial, _):
+        save_model(partial, model, world_model_config(model, VARIANT, normalizer))
+    with artifacts.building(
+        layout.features(VARIANT), stage="featurize", params={}, inputs={}
+    ) as (partial, _):
+        save_features(partial / TASK, make_features(), CONFIG.deter, CONFIG.classes)
+    return layout
+
+
+@pytest.fixture
+def trained(profile: Profile, layout: Layout) -> Layout:
+    """Up to the fine-tuning."""
+    train_reward.run(profile, layout, VARIANT)
+    train_policy.run(profile, layout, VARIANT)
+    return layout
+
+
+def test_stored_features_come_back_as_they_were(tmp_path: Path) -> None:
+    features = make_features()
+    save_features(tmp_path / TASK, features, CONFIG.deter, CONFIG.classes)
+    loaded = load_features(tmp_path, TASK)
+    for split in ("training", "validation"):
+        for name, value in vars(getattr(features, split)).items():
+            assert torch.equal(getattr(getattr(loaded, split), name), value), name
+    assert torch.equal(loaded.play_starts, features.play_starts)
+    assert loaded.size == CONFIG.feature
+    assert loaded.training.first.tolist() == [0, 20, 40, 60, 80, 100]
+
+
+def test_features_without_context_are_complete(tmp_path: Path) -> None:
+    features = make_features()
+    features = replace(features, training=replace(features.training, context=None))
+    save_features(tmp_path / TASK, features, CONFIG.deter, CONFIG.classes)
+    assert load_features(tmp_path, TASK).training.context is None
+
+
+def test_missing_features_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WamError, match=r"features\.safetensors"):
+        load_features(tmp_path, TASK)
+
+
+def test_training_stages_leave_loadable_models_and_figures(trained: Layout) -> None:
+    classifier = load_reward(trained.reward(VARIANT) / TASK, CPU)
+    features = load_features(trained.features(VARIANT), TASK)
+    assert classifier.success(features.validation.imagined).shape == (2, 60)
+    figures = artifacts.read_json(trained.reward(VARIANT) / "summary.json")[TASK]
+    assert figures["precision_imagined"] >= 0.95
+    assert figures["target_reached"]
+    policy = load_policy(trained.policy(VARIANT) / TASK, CPU)
+    assert isinstance(policy, DiffusionPolicy)
+    figures = artifacts.read_json(trained.policy(VARIANT) / "summary.json")[TASK]
+    assert figures["windows"] == 6 * 17
+    lines = (trained.policy(VARIANT) / TASK / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [10, 20]
+
+
+def test_fine_tuning_leaves_both_networks_and_an_unchanged_world_model(
+    profile: Profile, trained: Layout
+) -> None:
+    finetune.run(profile, trained, VARIANT)
+    output = trained.finetune(VARIANT)
+    policy = load_policy(output / TASK / "seed-0", CPU)
+    assert isinstance(policy, FinetunedPolicy)
+    base = load_policy(trained.policy(VARIANT) / TASK, CPU).base
+    for left, right in zip(policy.base.parameters(), base.parameters(), strict=True):
+        assert torch.equal(left, right)
+    weights = artifacts.read_json(output / artifacts.MANIFEST)["world_model_weights"]
+    assert weights["before"] == weights["after"]
+    figures = artifacts.read_json(output / "summary.json")[TASK]
+    assert 0 <= figures["imagined_success_last"] <= 1
+    assert not (output / TASK / "seed-0" / finetune.CHECKPOINT_FILE).exists()
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_fine_tuning_goes_on_and_ends_as_if_it_had_not_been(
+    profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune.run(profile, trained, VARIANT)
+    done = trained.finetune(VARIANT)
+    whole = (done / TASK / "seed-0" / "model.safetensors").read_bytes()
+    records = (done / TASK / "seed-0" / "metrics.jsonl").read_text()
+    done.rename(done.with_name("whole"))
+    train_iteration = finetune.Dppo.train_iteration
+
+    def dying(dppo: finetune.Dppo, *args: object) -> object:
+        if dppo.iteration == 3:
+            raise Killed
+        return train_iteration(dppo, *args)
+
+    settings = replace(profile.finetune, checkpoint_every=2)
+    profile = replace(profile, finetune=settings)
+    monkeypatch.setattr(finetune.Dppo, "train_iteration", dying)
+    with pytest.raises(Killed):
+        finetune.run(profile, trained, VARIANT)
+    assert not done.exists()
+    monkeypatch.undo()
+    started = []
+
+    def counting(dppo: finetune.Dppo, *args: object) -> object:
+        started.append(dppo.iteration)
+        return train_iteration(dppo, *args)
+
+    monkeypatch.setattr(finetune.Dppo, "train_iteration", counting)
+    finetune.run(profile, trained, VARIANT)
+    assert started == [2, 3]
+    assert (done / TASK / "seed-0" / "model.safetensors").read_bytes() == whole
+    assert (done / TASK / "seed-0" / "metrics.jsonl").read_text() == records
+
+
+@pytest.mark.parametrize("precision", [0.5, None])
+def test_an_imprecise_reward_warns_or_stops(
+    profile: Profile, trained: Layout, precision: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = trained.reward(VARIANT)
+    summary = artifacts.read_json(directory / "summary.json")
+    summary[TASK]["precision_imagined"] = precision
+    artifacts.write_json(directory / "summary.json", summary)
+    finetune.check_rewards(directory, profile)
+    assert TASK in capsys.readouterr().out
+    stopping = replace(profile, finetune=replace(profile.finetune, gate="stop"))
+    with pytest.raises(WamError, match="min_imagined_precision"):
+        finetune.run(stopping, trained, VARIANT)
+    assert not trained.finetune(VARIANT).with_name(f"{VARIANT}.partial").exists()
+
+
+def test_a_changed_world_model_invalidates_the_result(
+    profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_iteration = finetune.Dppo.train_iteration
+
+    def damaging(dppo: finetune.Dppo, env: object, generator: torch.Generator) -> object:
+        env._dynamics.rssm.cell.bias_hh[0] += 1  # type: ignore[attr-defined]
+        return train_iteration(dppo, env, generator)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(finetune.Dppo, "train_iteration", damaging)
+    with pytest.raises(WamError, match="weights changed"):
+        finetune.run(profile, trained, VARIANT)
+    output = trained.finetune(VARIANT)
+    assert not output.exists()
+    assert not (output.with_name(f"{VARIANT}.partial") / TASK / "seed-0").exists()
+
+
+def test_a_missing_input_names_the_stage_that_makes_it(profile: Profile, layout: Layout) -> None:
+    with pytest.raises(WamError, match="wam train-reward"):
+        finetune.run(profile, layout, VARIANT)
+
+
+class FakeStore:
+    """Rows in memory."""
+
+    def __init__(self, split: str, frames: int, seed: int) -> None:
+        self.split = split
+        rng = np.random.default_rng(seed)
+        images = rng.integers(0, 256, (2, frames, 64, 64, 3), dtype=np.uint8)
+        scene = np.zeros((frames, 24))
+        scene[:, 1] = 0.2  # the drawer is open, until the task closes it
+        self.arrays = {
+            "rgb_static": images[0],
+            "rgb_gripper": images[1],
+            "proprio": rng.random((frames, 18), dtype=np.float32),
+            "rel_actions": rng.uniform(-1, 1, (frames, 7)).astype(np.float32),
+            "scene_obs": scene,
+        }
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return self.arrays[name][start:stop]
+
+    def proprio_normalizer(self) -> ProprioNormalizer:
+        return ProprioNormalizer(np.zeros(18), np.ones(18))
+
+
+def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
+    stores = {"training": FakeStore("training", 60, 0), "validation": FakeStore("validation", 30, 1)}
+    stores["training"].arrays["scene_obs"][24:, 1] = 0.0
+    model = WorldModel(CONFIG).eval()
+    settings = Features(draws=2, sample="mode", context=True, seed=0)
+    demos = {
+        "training": [Demo(start=20, stop=30, episode_start=5), Demo(40, 47, 40)],
+        "validation": [Demo(3, 12, 0)],
+    }
+    maker = FeatureMaker(model, stores, settings, CPU)  # type: ignore[arg-type]
+    features = maker.task_features(TASK, demos, [7, 50])
+    training = features.training
+    assert training.posterior.shape == (2, 17, CONFIG.feature)
+    assert training.length.tolist() == [10, 7]
+    # Closed from row 24 on; the second demonstration begins with a closed drawer.
+    assert training.label.tolist() == [False] * 4 + [True] * 6 + [False] * 7
+    assert features.validation.context is None
+
+    def expected(store: FakeStore, start: int, stop: int) -> torch.Tensor:
+        rows = [torch.from_numpy(store.read(name, start, stop)).unsqueeze(1)
+                for name in ("rgb_static", "rgb_gripper", "proprio", "rel_actions")]
+        random = torch.Generator()
+        return filter_sequence(model, Observation(*rows[:3]), rows[3], random, "mode").feature[:, 0]
+
+    def check(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+    store = stores["training"]
+    for draw in range(2):
+        check(training.posterior[draw, :10], expected(store, 20, 30))
+        check(training.posterior[draw, 10:], expected(store, 40, 47))
+    assert training.context is not None
+    assert CONTEXT_FRAMES > 15
+    check(training.context[:10], expected(store, 5, 30)[15:])
+    check(training.context[10:], expected(store, 40, 47))
+    check(features.validation.posterior[0], expected(stores["validation"], 3, 12))
+    for index, row in enumerate((7, 50)):
+        check(features.play_starts[0, index], expected(store, row, row + 1)[0])
+    # Imagination starts at the first feature of each demonstration and takes its actions.
+    check(training.imagined[:, [0, 10]], training.posterior[:, [0, 10]])
+    state = model.split(training.posterior[1, 10:11])
+    predicted = model.imagine_step(state, training.action[10:11], torch.Generator())
+    check(training.imagined[1, 11, : CONFIG.deter], predicted.deter[0])
+    assert torch.equal(training.action[..., 6].abs(), torch.ones(17))

@@ -1,0 +1,166 @@
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline import raw, safe_pickle
+from wam.errors import WamError
+
+
+def test_frame_round_trip_is_exact_and_reproducible(tmp_path: Path) -> None:
+    frame = {
+        "rgb_static": np.arange(48, dtype=np.uint8).reshape(4, 4, 3),
+        "actions": np.arange(7.0),
+    }
+    raw.write_frame(tmp_path, 12, frame)
+    path = raw.frame_path(tmp_path, 12)
+    assert path.name == "episode_0000012.npz"
+    read = raw.read_frame(path, frame)
+    for key, value in frame.items():
+        assert read[key].dtype == value.dtype
+        np.testing.assert_array_equal(read[key], value)
+    before = path.read_bytes()
+    raw.write_frame(tmp_path, 12, frame)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+def test_split_tables_and_statistics(raw_root: Path) -> None:
+    directory = raw_root / "training"
+    np.testing.assert_array_equal(
+        raw.read_episodes(directory), [[100, 139], [140, 179], [200, 239]]
+    )
+    np.testing.assert_array_equal(np.load(directory / raw.EPISODE_LENGTHS), [40, 40, 40])
+    statistics = yaml.safe_load((directory / raw.STATISTICS).read_text())
+    robot_obs = np.stack(
+        [
+            raw.read_frame(raw.frame_path(directory, frame_id), ["robot_obs"])["robot_obs"]
+            for first in (100, 140, 200)
+            for frame_id in range(first, first + 40)
+        ]
+    )
+    np.testing.assert_allclose(statistics["robot_obs"][0]["mean"], robot_obs.mean(0))
+    assert statistics["robot_obs"][0]["std"][1] == 1.0, "a constant element keeps its unit"
+    assert len(statistics["act_max_bound"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (np.array([[5, 2]]), "ends before it starts"),
+        (np.array([[0, 5], [5, 9]]), "overlap"),
+        (np.zeros((0, 2), int), "no episode"),
+        (np.zeros((2, 3), int), "shape"),
+        (np.zeros((2, 2)), "integers"),
+    ],
+)
+def test_bad_episode_table_names_the_file(tmp_path: Path, table: np.ndarray, message: str) -> None:
+    raw.write_npy(tmp_path / raw.EPISODE_TABLE, table)
+    with pytest.raises(WamError, match=rf"ep_start_end_ids.npy: .*{message}"):
+        raw.read_episodes(tmp_path)
+
+
+def test_annotations_round_trip_without_repeats(tmp_path: Path) -> None:
+    first = raw.Annotation("open_drawer", "pull the handle", 3, 67)
+    second = raw.Annotation("turn_on_led", "press the button", 40, 80)
+    raw.write_annotations(tmp_path, [first, second, first])
+    assert raw.read_annotations(tmp_path) == [first, second]
+
+
+@pytest.mark.parametrize("protocol", range(5))
+def test_annotations_of_every_pickle_protocol(tmp_path: Path, protocol: int) -> None:
+    embeddings = np.asfortranarray(np.arange(6.0, dtype=">f4").reshape(1, 2, 3))
+    content = {
+        "language": {"ann": ["x"], "task": [np.str_("lift")], "emb": embeddings},
+        "info": {"indx": [(np.int64(1), np.int64(5))], "episodes": []},
+    }
+    path = tmp_path / raw.ANNOTATIONS
+    path.parent.mkdir()
+    _write_npy_pickle(path, pickle.dumps(np.array(content, dtype=object), protocol=protocol))
+    read = safe_pickle.load(path)
+    np.testing.assert_array_equal(read["language"]["emb"], embeddings)
+    assert raw.read_annotations(tmp_path) == [raw.Annotation("lift", "x", 1, 5)]
+
+
+class _Call:
+    """Pickles into a call of ``function(*arguments)``."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self._reduced = (function, arguments)
+
+    def __reduce__(self) -> object:
+        return self._reduced
+
+
+def _payloads(marker: Path) -> dict[str, bytes]:
+    command = f"touch {marker}"
+    code = f"open({str(marker)!r}, 'w')"
+    return {
+        "os.system": pickle.dumps(_Call(os.system, command)),
+        "exec": pickle.dumps(_Call(exec, code)),
+        "eval inside annotations": pickle.dumps({"language": {"task": [_Call(eval, code)]}}),
+        "getattr": b"c__builtin__\ngetattr\n.",
+        "old opcodes": f"(S'{command}'\nios\nsystem\n.".encode(),
+        "object array": b"cnumpy\nload\n(S'x'\ntR.",
+        "state of an allowed name": b"cnumpy\ndtype\n}S'name'\nS'x'\nsb.",
+        "object array from bytes": (
+            b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+            b"(I1\n(I1\ntcnumpy\ndtype\n(S'O8'\nI0\nI1\ntRI00\nS'aaaaaaaa'\ntb."
+        ),
+        "calling ndarray": b"cnumpy\nndarray\n((I4\ntS'O'\ntR.",
+        "truncated": pickle.dumps({"language": {}})[:-5],
+    }
+
+
+@pytest.mark.parametrize("name", _payloads(Path("x")))
+def test_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path, name: str) -> None:
+    marker = tmp_path / "executed"
+    path = tmp_path / raw.ANNOTATIONS
+    path.parent.mkdir()
+    _write_npy_pickle(path, _payloads(marker)[name])
+    with pytest.raises(WamError, match=r"auto_lang_ann\.npy: refused or damaged"):
+        raw.read_annotations(tmp_path)
+    assert not marker.exists()
+
+
+def test_frames_with_pickled_arrays_are_refused(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    path = raw.frame_path(tmp_path, 0)
+    payload = np.array(_Call(os.system, f"touch {marker}"), dtype=object)
+    np.savez_compressed(path, actions=payload)
+    with pytest.raises(WamError, match=r"episode_0000000\.npz"):
+        raw.read_frame(path, ["actions"])
+    assert not marker.exists()
+
+
+def test_recording_config_round_trip_and_calvins_own(tmp_path: Path) -> None:
+    recording = raw.Recording("B", "egl", "full", {"static": (200, 200), "gripper": (84, 84)})
+    raw.write_recording_config(tmp_path, recording)
+    assert raw.read_recording_config(tmp_path) == recording
+    path = tmp_path / raw.RECORDING
+    path.write_text(
+        "cameras: {static: {_target_: x, width: 200, height: 200, fov: 10}}\n"
+        "env: {use_egl: true, cameras: '${cameras}'}\n"
+        "scene: {_target_: x, name: calvin_scene_D, data_path: '${data_path}'}\n"
+    )
+    assert raw.read_recording_config(tmp_path) == raw.Recording(
+        "D", "egl", None, {"static": (200, 200)}
+    )
+    path.unlink()
+    assert raw.read_recording_config(tmp_path) == raw.Recording(None, None)
+
+
+def test_scene_info_round_trip(tmp_path: Path) -> None:
+    assert raw.read_scene_info(tmp_path) == {}
+    raw.write_scene_info(tmp_path, {"calvin_scene_D": (0, 99)})
+    assert raw.read_scene_info(tmp_path) == {"calvin_scene_D": (0, 99)}
+
+
+def _write_npy_pickle(path: Path, payload: bytes) -> None:
+    """A 0-d object array in .npy format whose pickle is ``payload``."""
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
+    header = header.ljust(117) + b"\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + payload)

@@ -1,0 +1,296 @@
+"""The report of a run whose artifacts are made up but shaped like the stages' own."""
+
+import html.parser
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import clips, extract
+from pipeline.artifacts import building
+from pipeline.evaluate import Job, summarise
+from pipeline.film import write_film_strip
+from pipeline.layout import Layout
+from pipeline.params import Profile
+from pipeline.report import build
+from wam.config import VARIANTS
+from wam.errors import WamError
+
+RATES = {
+    (None, "expert"): 1.0,
+    (None, "zero"): 0.02,
+    ("wam", "bc"): 0.62,
+    ("wam", "ppo"): 0.86,
+    ("dreamerv2", "bc"): 0.48,
+    ("dreamerv2", "ppo"): 0.7,
+}
+
+
+def make_run(profile: Profile, layout: Layout, starts: int = 29) -> None:
+    """Everything after ``extract`` that the report reads."""
+    rng = np.random.default_rng(0)
+    for name in ("controls", *VARIANTS):
+        with artifact(layout.evaluation(name), renderer="tiny") as directory:
+            _evaluation(directory, name, profile, starts, rng)
+    for variant in VARIANTS:
+        with artifact(layout.world_model(variant), {"device": "cpu"}) as directory:
+            _world_model(directory, variant, rng)
+        for place in (layout.policy, layout.reward, layout.finetune):
+            with artifact(place(variant)) as directory:
+                for task in profile.tasks:
+                    _task(directory / task, place.__name__, profile, rng)
+
+
+class artifact:
+    """A complete artifact directory, as a stage leaves it."""
+
+    def __init__(self, path: Path, params: Any = None, **manifest: Any) -> None:
+        self._building = building(path, stage="test", params=params or {}, inputs={})
+        self._more = manifest
+
+    def __enter__(self) -> Path:
+        path, manifest = self._building.__enter__()
+        manifest.update(self._more)
+        return path
+
+    def __exit__(self, *error: Any) -> None:
+        self._building.__exit__(*error)
+
+
+def _evaluation(
+    directory: Path, name: str, profile: Profile, starts: int, rng: np.random.Generator
+) -> None:
+    rollouts, summary = [], []
+    for (variant, stage), rate in RATES.items():
+        if (variant or "controls") != name:
+            continue
+        for task in profile.tasks:
+            seeds = profile.finetune.seeds if stage == "ppo" else (0,)
+            for seed in seeds:
+                job = Job(variant, task, stage, seed)
+                outcomes = rng.random(starts) < rate
+                rows = [
+                    {**job._asdict(), "frame_id": frame, "success": bool(success), "steps": 40}
+                    for frame, success in enumerate(outcomes)
+                ]
+                rollouts += rows
+                summary.append(summarise(job, rows))
+            if stage != "zero":
+                static = pictures(8)
+                path = directory / f"{task}-{stage}.webp"
+                clips.write_clip(path, static, static[:, ::-1], f"{task} {stage}", True)
+    write(directory / "rollouts.json", rollouts)
+    write(directory / "summary.json", summary)
+
+
+def _world_model(directory: Path, variant: str, rng: np.random.Generator) -> None:
+    steps = np.arange(10, 301, 10)
+    journal = [
+        {
+            "step": int(step),
+            "image_loss": 900 * np.exp(-step / 80) + 60 + rng.normal(0, 4),
+            "kl": 6 * (1 - np.exp(-step / 60)) + rng.normal(0, 0.2),
+            "psnr_static": 26 - 12 * np.exp(-step / 70),
+            **({"action_loss": 0.6 * np.exp(-step / 100) + 0.1} if variant == "wam" else {}),
+        }
+        for step in steps
+    ]
+    write_records(directory / "metrics.jsonl", journal)
+    horizons = [
+        {"horizon": t, "psnr_static": 25 - 0.1 * t, "psnr_gripper": 22 - 0.12 * t}
+        for t in range(1, 21)
+    ]
+    write(directory / "open_loop.json", horizons)
+    figures = {"posterior_psnr": 25.4, "open_loop_psnr": 22.3, "kl": 5.9, "updates": 300}
+    figures |= {"frames": 153_600, "frames_per_s": 410.0}
+    if variant == "wam":
+        figures |= {"id_mae": 0.113, "gripper_accuracy": 0.97}
+    write(directory / "summary.json", figures)
+    for camera in ("static", "gripper"):
+        images = pictures(11)
+        rows = {"real": images, "posterior": images, "open loop": images}
+        headings = ["given", *(f"+{t}" for t in range(2, 22, 2))]
+        write_film_strip(directory / f"film_{camera}.png", rows, headings)
+
+
+def _task(directory: Path, kind: str, profile: Profile, rng: np.random.Generator) -> None:
+    if kind == "policy":
+        journal = [
+            {
+                "step": step,
+                "train_loss": 0.9 * np.exp(-step / 600) + 0.1,
+                "validation_loss": 0.8 * np.exp(-step / 600) + 0.2,
+            }
+            for step in range(100, 2501, 100)
+        ]
+        write_records(directory / "metrics.jsonl", journal)
+    elif kind == "reward":
+        figures = {"precision_imagined": 0.91, "recall_imagined": 0.84}
+        figures |= {"precision_real": 0.97, "recall_real": 0.93}
+        write(directory / "summary.json", figures)
+    else:
+        for seed in profile.finetune.seeds:
+            journal = [
+                {"step": i, "imagined_success": 0.6 + 0.3 * i / 20 + rng.normal(0, 0.03)}
+                for i in range(1, 21)
+            ]
+            write_records(directory / f"seed-{seed}" / "metrics.jsonl", journal)
+            final = {
+                "imagined_success_first": 0.5 + 0.2 * rng.random(),
+                "imagined_success_last": 0.7 + 0.2 * rng.random(),
+            }
+            write(directory / f"seed-{seed}" / "summary.json", final)
+
+
+def pictures(count: int) -> np.ndarray:
+    """uint8 [count, 64, 64, 3]: a shaded ground with a dark square that moves."""
+    ramp = np.linspace(120, 220, 64)
+    frames = np.broadcast_to(ramp[None, :, None, None], (count, 64, 64, 3)).astype(np.uint8)
+    for t, frame in enumerate(frames):
+        frame[20:36, 4 * t : 4 * t + 16] = (40, 60, 90)
+    return frames
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def write_records(path: Path, records: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture(scope="module")
+def profile(make_profile: Callable[..., Profile], raw_root: Path) -> Profile:
+    made = make_profile(raw_root)
+    return replace(made, finetune=replace(made.finetune, seeds=(0, 1, 2)))
+
+
+@pytest.fixture(scope="module")
+def run(profile: Profile, converted: Layout, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A reported run."""
+    root = tmp_path_factory.mktemp("reported") / "demo"
+    layout = Layout(Path(shutil.copytree(converted.root, root)))
+    extract.run(profile, layout)
+    make_run(profile, layout)
+    build.run(profile, layout)
+    return layout
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects addresses, scripts and unbalanced tags."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "path", "use", "rect", "!doctype"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def read_page(layout: Layout) -> tuple[str, Reader]:
+    text = (layout.report / "index.html").read_text()
+    reader = Reader()
+    reader.feed(text)
+    return text, reader
+
+
+def test_the_page_is_one_well_formed_file_without_network_or_scripts(run: Layout) -> None:
+    text, reader = read_page(run)
+    assert not reader.open
+    assert "script" not in reader.tags
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert not re.search(r"url\((?!#)", text)
+    assert [path.name for path in run.report.iterdir()] == ["index.html", "manifest.json"]
+
+
+def test_the_page_has_every_part(run: Layout) -> None:
+    text, reader = read_page(run)
+    assert "not computed" not in re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert reader.tags.count("svg") >= 6
+    media = [address for address in reader.addresses if address.startswith("data:image")]
+    assert len(media) == 2 * 5 + 4, "clips of two tasks, film strips of two models and cameras"
+    assert "embedded simulator" in text
+    assert "96 frames" not in text
+    assert "120 frames" in text
+
+
+def test_the_summary_lists_every_pass(run: Layout, profile: Profile) -> None:
+    rows = json.loads((run.results / "summary.json").read_text())
+    assert len(rows) == len(profile.tasks) * (2 + 2 * (1 + 3))
+    keys = {"variant", "task", "stage", "seed", "successes", "episodes"}
+    assert all(set(row) == keys | {"success_rate", "ci_low", "ci_high"} for row in rows)
+    assert {row["variant"] for row in rows} == {None, "wam", "dreamerv2"}
+
+
+def test_tables_pool_seeds_and_average_tasks(run: Layout, profile: Profile) -> None:
+    rows = json.loads((run.results / "summary.json").read_text())
+    pooled = []
+    for task in profile.tasks:
+        chosen = [r for r in rows if (r["variant"], r["stage"], r["task"]) == ("wam", "ppo", task)]
+        assert len(chosen) == 3
+        pooled.append(sum(r["successes"] for r in chosen) / sum(r["episodes"] for r in chosen))
+    text = (run.results / "table.txt").read_text()
+    average = next(line for line in text.splitlines() if line.startswith("macro average"))
+    assert f"{100 * np.mean(pooled):.1f} [" in average.split("│")[4]
+    assert "WAM PPO - DreamerV2 PPO: " in text
+    assert "| macro average |" in (run.results / "table.md").read_text()
+    metrics = json.loads((run.results / "metrics.json").read_text())
+    assert metrics["wam"]["ppo"] == pytest.approx(np.mean(pooled))
+
+
+def test_the_table_can_be_shown_again(run: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    build.show(run)
+    assert "macro average" in capsys.readouterr().out
+
+
+def test_a_report_made_twice_is_the_same(run: Layout, profile: Profile, tmp_path: Path) -> None:
+    again = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    build.run(profile, again)
+    assert read_page(again)[0] == read_page(run)[0]
+
+
+def test_what_is_missing_is_not_invented(
+    profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = Layout(tmp_path / "half")
+    rng = np.random.default_rng(0)
+    with artifact(layout.evaluation("controls"), renderer="tiny") as directory:
+        _evaluation(directory, "controls", profile, 5, rng)
+    build.run(profile, layout)
+    text, reader = read_page(layout)
+    for part in ("paired differences", "film strips", "classifier scores", "store"):
+        assert f"{part}: not computed" in text
+    assert text.count('<span class="none">not computed</span>') == 4 * 3
+    assert not reader.open
+    output = capsys.readouterr().out.splitlines()
+    assert "half/report/index.html" in output[-1]
+    assert not json.loads((layout.results / "metrics.json").read_text()).get("wam")
+
+
+def test_nothing_evaluated_is_an_error(profile: Profile, tmp_path: Path) -> None:
+    with pytest.raises(WamError, match="run 'wam evaluate' first"):
+        build.run(profile, Layout(tmp_path))
+    assert not list(tmp_path.iterdir())

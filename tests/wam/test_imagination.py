@@ -1,0 +1,101 @@
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from wam.errors import WamError
+from wam.imagination import LatentEnv, imagined_success
+from wam.random import Generators
+
+LIMIT = 3
+
+
+class CountState(NamedTuple):
+    feature: torch.Tensor
+    """[B, 2]: where the episode started, sum of the first action dimension"""
+
+
+class CountDynamics:
+    def split(self, feature: torch.Tensor) -> CountState:
+        return CountState(feature)
+
+    def imagine_step(
+        self, state: CountState, action: torch.Tensor, generator: Generators
+    ) -> CountState:
+        feature = state.feature.clone()
+        feature[:, 1] += action[:, 0]
+        return CountState(feature)
+
+
+class AtLeastSix:
+    def success(self, feature: torch.Tensor) -> torch.Tensor:
+        return feature[:, 1] >= 6
+
+
+def make_env(envs: int, starts: list[torch.Tensor]) -> LatentEnv:
+    random = torch.Generator().manual_seed(0)
+    return LatentEnv(CountDynamics(), AtLeastSix(), starts, envs, LIMIT, random)
+
+
+def start(identity: float) -> torch.Tensor:
+    return torch.tensor([[identity, 0.0]])
+
+
+def chunk(*values: float) -> torch.Tensor:
+    """Chunks whose four actions add up to the values, one per environment."""
+    action = torch.zeros(len(values), 4, 7)
+    action[..., 0] = torch.tensor(values).unsqueeze(1) / 4
+    return action
+
+
+def test_episodes_end_on_success_or_after_the_last_decision() -> None:
+    env = make_env(3, [start(1.0)])
+    first = env.step(chunk(2, 4, 1))
+    assert not (first.terminated | first.truncated).any()
+    assert first.reward.tolist() == [0, 0, 0]
+    second = env.step(chunk(2, 2, 1))
+    assert second.terminated.tolist() == [False, True, False]
+    assert second.reward.tolist() == [0, 1, 0]
+    third = env.step(chunk(2, 2, 1))
+    assert third.terminated.tolist() == [True, False, False]
+    assert third.truncated.tolist() == [False, False, True]
+
+
+def test_the_transition_shows_the_state_before_the_reset() -> None:
+    env = make_env(2, [start(1.0)])
+    transition = env.step(chunk(8, 1))
+    assert transition.feature[:, 1].tolist() == [8, 1]
+    assert env.feature[:, 1].tolist() == [0, 1]
+    # The environment that was reset has its decisions before it again.
+    for _ in range(LIMIT - 1):
+        transition = env.step(chunk(1, 1))
+    assert transition.truncated.tolist() == [False, True]
+    assert env.step(chunk(1, 1)).truncated.tolist() == [True, False]
+
+
+def test_groups_of_starts_are_drawn_equally_often() -> None:
+    demos = torch.cat([start(1.0)] * 10)
+    play = torch.cat([start(2.0), start(3.0)])
+    identity = make_env(3000, [demos, torch.zeros(0, 2), play]).feature[:, 0]
+    assert (identity == 1.0).float().mean().item() == pytest.approx(0.5, abs=0.04)
+    assert (identity == 2.0).float().mean().item() == pytest.approx(0.25, abs=0.04)
+
+
+def test_no_starts_are_refused() -> None:
+    with pytest.raises(WamError, match="no start states"):
+        make_env(2, [torch.zeros(0, 2)])
+
+
+class Steady:
+    """Moves by a third of what the start's identity says in every decision."""
+
+    def act(self, feature: torch.Tensor, generator: Generators) -> torch.Tensor:
+        return chunk(*(feature[:, 0] / LIMIT).tolist())
+
+
+def test_imagined_success_counts_every_start_once() -> None:
+    starts = torch.cat([start(identity) for identity in (7.0, 5.0, 20.0, 1.0)])
+    share = imagined_success(
+        CountDynamics(), AtLeastSix(), Steady(), starts, LIMIT, torch.Generator()
+    )
+    assert share == 0.5

@@ -1,0 +1,257 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.wam.toy_bandit import (
+    CPU,
+    FEATURE,
+    FINETUNE,
+    BanditDynamics,
+    BanditSuccess,
+    train_base,
+)
+from wam.config import FinetuneConfig
+from wam.diffusion import log_prob
+from wam.imagination import LatentEnv, imagined_success
+from wam.policy import DiffusionMlp, FinetunedPolicy, Policy
+from wam.ppo import Dppo, RewardScaler, clip_ranges, collect, gae, gaussian_kl
+
+
+@pytest.fixture(scope="module")
+def base() -> DiffusionMlp:
+    return train_base(0)
+
+
+def make_dppo(base: DiffusionMlp, config: FinetuneConfig = FINETUNE) -> Dppo:
+    return Dppo(base, FEATURE, config, torch.Generator().manual_seed(0))
+
+
+def make_env(config: FinetuneConfig, random: torch.Generator) -> LatentEnv:
+    return LatentEnv(
+        BanditDynamics(),
+        BanditSuccess(),
+        [torch.zeros(1, FEATURE)],
+        config.envs,
+        config.max_decisions,
+        random,
+    )
+
+
+def success_rate(policy: Policy) -> float:
+    return imagined_success(
+        BanditDynamics(),
+        BanditSuccess(),
+        policy,
+        torch.zeros(400, FEATURE),
+        1,
+        torch.Generator().manual_seed(9),
+    )
+
+
+def test_advantages_of_five_steps_with_a_termination_and_a_truncation() -> None:
+    reward = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0]).unsqueeze(1)
+    value = torch.tensor([0.5, 0.6, 0.2, 0.3, 0.4]).unsqueeze(1)
+    # Row 1 terminates (its successor's value must not count), row 3 is truncated: it bootstraps
+    # from the state reached, whose value 0.9 is not the value 0.4 of the state after the reset.
+    next_value = torch.tensor([0.6, 7.0, 0.3, 0.9, 0.8]).unsqueeze(1)
+    terminated = torch.tensor([False, True, False, False, False]).unsqueeze(1)
+    truncated = torch.tensor([False, False, False, True, False]).unsqueeze(1)
+    advantage = gae(reward, value, next_value, terminated, truncated, gamma=0.9, lam=0.5)
+    last = 0.9 * 0.8 - 0.4
+    third = 0.9 * 0.9 - 0.3
+    second = 0.9 * 0.3 - 0.2 + 0.45 * third
+    first = 1.0 - 0.6
+    start = 0.9 * 0.6 - 0.5 + 0.45 * first
+    expected = torch.tensor([start, first, second, third, last]).unsqueeze(1)
+    torch.testing.assert_close(advantage, expected)
+
+
+def test_clip_range_grows_towards_the_last_denoising_step() -> None:
+    by_k = "0.01 .00732 .00539 .00401 .00303 .00232 .00181 .00145 .00119 .001"
+    expected = torch.tensor([float(value) for value in by_k.split()])
+    torch.testing.assert_close(clip_ranges(10, 0.001, 0.01), expected, atol=1e-5, rtol=0)
+    assert clip_ranges(1, 0.001, 0.01).tolist() == [pytest.approx(0.01)]
+
+
+def test_rewards_are_scaled_by_the_spread_of_the_discounted_return() -> None:
+    random = torch.Generator().manual_seed(0)
+    reward = (torch.rand(200, 64, generator=random) < 0.1).float()
+    done = torch.rand(200, 64, generator=random) < 0.05
+    returns, running = [], torch.zeros(64)
+    for row, ended in zip(reward, done, strict=True):
+        running = running * 0.99 + row
+        returns.append(running)
+        running = running * ~ended
+    scaler = RewardScaler()
+    scaled = scaler(reward, done)
+    spread = torch.stack(returns).std()
+    torch.testing.assert_close(scaled[-1] * spread, reward[-1], atol=1e-3, rtol=1e-3)
+    assert scaled.abs().max() <= 10
+    # The statistics are kept: a restored scaler goes on like the original.
+    restored = RewardScaler()
+    restored.load_state_dict(scaler.state_dict())
+    assert torch.equal(restored(reward, done), scaler(reward, done))
+
+
+def test_no_reward_at_all_stays_zero() -> None:
+    scaled = RewardScaler()(torch.zeros(10, 4), torch.zeros(10, 4).bool())
+    assert torch.equal(scaled, torch.zeros(10, 4))
+
+
+def test_the_first_gradient_step_sees_a_ratio_of_exactly_one(base: DiffusionMlp) -> None:
+    config = replace(FINETUNE, critic_warmup=0, epochs=1, minibatch=10**6)
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base, config)
+    rollout = collect(make_env(config, random), dppo.policy, config.steps, 0.1, random)
+    report = dppo.update(rollout, random)
+    assert report["gradient_steps"] == 1
+    assert report["bc_kl"] == 0
+    assert report["approx_kl"] == pytest.approx(0, abs=1e-9)
+    assert report["clip_fraction_by_k"] == [0.0] * config.finetuned_steps
+    assert report["actor_distance"] > 0
+
+
+def test_stored_log_probabilities_are_those_of_the_sampled_transitions(base: DiffusionMlp) -> None:
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base)
+    policy = dppo.policy
+    with torch.no_grad():
+        for values in policy.actor.parameters():
+            values += 0.01 * torch.randn(values.shape, generator=random)
+    rollout = collect(make_env(FINETUNE, random), policy, 3, 0.1, random)
+    fixed = dppo._prepare(rollout)
+    chain, feature = rollout.chain.flatten(0, 1), rollout.feature.flatten(0, 1)
+    std = policy.schedule.exploration_std(0.1)
+    stored = fixed.log_prob.unflatten(0, (len(chain), FINETUNE.finetuned_steps))
+    for j in range(FINETUNE.finetuned_steps):
+        k = torch.full((len(chain),), FINETUNE.finetuned_steps - 1 - j)
+        for network, means in ((policy.actor, None), (policy.base, fixed.base_mean)):
+            predicted = network(chain[:, j], k, feature)
+            mean = policy.schedule.mean(chain[:, j], predicted, k)
+            if means is None:
+                expected = log_prob(chain[:, j + 1], mean, std[k])
+                torch.testing.assert_close(stored[:, j], expected, atol=1e-4, rtol=1e-4)
+            else:
+                ours = means.unflatten(0, (len(chain), -1))[:, j]
+                torch.testing.assert_close(ours, mean, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("over", "minibatch"), [("pair", 100), ("decision", 50)])
+def test_minibatches_cover_every_pair_once(base: DiffusionMlp, over: str, minibatch: int) -> None:
+    config = replace(FINETUNE, minibatch_over=over, minibatch=minibatch)
+    dppo = make_dppo(base, config)
+    batches = list(dppo._minibatches(70, torch.Generator().manual_seed(0)))
+    steps = config.finetuned_steps
+    assert sorted(torch.cat(batches).tolist()) == list(range(70 * steps))
+    if over == "pair":
+        assert [len(batch) for batch in batches] == [100, 100, 100, 50]
+    else:
+        assert [len(batch) for batch in batches] == [50 * steps, 20 * steps]
+        assert len((batches[0] // steps).unique()) == 50
+
+
+def test_closed_form_regulariser_has_the_gradient_of_the_sampled_one(base: DiffusionMlp) -> None:
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base)
+    actor, schedule = dppo.policy.actor, dppo.policy.schedule
+    with torch.no_grad():
+        for values in actor.parameters():
+            values += 0.02 * torch.randn(values.shape, generator=random)
+    # One latent, repeated: at k = 4 a clipped draw stays within the clamp of the log-probability.
+    rows, k = 20_000, torch.full((20_000,), 4)
+    noisy = torch.randn(1, 28, generator=random).expand(rows, 28)
+    feature = torch.zeros(rows, FEATURE)
+    std = schedule.exploration_std(0.1)[k]
+
+    def means(network: DiffusionMlp) -> torch.Tensor:
+        return schedule.mean(noisy, network(noisy, k, feature), k)
+
+    def gradient(loss: torch.Tensor) -> torch.Tensor:
+        parts = torch.autograd.grad(loss, list(actor.body.last.parameters()))
+        return torch.cat([part.flatten() for part in parts])
+
+    with torch.no_grad():
+        base_mean = means(dppo.policy.base)
+        noise = torch.randn(rows, 28, generator=random).clamp(-3, 3)
+        sampled = base_mean + std.unsqueeze(1) * noise
+    closed = gradient(gaussian_kl(base_mean, means(actor), std))
+    estimated = gradient(-log_prob(sampled, means(actor), std).mean())
+    assert closed.norm() > 0
+    assert (estimated - closed).norm() / closed.norm() < 0.1
+
+
+def test_dppo_learns_a_bandit_within_twenty_iterations(base: DiffusionMlp) -> None:
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base)
+    before = success_rate(dppo.policy)
+    env = make_env(FINETUNE, random)
+    reports = [dppo.train_iteration(env, random) for _ in range(20)]
+    assert before < 0.35
+    assert success_rate(dppo.policy) > before + 0.3
+    assert reports[-1]["imagined_success"] > reports[0]["imagined_success"] + 0.2
+    assert all(report["finished_episodes"] == 64 * 6 for report in reports)
+
+
+def test_a_strong_regulariser_keeps_the_policy_at_its_base(base: DiffusionMlp) -> None:
+    config = replace(FINETUNE, bc_scale=100.0)
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base, config)
+    before = success_rate(dppo.policy)
+    env = make_env(config, random)
+    for _ in range(10):
+        report = dppo.train_iteration(env, random)
+    assert report["bc_kl"] < 1e-3
+    assert success_rate(dppo.policy) == pytest.approx(before, abs=0.05)
+
+
+def test_the_actor_rests_while_the_critic_warms_up(base: DiffusionMlp) -> None:
+    config = replace(FINETUNE, critic_warmup=1, epochs=1)
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base, config)
+    env = make_env(config, random)
+    assert dppo.train_iteration(env, random)["actor_distance"] == 0
+    assert dppo.train_iteration(env, random)["actor_distance"] > 0
+
+
+def test_the_base_never_changes(base: DiffusionMlp) -> None:
+    before = {name: values.clone() for name, values in base.state_dict().items()}
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base, replace(FINETUNE, critic_warmup=0))
+    dppo.train_iteration(make_env(FINETUNE, random), random)
+    assert all(torch.equal(base.state_dict()[name], before[name]) for name in before)
+    assert isinstance(dppo.policy, FinetunedPolicy)
+    assert not any(values.requires_grad for values in dppo.policy.base.parameters())
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(base: DiffusionMlp) -> None:
+    config = replace(FINETUNE, critic_warmup=1)
+    random = torch.Generator().manual_seed(0)
+    whole = make_dppo(base, config)
+    env = make_env(config, random)
+    for _ in range(2):
+        whole.train_iteration(env, random)
+    saved, place = whole.state_dict(), random.get_state()
+    saved = {name: _copy(value) for name, value in saved.items()}
+    expected = whole.train_iteration(env, random)
+    resumed = Dppo(base, FEATURE, config, torch.Generator().manual_seed(5))
+    resumed.load_state_dict(saved)
+    again = torch.Generator()
+    env = make_env(config, again)
+    again.set_state(place)
+    assert resumed.train_iteration(env, again) == expected
+
+
+def _copy(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _copy(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_copy(part) for part in value]
+    return value
+
+
+def test_on_the_cpu_the_device_is_the_base_s(base: DiffusionMlp) -> None:
+    dppo = make_dppo(base)
+    assert {values.device for values in dppo.policy.parameters()} == {CPU}

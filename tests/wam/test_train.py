@@ -1,0 +1,214 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wam.assessment import assess
+from wam.batch import Batch
+from wam.checkpoint import (
+    load_tensors,
+    load_world_model,
+    read_config,
+    save_model,
+    world_model_config,
+)
+from wam.config import WorldModelConfig, WorldModelTraining
+from wam.errors import WamError
+from wam.images import psnr_of_mse, to_signed
+from wam.journal import Journal
+from wam.proprio import ProprioNormalizer
+from wam.train import CHECKPOINT_FILE, METRICS_FILE, Trainer, parameter_groups
+from wam.world_model import WorldModel
+
+CPU = torch.device("cpu")
+SHORT = WorldModelTraining(
+    batch=3,
+    window=4,
+    updates=8,
+    lr=1e-3,
+    action_warmup=0.5,
+    reset_probability=0.1,
+    checkpoint_every=3,
+    validate_every=4,
+    log_every=2,
+)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def trainer(tiny_config: WorldModelConfig, square_world: Callable) -> Callable[..., Trainer]:
+    def make(directory: Path, training: WorldModelTraining = SHORT, **options) -> Trainer:  # type: ignore[no-untyped-def]
+        model = WorldModel(tiny_config, seed=1)
+        options.setdefault("batches", square_world(training.batch, training.window))
+        options.setdefault("action_scale", 1000.0)
+        return Trainer(
+            model,
+            training=training,
+            directory=directory,
+            device=CPU,
+            validate=lambda: {"weight": float(model.rssm.cell.weight_hh.abs().sum())},
+            **options,
+        )
+
+    return make
+
+
+def final_state(directory: Path) -> dict:
+    return torch.load(directory / CHECKPOINT_FILE, weights_only=True)
+
+
+def records(directory: Path) -> list[dict]:
+    lines = Journal(directory / METRICS_FILE).records()
+    return [{k: v for k, v in line.items() if k != "frames_per_s"} for line in lines]
+
+
+@pytest.mark.parametrize("killed_after", [2, 3, 5, 7])
+def test_an_interrupted_run_ends_with_the_same_bits(
+    trainer: Callable, tmp_path: Path, killed_after: int
+) -> None:
+    def kill(step: int, record: dict | None) -> None:
+        if step == killed_after:
+            raise Killed
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    outcome = trainer(whole).run()
+    with pytest.raises(Killed):
+        trainer(parts).run(kill)
+    resumed = trainer(parts)
+    assert resumed.step == killed_after // 3 * 3
+    assert resumed.run()[:3] == outcome[:3]
+    expected, found = final_state(whole), final_state(parts)
+    for name, value in expected["model"].items():
+        assert torch.equal(value, found["model"][name]), name
+    for index, moments in expected["optimizer"]["state"].items():
+        for name, value in moments.items():
+            assert torch.equal(value, found["optimizer"]["state"][index][name])
+    assert torch.equal(expected["noise"], found["noise"])
+    assert expected["batches"] == found["batches"]
+    assert records(whole) == records(parts)
+    validations = [Journal(d / "validation.jsonl").records() for d in (whole, parts)]
+    assert validations[0] == validations[1]
+    assert [record["step"] for record in validations[0]] == [4, 8]
+
+
+def test_a_finished_run_does_nothing_more(trainer: Callable, tmp_path: Path) -> None:
+    trainer(tmp_path).run()
+    before = records(tmp_path)
+    again = trainer(tmp_path)
+    assert again.step == SHORT.updates
+    assert again.run().updates == SHORT.updates
+    assert records(tmp_path) == before
+
+
+def test_records_have_the_loss_terms(trainer: Callable, tmp_path: Path) -> None:
+    trainer(tmp_path).run()
+    lines = records(tmp_path)
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    assert lines[-1]["frames"] == 8 * 3 * 4
+    for name in ("loss", "image_loss", "kl_loss", "action_loss", "psnr_static", "grad_norm"):
+        assert np.isfinite(lines[-1][name])
+
+
+class Poisoned:
+    """Batches of which some have no finite gradient."""
+
+    def __init__(self, batches, bad: set[int]) -> None:  # type: ignore[no-untyped-def]
+        self._batches, self._bad, self._count = batches, bad, 0
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self._count += 1
+        if self._count in self._bad:
+            batch = batch._replace(proprio=torch.full_like(batch.proprio, torch.nan))
+        return batch
+
+    def state_dict(self) -> dict[str, int]:
+        return self._batches.state_dict()
+
+
+def test_updates_that_are_not_finite_are_skipped_and_counted(
+    trainer: Callable, square_world: Callable, tmp_path: Path
+) -> None:
+    outcome = trainer(tmp_path, batches=Poisoned(square_world(3, 4), {2, 5})).run()
+    assert outcome.skipped_updates == 2
+    assert records(tmp_path)[-1]["skipped_updates"] == 2
+    saved = final_state(tmp_path)
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+    assert all(torch.isfinite(value).all() for value in saved["state"].values())
+    assert {int(m["step"]) for m in saved["optimizer"]["state"].values()} == {6}
+
+
+def test_a_run_that_only_fails_ends_with_an_explanation(
+    trainer: Callable, square_world: Callable, tmp_path: Path
+) -> None:
+    training = replace(SHORT, updates=50)
+    batches = Poisoned(square_world(3, 4), set(range(100)))
+    with pytest.raises(WamError, match="20 updates in a row"):
+        trainer(tmp_path, training, batches=batches).run()
+
+
+def test_weight_decay_spares_biases_and_norms(tiny_model: WorldModel) -> None:
+    decayed, spared = parameter_groups(tiny_model, 0.05)
+    assert {p.ndim for p in spared["params"]} == {1}
+    assert min(p.ndim for p in decayed["params"]) == 2
+    assert decayed["weight_decay"] == 0.05 and spared["weight_decay"] == 0
+    total = len(decayed["params"]) + len(spared["params"])
+    assert total == len(list(tiny_model.parameters()))
+
+
+def test_a_saved_model_comes_back_frozen_and_equal(tiny_model: WorldModel, tmp_path: Path) -> None:
+    normalizer = ProprioNormalizer(np.zeros(18), np.arange(1.0, 19.0))
+    save_model(tmp_path, tiny_model, world_model_config(tiny_model, "wam", normalizer, updates=8))
+    model, loaded = load_world_model(tmp_path, "cpu")
+    assert model.config == tiny_model.config
+    for name, value in tiny_model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+    assert not any(p.requires_grad for p in model.parameters())
+    np.testing.assert_array_equal(loaded.maximum, normalizer.maximum)
+    assert read_config(tmp_path)["updates"] == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_broken_models_are_named(tiny_model: WorldModel, tmp_path: Path) -> None:
+    with pytest.raises(WamError, match=r"config\.json: not found"):
+        load_world_model(tmp_path, "cpu")
+    normalizer = ProprioNormalizer(np.zeros(18), np.ones(18))
+    config = world_model_config(tiny_model, "wam", normalizer)
+    config["model"]["deter"] = 48
+    save_model(tmp_path, tiny_model, config)
+    with pytest.raises(WamError, match="does not fit"):
+        load_world_model(tmp_path, "cpu")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(WamError, match="damaged"):
+        load_tensors(tmp_path)
+
+
+def test_the_world_model_learns(
+    tiny_config: WorldModelConfig, square_world: Callable, tmp_path: Path
+) -> None:
+    """After 200 updates: posterior 2 dB over the mean image, actions better than their mean."""
+    training = replace(
+        SHORT, batch=8, window=6, updates=200, lr=3e-3, action_warmup=0.05, reset_probability=0.01
+    )
+    config = replace(tiny_config, cnn_depth=8, deter=64, stoch=8, classes=8, visual_embedding=64)
+    model = WorldModel(replace(config, decoder_channels=64, hidden=64))
+    world = square_world(8, 6)
+    Trainer(model, world, training, action_scale=1000.0, directory=tmp_path, device=CPU).run()
+    held_out = next(square_world(16, 8, seed=1))
+    figures = assess(model, held_out, 0, CPU)
+    image = to_signed(held_out.rgb_static)
+    mean_image = image.mean((0, 1))
+    baseline = psnr_of_mse(((image - mean_image) / 2).square().mean((-3, -2, -1))).mean()
+    assert figures["posterior_psnr_static"] > float(baseline) + 2
+    action = held_out.action[:-1]
+    predict_mean = (action - action.mean((0, 1))).abs().mean()
+    assert figures["id_mae"] < 0.8 * float(predict_mean)

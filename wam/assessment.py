@@ -1,0 +1,103 @@
+"""How good a world model is on fixed windows: filtering, prediction, inverse dynamics.
+
+Open loop = filter the first frame from the zero state, then predict the rest from the recorded
+actions alone, one prior sample per step (algorithm contract 8.1). Frame 0, which is given, is not
+counted.
+
+T = time, B = rows.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from wam.batch import Batch
+from wam.images import psnr, to_signed
+from wam.inverse_dynamics import action_error, gripper_accuracy
+from wam.nets import CAMERAS
+from wam.random import row_generators
+from wam.rssm import RssmState, kl_divergence
+from wam.world_model import WorldModel
+
+_ROWS_AT_ONCE = 10
+
+
+class Predictions(NamedTuple):
+    """Images [T, B, 3, 64, 64] in [-1, 1] per camera of some windows, and the latents' KL.
+
+    ``open_loop`` starts with the reconstruction of the given frame.
+    """
+
+    batch: Batch
+    real: dict[str, torch.Tensor]
+    posterior: dict[str, torch.Tensor]
+    open_loop: dict[str, torch.Tensor]
+    kl: torch.Tensor
+    """nats [T, B]"""
+    inverse_dynamics: torch.Tensor
+    """[T-1, B, 7]"""
+
+
+@torch.no_grad()
+def predict(
+    model: WorldModel, windows: Batch, seed: int, device: torch.device
+) -> Iterator[Predictions]:
+    """Predictions for ``windows`` [T, B], a few rows at a time.
+
+    Each row's noise depends on ``seed`` and its position only, so that two models are compared
+    under the same draws.
+    """
+    for start in range(0, windows.proprio.shape[1], _ROWS_AT_ONCE):
+        batch = Batch(*(field[:, start : start + _ROWS_AT_ONCE] for field in windows)).to(device)
+        rows = batch.proprio.shape[1]
+        seeds = [seed + start + row for row in range(rows)]
+        _, embedding = model.embed(batch.rgb_static, batch.rgb_gripper, batch.proprio)
+        observed = model.observe(
+            embedding,
+            batch.prev_action,
+            batch.is_first,
+            model.initial(rows, device),
+            row_generators(seeds),
+        )
+        first = RssmState(observed.states.deter[0], observed.states.stoch[0])
+        imagined = model.imagine(first, batch.action[:-1], row_generators(seeds))
+        feature = torch.cat([first.feature[None], imagined.feature])
+        images = (batch.rgb_static, batch.rgb_gripper)
+        yield Predictions(
+            batch,
+            dict(zip(CAMERAS, (to_signed(image) for image in images), strict=True)),
+            dict(zip(CAMERAS, model.decode(observed.states.feature), strict=True)),
+            dict(zip(CAMERAS, model.decode(feature), strict=True)),
+            kl_divergence(observed.posterior_logits, observed.prior_logits),
+            model.inverse_dynamics(embedding),
+        )
+
+
+def assess(model: WorldModel, windows: Batch, seed: int, device: torch.device) -> dict[str, float]:
+    """Figures of ``model`` on ``windows``, averaged over rows and time.
+
+    ``posterior_psnr`` and ``open_loop_psnr`` in dB (mean of the cameras, and each camera's own),
+    ``kl`` in nats per frame and, where the inverse-dynamics head is trained, its ``id_mae`` (mean
+    absolute error of an action dimension) and ``gripper_accuracy``.
+    """
+    rows = windows.proprio.shape[1]
+    sums: dict[str, torch.Tensor] = {}
+    for part in predict(model, windows, seed, device):
+        figures = {"kl": part.kl.mean()}
+        for camera in CAMERAS:
+            real = part.real[camera]
+            figures[f"posterior_psnr_{camera}"] = psnr(part.posterior[camera], real).mean()
+            open_loop = psnr(part.open_loop[camera][1:], real[1:])
+            figures[f"open_loop_psnr_{camera}"] = open_loop.mean()
+        if model.config.action_scale:
+            pairs = (part.inverse_dynamics, part.batch.action[:-1], part.batch.id_mask)
+            figures["id_mae"] = action_error(*pairs).mean()
+            figures["gripper_accuracy"] = gripper_accuracy(*pairs)
+        share = part.kl.shape[1] / rows
+        for name, value in figures.items():
+            sums[name] = sums.get(name, torch.zeros((), device=device)) + share * value
+    result = {name: float(value) for name, value in sums.items()}
+    for kind in ("posterior_psnr", "open_loop_psnr"):
+        result[kind] = sum(result[f"{kind}_{camera}"] for camera in CAMERAS) / len(CAMERAS)
+    return result

@@ -1,0 +1,119 @@
+"""Models and training states on disk: safetensors and JSON, nothing that could run code.
+
+Every file is written under a temporary name and renamed, so that a killed process leaves either the
+old or the new one.
+"""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from wam.config import WorldModelConfig
+from wam.errors import WamError
+from wam.proprio import ProprioNormalizer
+from wam.world_model import WorldModel
+
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+def save_model(directory: Path, module: nn.Module, config: dict[str, Any]) -> None:
+    """Write ``model.safetensors`` and ``config.json`` into ``directory``."""
+    tensors = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    save_tensors(directory / MODEL_FILE, tensors)
+    temporary = _temporary(directory / CONFIG_FILE)
+    temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+    temporary.replace(directory / CONFIG_FILE)
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write ``tensors`` to the safetensors file ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+    temporary.replace(path)
+
+
+def load_tensors(
+    directory: Path, device: torch.device | str = "cpu", name: str = MODEL_FILE
+) -> dict[str, torch.Tensor]:
+    """The tensors saved in ``directory``. Raises WamError for a missing or damaged file."""
+    path = directory / name
+    if not path.is_file():
+        raise WamError(f"{path}: not found; run the stage that makes it")
+    try:
+        return load_file(path, device=str(device))
+    except SafetensorError as error:
+        raise WamError(f"{path}: damaged ({error}); run the stage that makes it again") from None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The configuration saved beside a model. Raises WamError for a missing or damaged file."""
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise WamError(f"{path}: not found; run the stage that makes it")
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise WamError(f"{path}: not valid JSON ({error})") from None
+
+
+def load_state(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
+    """Fill ``module`` with ``tensors``. Raises WamError naming ``source`` where they do not fit."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise WamError(f"{source}: does not fit its configuration: {first}") from None
+
+
+def save_training_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a nested dict of tensors and plain values to one file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def load_training_state(path: Path) -> dict[str, Any] | None:
+    """What :func:`save_training_state` wrote, on the CPU; None where there is no such file."""
+    if not path.is_file():
+        return None
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def world_model_config(
+    model: WorldModel, variant: str, normalizer: ProprioNormalizer, **more: Any
+) -> dict[str, Any]:
+    """What :func:`load_world_model` needs to know beside the weights."""
+    return {"model": asdict(model.config), "variant": variant, **normalizer.to_dict(), **more}
+
+
+def load_world_model(
+    directory: Path, device: torch.device | str
+) -> tuple[WorldModel, ProprioNormalizer]:
+    """The frozen world model in ``directory``, ready for use, and its proprioception statistics.
+
+    Raises WamError for missing, damaged or inconsistent files.
+    """
+    config = read_config(directory)
+    try:
+        sizes = dict(config["model"])
+        sizes["id_hidden"] = tuple(sizes["id_hidden"])
+        model = WorldModel(WorldModelConfig(**sizes))
+    except (KeyError, TypeError) as error:
+        raise WamError(f"{directory / CONFIG_FILE}: not a world model's ({error})") from None
+    load_state(model, load_tensors(directory), directory / MODEL_FILE)
+    model.requires_grad_(False).eval().to(device)
+    return model, ProprioNormalizer.from_dict(config)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,0 +1,153 @@
+"""Behaviour cloning of a diffusion policy on the latents of demonstrations.
+
+Shapes: S posterior draws, N frames of all demonstrations in a row, W windows, F feature, A = 28.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, cast
+
+import torch
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from wam.config import CHUNK, PolicyConfig
+from wam.diffusion import Schedule
+from wam.errors import WamError
+from wam.initialisation import seeded
+from wam.policy import CHUNK_VALUES, DiffusionMlp, build_network
+
+
+class Windows(NamedTuple):
+    """All (feature, next four actions) pairs of a set of demonstrations."""
+
+    features: torch.Tensor
+    """float32 [S, N, F], filtered from each demonstration's own first frame"""
+    context: torch.Tensor | None
+    """float32 [N, F], filtered with the preceding play; None: not recorded"""
+    chunks: torch.Tensor
+    """float32 [W, A]"""
+    rows: torch.Tensor
+    """int64 [W], the frame of each window"""
+
+
+def windows(
+    features: torch.Tensor,
+    context: torch.Tensor | None,
+    actions: torch.Tensor,
+    lengths: torch.Tensor,
+) -> Windows:
+    """The windows of demonstrations with ``lengths`` frames each; ``actions`` float32 [N, 7].
+
+    A window starts at every frame that has itself and three more frames of its demonstration.
+    """
+    starts: list[torch.Tensor] = []
+    first = 0
+    for length in lengths.tolist():
+        starts.append(torch.arange(first, first + max(length - CHUNK + 1, 0)))
+        first += length
+    rows = torch.cat(starts) if starts else torch.zeros(0, dtype=torch.int64)
+    chunks = actions[rows.unsqueeze(1) + torch.arange(CHUNK)].reshape(-1, CHUNK_VALUES)
+    return Windows(features, context, chunks, rows)
+
+
+def cloning_loss(
+    network: DiffusionMlp,
+    schedule: Schedule,
+    feature: torch.Tensor,
+    chunk: torch.Tensor,
+    k: torch.Tensor,
+    noise: torch.Tensor,
+) -> torch.Tensor:
+    """Mean squared error of the predicted noise (DDPM, arXiv:2006.11239, eq. 14)."""
+    predicted = network(schedule.add_noise(chunk, noise, k), k, feature)
+    return functional.mse_loss(predicted, noise)
+
+
+def clone(
+    config: PolicyConfig,
+    training: Windows,
+    validation: Windows,
+    generator: torch.Generator,
+    device: torch.device,
+    log: Callable[[dict[str, float]], None],
+) -> DiffusionMlp:
+    """A network trained for ``config.updates`` steps, with exponentially averaged weights.
+
+    ``log`` receives ``step``, ``train_loss`` (mean since the last call), ``validation_loss`` (of
+    the averaged weights, on fixed noise; absent without validation windows) and ``lr``.
+    ``generator`` lives on the CPU. Raises WamError if no demonstration has room for a window.
+    """
+    if not len(training.rows):
+        raise WamError(f"demonstrations: none has {CHUNK} frames; nothing to clone")
+    with seeded(generator):
+        network = build_network(config, training.features.shape[-1]).to(device)
+    schedule = Schedule(config.diffusion_steps).to(device)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    averaged = cast(DiffusionMlp, average.module)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    held_out = _held_out(validation, config, generator, device)
+    losses: list[torch.Tensor] = []
+    for update, batch in enumerate(_batches(training, config, generator, device), start=1):
+        lr = learning_rate(config, update)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss = cloning_loss(network, schedule, *batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update_parameters(network)
+        losses.append(loss.detach())
+        if update % config.log_every == 0 or update == config.updates:
+            record = {"step": update, "train_loss": float(torch.stack(losses).mean()), "lr": lr}
+            if held_out is not None:
+                with torch.no_grad():
+                    loss = cloning_loss(averaged, schedule, *held_out)
+                record["validation_loss"] = float(loss)
+            log(record)
+            losses.clear()
+    return averaged.eval()
+
+
+def learning_rate(config: PolicyConfig, update: int) -> float:
+    """Linear warm-up from ``lr_final`` to ``lr``, then a cosine that ends at ``lr_final``."""
+    if update <= config.warmup:
+        return config.lr_final + (config.lr - config.lr_final) * update / config.warmup
+    done = (update - config.warmup) / max(config.updates - config.warmup, 1)
+    return config.lr_final + (config.lr - config.lr_final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _batches(
+    data: Windows, config: PolicyConfig, generator: torch.Generator, device: torch.device
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Endless draws of (feature, chunk, k, noise) until ``config.updates`` are reached."""
+    pool = data.features.to(device)
+    if data.context is not None:
+        pool = torch.cat([pool, data.context.unsqueeze(0).to(device)])
+    rows, chunks = data.rows.to(device), data.chunks.to(device)
+    draws, size = len(data.features), config.batch
+    for _ in range(config.updates):
+        window = torch.randint(len(data.rows), (size,), generator=generator)
+        draw = torch.randint(draws, (size,), generator=generator)
+        if data.context is not None:
+            from_context = torch.rand(size, generator=generator) < config.context_probability
+            draw[from_context] = draws
+        k = torch.randint(config.diffusion_steps, (size,), generator=generator)
+        noise = torch.randn(size, CHUNK_VALUES, generator=generator)
+        window, draw, k, noise = (value.to(device) for value in (window, draw, k, noise))
+        yield pool[draw, rows[window]], chunks[window], k, noise
+
+
+def _held_out(
+    data: Windows, config: PolicyConfig, generator: torch.Generator, device: torch.device
+) -> tuple[torch.Tensor, ...] | None:
+    """Fixed (feature, chunk, k, noise) of every validation window, or None without any."""
+    count = len(data.rows)
+    if not count:
+        return None
+    k = torch.randint(config.diffusion_steps, (count,), generator=generator)
+    noise = torch.randn(count, CHUNK_VALUES, generator=generator)
+    batch = (data.features[0, data.rows], data.chunks, k, noise)
+    return tuple(value.to(device) for value in batch)

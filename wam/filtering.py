@@ -1,0 +1,146 @@
+"""From camera images to latent features: the one path of demonstrations and evaluation.
+
+Shapes: T time, B rows (episodes), S posterior draws per row, E embedding, F feature.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from wam.actions import executable
+from wam.random import Generators
+from wam.rssm import RssmState, Sampling
+from wam.world_model import WorldModel
+
+
+class Observation(NamedTuple):
+    """What the world model sees of a step, [B, ...]; or of a sequence, [T, B, ...]."""
+
+    rgb_static: torch.Tensor
+    """uint8 [B, 64, 64, 3]"""
+    rgb_gripper: torch.Tensor
+    """uint8 [B, 64, 64, 3]"""
+    proprio: torch.Tensor
+    """float32 [B, 18], normalised"""
+
+
+class OnlineFilter:
+    """Latent states of B episodes that advance together, one environment step at a time.
+
+    With one generator per row an episode's features do not depend on which others run beside it.
+    Everything is kept on the world model's device.
+    """
+
+    def __init__(
+        self, world_model: WorldModel, generator: Generators, sample: Sampling = "sample"
+    ) -> None:
+        self._world_model, self._generator, self._sample = world_model, generator, sample
+        self._state: RssmState | None = None
+
+    @property
+    def feature(self) -> torch.Tensor:
+        """float32 [B, F] of the last observation. Raises RuntimeError before the first reset."""
+        if self._state is None:
+            raise RuntimeError("reset the filter first")
+        return self._state.feature
+
+    def reset(self, observation: Observation) -> torch.Tensor:
+        """Feature [B, F] of each episode's first observation, from the zero state."""
+        rows = len(observation.proprio)
+        device = observation.proprio.device
+        start = self._world_model.initial(rows, device)
+        first = torch.ones(rows, dtype=torch.bool, device=device)
+        action = torch.zeros(rows, 7, device=device)
+        self._state = self._advance(start, observation, action, first)
+        return self.feature
+
+    def step(self, observation: Observation, action: torch.Tensor) -> torch.Tensor:
+        """Feature [B, F] after ``action`` [B, 7] led to ``observation``."""
+        if self._state is None:
+            raise RuntimeError("reset the filter first")
+        first = torch.zeros(len(action), dtype=torch.bool, device=action.device)
+        self._state = self._advance(self._state, observation, action, first)
+        return self.feature
+
+    @torch.no_grad()
+    def _advance(
+        self,
+        state: RssmState,
+        observation: Observation,
+        action: torch.Tensor,
+        is_first: torch.Tensor,
+    ) -> RssmState:
+        _, embedding = self._world_model.embed(*observation)
+        return filter_step(
+            self._world_model, state, embedding, action, is_first, self._generator, self._sample
+        )
+
+
+@torch.no_grad()
+def filter_sequence(
+    world_model: WorldModel,
+    observation: Observation,
+    action: torch.Tensor,
+    generator: Generators,
+    sample: Sampling = "sample",
+) -> RssmState:
+    """Posterior states [T, B, ...] of sequences that start from the zero state.
+
+    ``observation`` [T, B, ...]; ``action`` float32 [T, B, 7], ``action[t]`` executed after frame t.
+    The same numbers as an :class:`OnlineFilter` fed with the same frames and generators.
+    """
+    # Embedded step by step, as online: a larger batch may round differently.
+    embedding = torch.stack(
+        [world_model.embed(*frames)[1] for frames in zip(*observation, strict=True)]
+    )
+    is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+    is_first[0] = True
+    return filter_embeddings(world_model, embedding, action, is_first, generator, sample)
+
+
+@torch.no_grad()
+def filter_embeddings(
+    world_model: WorldModel,
+    embedding: torch.Tensor,
+    action: torch.Tensor,
+    is_first: torch.Tensor,
+    generator: Generators,
+    sample: Sampling = "sample",
+    draws: int = 1,
+) -> RssmState:
+    """As :func:`filter_sequence`, for images embedded before and several draws per row.
+
+    ``embedding`` [T, B, E]; ``is_first`` bool [T, B] resets a row wherever set, so that rows may
+    begin at different times. The result is [T, S * B, ...], draw by draw.
+    """
+    rows = embedding.shape[1] * draws
+    state = world_model.initial(rows, embedding.device)
+    states = []
+    for t in range(len(embedding)):
+        prev_action = action[t - 1] if t else torch.zeros_like(action[0])
+        state = filter_step(
+            world_model,
+            state,
+            embedding[t].repeat(draws, 1),
+            prev_action.repeat(draws, 1),
+            is_first[t].repeat(draws),
+            generator,
+            sample,
+        )
+        states.append(state)
+    return RssmState(*(torch.stack(part) for part in zip(*states, strict=True)))
+
+
+def filter_step(
+    world_model: WorldModel,
+    state: RssmState,
+    embedding: torch.Tensor,
+    prev_action: torch.Tensor,
+    is_first: torch.Tensor,
+    generator: Generators,
+    sample: Sampling,
+) -> RssmState:
+    """The next posterior state [B, ...]; ``prev_action`` is taken as the robot executes it."""
+    return world_model.filter_step(
+        state, executable(prev_action), embedding, is_first, generator, sample
+    )

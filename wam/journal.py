@@ -1,0 +1,34 @@
+"""Append-only training records: one JSON object per line, cut back when a run resumes."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """The file ``path`` of records that each have a ``step``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record and hand it to the operating system."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget records after ``step``: the run goes on from there. A torn last line goes too."""
+        if not self._path.is_file():
+            return
+        kept = [record for record in self.records() if record["step"] <= step]
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.replace(self._path)
+
+    def records(self) -> list[dict[str, Any]]:
+        """All complete records, oldest first; empty where there is no file."""
+        if not self._path.is_file():
+            return []
+        lines = self._path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,0 +1,155 @@
+"""Convolutional encoder and decoder of the world model (algorithm contract 2.1 and 2.3).
+
+Two cameras with the same architecture and separate weights. Images are channels-last in memory: on
+CPUs that is two to four times as fast as the default format.
+
+N = images, C = channels, H, W = pixels.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+NORM_EPS = 1e-3
+CAMERAS = ("static", "gripper")
+
+_ENCODER_KERNEL = 4
+_ENCODED_SIZE = 2
+"""64 -> 31 -> 14 -> 6 -> 2 pixels with kernel 4 and stride 2."""
+
+
+class ImageEncoder(nn.Module):
+    """One camera's CNN: four convolutions of stride 2, each followed by ELU."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        channels = (3, depth, 2 * depth, 4 * depth, 8 * depth)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, _ENCODER_KERNEL, stride=2)
+            for inputs, outputs in pairwise(channels)
+        )
+        self.out_features = channels[-1] * _ENCODED_SIZE**2
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """[N, 32 depth] of ``image`` [N, 3, 64, 64] in [-1, 1]."""
+        for convolution in self.convolutions:
+            image = F.elu(convolution(image), inplace=True)
+        return image.permute(0, 2, 3, 1).flatten(1)
+
+
+class Encoder(nn.Module):
+    """Both cameras fused into one visual embedding."""
+
+    def __init__(self, depth: int, embedding: int) -> None:
+        super().__init__()
+        self.static = ImageEncoder(depth)
+        self.gripper = ImageEncoder(depth)
+        features = self.static.out_features + self.gripper.out_features
+        self.fusion = nn.Linear(features, embedding)
+        self.norm = nn.LayerNorm(embedding, eps=NORM_EPS)
+
+    def forward(self, static: torch.Tensor, gripper: torch.Tensor) -> torch.Tensor:
+        """Visual embedding [N, V] of two images [N, 3, 64, 64] in [-1, 1]."""
+        features = torch.cat([self.static(static), self.gripper(gripper)], dim=-1)
+        return F.elu(self.norm(self.fusion(features)))
+
+
+class ImageDecoder(nn.Module):
+    """One camera's transposed CNN from a vector to the mean image: 1, 5, 13, 30, 64 pixels.
+
+    The result is the mean of a unit-variance Gaussian in [-1, 1] space and is not clamped.
+    """
+
+    def __init__(self, channels: int, depth: int) -> None:
+        super().__init__()
+        self.first = nn.ConvTranspose2d(channels, 4 * depth, kernel_size=5, stride=2)
+        self.second = nn.ConvTranspose2d(4 * depth, 2 * depth, kernel_size=5, stride=2)
+        self.third = nn.ConvTranspose2d(2 * depth, depth, kernel_size=6, stride=2)
+        self.fourth = nn.ConvTranspose2d(depth, 3, kernel_size=6, stride=2)
+
+    def forward(self, seed: torch.Tensor) -> torch.Tensor:
+        """Image [N, 3, 64, 64] of ``seed`` [N, channels]."""
+        return F.pixel_shuffle(self.phases(seed), 2)
+
+    def phases(self, seed: torch.Tensor) -> torch.Tensor:
+        """The image as its four pixel phases [N, 12, 32, 32], the input of ``pixel_shuffle``."""
+        image = F.elu(_expand_pixel(seed, self.first), inplace=True)
+        image = F.elu(self.second(image), inplace=True)
+        image = F.elu(self.third(image), inplace=True)
+        return _deconvolve_phases(image, self.fourth)
+
+
+class Decoder(nn.Module):
+    """Images of both cameras from a latent feature; the first linear layer serves both."""
+
+    def __init__(self, feature: int, channels: int, depth: int) -> None:
+        super().__init__()
+        self.seed = nn.Linear(feature, channels)
+        self.static = ImageDecoder(channels, depth)
+        self.gripper = ImageDecoder(channels, depth)
+
+    def forward(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Static and gripper images [N, 3, 64, 64] of ``feature`` [N, F]."""
+        seed = self.seed(feature)
+        return self.static(seed), self.gripper(seed)
+
+    def phases(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images as pixel phases [N, 12, 32, 32] (see :meth:`ImageDecoder.phases`)."""
+        seed = self.seed(feature)
+        return self.static.phases(seed), self.gripper.phases(seed)
+
+
+def pixel_phases(image: torch.Tensor) -> torch.Tensor:
+    """``image`` [N, 3, H, W] as [N, 12, H/2, W/2], the inverse of ``pixel_shuffle``.
+
+    Channels-last in memory, like the phases that a decoder predicts.
+    """
+    n, channels, height, width = image.shape
+    phases = image.reshape(n, channels, height // 2, 2, width // 2, 2)
+    phases = phases.permute(0, 2, 4, 1, 3, 5).reshape(n, height // 2, width // 2, 4 * channels)
+    return phases.permute(0, 3, 1, 2)
+
+
+def initialize(module: nn.Module, generator: torch.Generator) -> None:
+    """Fill all parameters of ``module`` with the reference's initial values.
+
+    Xavier-uniform weights, orthogonal recurrent weights, zero biases, LayerNorm 1 and 0
+    (algorithm contract 2.8).
+    """
+    for part in module.modules():
+        own = dict(part.named_parameters(recurse=False))
+        for name, parameter in own.items():
+            if "bias" in name:
+                nn.init.zeros_(parameter)
+            elif isinstance(part, nn.LayerNorm):
+                nn.init.ones_(parameter)
+            elif isinstance(part, nn.GRUCell) and name == "weight_hh":
+                nn.init.orthogonal_(parameter, generator=generator)
+            else:
+                nn.init.xavier_uniform_(parameter, generator=generator)
+
+
+def _expand_pixel(seed: torch.Tensor, layer: nn.ConvTranspose2d) -> torch.Tensor:
+    """The transposed convolution of a one-pixel image [N, C], which is a matrix product."""
+    kernel = layer.kernel_size[0]
+    assert layer.bias is not None
+    weight = layer.weight.permute(2, 3, 1, 0).reshape(-1, layer.in_channels)
+    bias = layer.bias.repeat(kernel * kernel)
+    image = F.linear(seed, weight, bias)
+    return image.unflatten(-1, (kernel, kernel, layer.out_channels)).permute(0, 3, 1, 2)
+
+
+def _deconvolve_phases(image: torch.Tensor, layer: nn.ConvTranspose2d) -> torch.Tensor:
+    """The transposed convolution of stride 2 as one convolution per output phase.
+
+    Output pixel 2 m + p collects x[m - j] w[p + 2 j]: for each phase p an ordinary convolution.
+    With three output channels this is three times as fast as the transposed convolution itself.
+    """
+    assert layer.bias is not None
+    half = layer.kernel_size[0] // 2
+    weight = layer.weight.unflatten(3, (half, 2)).unflatten(2, (half, 2)).flip(2, 4)
+    weight = weight.permute(1, 3, 5, 0, 2, 4).reshape(-1, layer.in_channels, half, half)
+    bias = layer.bias.repeat_interleave(4)
+    return F.conv2d(image, weight, bias, padding=half - 1)

@@ -1,0 +1,385 @@
+"""DPPO: policy optimisation of a diffusion policy in imagination (arXiv:2409.00588).
+
+Two levels: decisions n of the environment, and within each the last J denoising steps j, which use
+the denoising index k = J - 1 - j. All defaults are those of algorithm contract 6, fixes included.
+Shapes: N decisions in time, E environments, J fine-tuned steps, F feature, A values of a chunk,
+P = N * E * J pairs of decision and step.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from wam.config import ACTION_SIZE, FinetuneConfig
+from wam.diffusion import log_prob
+from wam.imagination import LatentEnv
+from wam.initialisation import seeded
+from wam.policy import DiffusionMlp, FinetunedPolicy, ResidualMlp, to_actions
+
+REWARD_GAMMA = 0.99
+"""Discount of the running return whose spread scales the rewards."""
+MAX_REWARD = 10.0
+"""Scaled rewards are clipped to this size."""
+CLIP_GROWTH = 3.0
+"""Exponent of the growth of the clip range along the denoising steps."""
+
+
+class Rollout(NamedTuple):
+    """Imagined experience of one iteration."""
+
+    feature: torch.Tensor
+    """float32 [N, E, F], what the policy saw"""
+    chain: torch.Tensor
+    """float32 [N, E, J+1, A], latents of the fine-tuned steps, not clamped"""
+    reward: torch.Tensor
+    """float32 [N, E]"""
+    terminated: torch.Tensor
+    """bool [N, E]"""
+    truncated: torch.Tensor
+    """bool [N, E]"""
+    next_feature: torch.Tensor
+    """float32 [N, E, F], the state reached, before any reset"""
+
+
+def collect(
+    env: LatentEnv,
+    policy: FinetunedPolicy,
+    steps: int,
+    min_std: float,
+    generator: torch.Generator,
+) -> Rollout:
+    """``steps`` decisions of every environment, all reset first."""
+    env.reset()
+    rows = []
+    for _ in range(steps):
+        feature = env.feature
+        chain = policy.explore(feature, generator, min_std)
+        reached, reward, terminated, truncated = env.step(to_actions(chain[:, -1]))
+        rows.append((feature, chain, reward, terminated, truncated, reached))
+    return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def gae(
+    reward: torch.Tensor,
+    value: torch.Tensor,
+    next_value: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    gamma: float,
+    lam: float,
+) -> torch.Tensor:
+    """Generalised advantage estimates [N, E] (arXiv:1506.02438).
+
+    ``next_value`` belongs to the state reached before any reset; a termination makes it 0, a
+    truncation bootstraps from it, and both end the sum.
+    """
+    delta = reward + gamma * next_value * ~terminated - value
+    carry = gamma * lam * ~(terminated | truncated)
+    advantage = torch.empty_like(delta)
+    running = torch.zeros_like(delta[0])
+    for n in reversed(range(len(delta))):
+        running = delta[n] + carry[n] * running
+        advantage[n] = running
+    return advantage
+
+
+def clip_ranges(steps: int, base: float, maximum: float) -> torch.Tensor:
+    """Clip range of every fine-tuned step [J] by k: ``base`` at k = J-1, ``maximum`` at k = 0."""
+    if steps == 1:
+        return torch.tensor([maximum])
+    progress = torch.linspace(1.0, 0.0, steps)
+    growth = torch.expm1(CLIP_GROWTH * progress) / math.expm1(CLIP_GROWTH)
+    return base + (maximum - base) * growth
+
+
+class RewardScaler:
+    """Divides rewards by the running standard deviation of the discounted return.
+
+    The statistics span all iterations; the mean is not subtracted.
+    """
+
+    def __init__(self) -> None:
+        self._count, self._mean, self._variance = 1e-4, 0.0, 1.0
+
+    def __call__(self, reward: torch.Tensor, done: torch.Tensor) -> torch.Tensor:
+        """Scaled ``reward`` [N, E] of environments that were all reset before the first row."""
+        running = torch.zeros_like(reward[0])
+        returns = []
+        for row, ended in zip(reward, done, strict=True):
+            running = running * REWARD_GAMMA + row
+            returns.append(running)
+            running = running * ~ended
+        stds = []
+        moments = [(values.mean(), values.var(correction=0)) for values in returns]
+        size = reward.shape[1]
+        for mean, variance in torch.tensor(moments).tolist():
+            self._merge(mean, variance, size)
+            stds.append(math.sqrt(self._variance + 1e-8))
+        scaled = reward / torch.tensor(stds, device=reward.device).unsqueeze(1)
+        return scaled.clamp(-MAX_REWARD, MAX_REWARD)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"count": self._count, "mean": self._mean, "variance": self._variance}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self._count, self._mean = state["count"], state["mean"]
+        self._variance = state["variance"]
+
+    def _merge(self, mean: float, variance: float, count: int) -> None:
+        total = self._count + count
+        delta = mean - self._mean
+        spread = self._variance * self._count + variance * count
+        spread += delta**2 * self._count * count / total
+        self._mean += delta * count / total
+        self._count, self._variance = total, spread / total
+
+
+class Dppo:
+    """The actor and critic of one fine-tuning run, and their updates."""
+
+    def __init__(
+        self,
+        base: DiffusionMlp,
+        feature: int,
+        config: FinetuneConfig,
+        generator: torch.Generator,
+    ) -> None:
+        """Start from ``base``, frozen, on its device; ``generator`` (CPU) makes the critic."""
+        self._config = config
+        device = next(base.parameters()).device
+        actor = copy.deepcopy(base).requires_grad_(True)
+        self.policy = FinetunedPolicy(base, actor, config.finetuned_steps).to(device)
+        with seeded(generator):
+            self.critic = ResidualMlp(feature, config.critic_hidden, 1).to(device)
+        self._actor_optimizer = torch.optim.AdamW(
+            actor.parameters(), lr=config.actor_lr, weight_decay=0.0, fused=True
+        )
+        self._critic_optimizer = torch.optim.AdamW(
+            self.critic.parameters(), lr=config.critic_lr, weight_decay=0.0, fused=True
+        )
+        self._scaler = RewardScaler()
+        self._std = self.policy.schedule.exploration_std(config.min_std)
+        steps = config.finetuned_steps
+        self._clip = clip_ranges(steps, config.clip_base, config.clip_max).to(device)
+        discount = config.denoising_gamma ** torch.arange(steps)
+        self._discount = discount.to(device)
+        self.iteration = 0
+
+    def train_iteration(self, env: LatentEnv, generator: torch.Generator) -> dict[str, Any]:
+        """Collect experience, update, and return the diagnostics of algorithm contract 6.9.
+
+        ``generator`` lives on the environment's device.
+        """
+        config = self._config
+        rollout = collect(env, self.policy, config.steps, config.min_std, generator)
+        report = _experience_report(rollout)
+        report |= self.update(rollout, generator)
+        report["step"] = self.iteration
+        return report
+
+    def update(self, rollout: Rollout, generator: torch.Generator) -> dict[str, Any]:
+        """Optimise the critic on ``rollout`` and, once its warm-up is over, the actor."""
+        config = self._config
+        train_actor = self.iteration >= config.critic_warmup
+        fixed = self._prepare(rollout)
+        losses: list[torch.Tensor] = []
+        kl_by_k, clipped_by_k, seen_by_k = self._clip.new_zeros((3, config.finetuned_steps))
+        for _ in range(config.epochs):
+            first = len(losses)
+            for pairs in self._minibatches(len(fixed.feature), generator):
+                value_loss = self._step_critic(fixed, pairs)
+                if not train_actor:
+                    losses.append(torch.stack([value_loss, *value_loss.new_zeros(3)]))
+                    continue
+                policy_loss, bc_kl, kl, clipped, k = self._step_actor(fixed, pairs)
+                losses.append(torch.stack([value_loss, policy_loss, bc_kl, kl.mean()]))
+                kl_by_k.index_add_(0, k, kl)
+                clipped_by_k.index_add_(0, k, clipped.float())
+                seen_by_k.index_add_(0, k, torch.ones_like(kl))
+            if train_actor and torch.stack(losses[first:])[:, 3].mean() > config.target_kl:
+                break
+        self.iteration += 1
+        value_loss, policy_loss, bc_kl, kl = torch.stack(losses).mean(0).tolist()
+        seen_by_k.clamp_(min=1)
+        return {
+            "value_loss": value_loss,
+            "policy_loss": policy_loss,
+            "bc_kl": bc_kl,
+            "approx_kl": kl,
+            "approx_kl_by_k": (kl_by_k / seen_by_k).tolist(),
+            "clip_fraction_by_k": (clipped_by_k / seen_by_k).tolist(),
+            "explained_variance": fixed.explained_variance,
+            "actor_distance": self._actor_distance(),
+            "gradient_steps": len(losses),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a continued run needs, the frozen base aside."""
+        return {
+            "actor": self.policy.actor.state_dict(),
+            "critic": self.critic.state_dict(),
+            "actor_optimizer": self._actor_optimizer.state_dict(),
+            "critic_optimizer": self._critic_optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "iteration": self.iteration,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.policy.actor.load_state_dict(state["actor"])
+        self.critic.load_state_dict(state["critic"])
+        self._actor_optimizer.load_state_dict(state["actor_optimizer"])
+        self._critic_optimizer.load_state_dict(state["critic_optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.iteration = state["iteration"]
+
+    @torch.no_grad()
+    def _prepare(self, rollout: Rollout) -> "_Fixed":
+        """What stays the same during the updates of one iteration."""
+        config = self._config
+        steps = config.finetuned_steps
+        feature = rollout.feature.flatten(0, 1)
+        value = self.critic(rollout.feature).squeeze(-1)
+        next_value = self.critic(rollout.next_feature).squeeze(-1)
+        terminated, truncated = rollout.terminated, rollout.truncated
+        reward = self._scaler(rollout.reward, terminated | truncated)
+        advantage = gae(
+            reward, value, next_value, terminated, truncated, config.gamma, config.gae_lambda
+        )
+        returns = advantage + value
+        unexplained = (returns - value).var() / returns.var().clamp(min=1e-8)
+        chain = rollout.chain.flatten(0, 1)
+        noisy, cleaner = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
+        decision = torch.arange(len(feature), device=feature.device).repeat_interleave(steps)
+        k = torch.arange(steps - 1, -1, -1, device=feature.device).repeat(len(feature))
+        # The chains and the base are fixed: its means are evaluated once, not once per minibatch.
+        base_mean = self._means(self.policy.base, feature, decision, noisy, k)
+        mean = self._means(self.policy.actor, feature, decision, noisy, k)
+        return _Fixed(
+            feature=feature,
+            noisy=noisy,
+            cleaner=cleaner,
+            decision=decision,
+            k=k,
+            base_mean=base_mean,
+            log_prob=log_prob(cleaner, mean, self._std[k]),
+            advantage=advantage.flatten(),
+            returns=returns.flatten(),
+            explained_variance=float(1 - unexplained),
+        )
+
+    def _minibatches(self, decisions: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """Shuffled pair indices int64 [M] that cover every pair once."""
+        config, steps = self._config, self._config.finetuned_steps
+        device = self._clip.device
+        if config.minibatch_over == "pair":
+            order = torch.randperm(decisions * steps, generator=generator, device=generator.device)
+            yield from order.to(device).split(config.minibatch)
+            return
+        order = torch.randperm(decisions, generator=generator, device=generator.device).to(device)
+        for rows in order.split(config.minibatch):
+            yield (rows.unsqueeze(1) * steps + torch.arange(steps, device=device)).flatten()
+
+    def _step_critic(self, fixed: "_Fixed", pairs: torch.Tensor) -> torch.Tensor:
+        decision, inverse = fixed.decision[pairs].unique(return_inverse=True)
+        value = self.critic(fixed.feature[decision]).squeeze(-1)
+        error = (value - fixed.returns[decision])[inverse]
+        loss = 0.5 * error.square().mean()
+        self._critic_optimizer.zero_grad()
+        (self._config.value_scale * loss).backward()
+        self._critic_optimizer.step()
+        return loss.detach()
+
+    def _step_actor(self, fixed: "_Fixed", pairs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Policy loss, BC-KL, and per pair the approximate KL, whether it was clipped, and k."""
+        k = fixed.k[pairs]
+        decision, inverse = fixed.decision[pairs].unique(return_inverse=True)
+        mean = self._means(
+            self.policy.actor, fixed.feature[decision], inverse, fixed.noisy[pairs], k
+        )
+        std = self._std[k]
+        log_ratio = log_prob(fixed.cleaner[pairs], mean, std) - fixed.log_prob[pairs]
+        ratio = log_ratio.exp()
+        advantage = fixed.advantage[fixed.decision[pairs]]
+        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+        advantage = advantage * self._discount[k]
+        clip = self._clip[k]
+        clipped_ratio = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
+        policy_loss = torch.maximum(-advantage * ratio, -advantage * clipped_ratio).mean()
+        bc_kl = gaussian_kl(fixed.base_mean[pairs], mean, std)
+        self._actor_optimizer.zero_grad()
+        (policy_loss + self._config.bc_scale * bc_kl).backward()
+        self._actor_optimizer.step()
+        with torch.no_grad():
+            kl = ratio - 1 - log_ratio
+            clipped = (ratio - 1).abs() > clip
+        return policy_loss.detach(), bc_kl.detach(), kl, clipped, k
+
+    def _means(
+        self,
+        network: DiffusionMlp,
+        feature: torch.Tensor,
+        row: torch.Tensor,
+        noisy: torch.Tensor,
+        k: torch.Tensor,
+    ) -> torch.Tensor:
+        """Posterior means [M, A] of ``noisy`` at steps ``k`` [M], for features ``feature[row]``."""
+        hidden = network.condition(feature)[row] + functional.embedding(k, network.step_table())
+        return self.policy.schedule.mean(noisy, network.denoise(noisy, hidden), k)
+
+    @torch.no_grad()
+    def _actor_distance(self) -> float:
+        """Relative distance between the weights of actor and base."""
+        base = nn.utils.parameters_to_vector(self.policy.base.parameters())
+        actor = nn.utils.parameters_to_vector(self.policy.actor.parameters())
+        return float((actor - base).norm() / base.norm())
+
+
+def gaussian_kl(base_mean: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """KL divergence of Gaussians with equal ``std`` [M], per dimension, averaged over [M, A]."""
+    return ((base_mean - mean).square().mean(-1) / (2 * std.square())).mean()
+
+
+class _Fixed(NamedTuple):
+    feature: torch.Tensor
+    """[N*E, F]"""
+    noisy: torch.Tensor
+    """[P, A]"""
+    cleaner: torch.Tensor
+    """[P, A]"""
+    decision: torch.Tensor
+    """[P], row of ``feature``"""
+    k: torch.Tensor
+    """[P]"""
+    base_mean: torch.Tensor
+    """[P, A]"""
+    log_prob: torch.Tensor
+    """[P], under the actor that collected the experience"""
+    advantage: torch.Tensor
+    """[N*E]"""
+    returns: torch.Tensor
+    """[N*E]"""
+    explained_variance: float
+
+
+def _experience_report(rollout: Rollout) -> dict[str, Any]:
+    """What the experience says about the policy that collected it."""
+    success, truncated = rollout.terminated, rollout.truncated
+    successes, finished = int(success.sum()), int((success | truncated).sum())
+    age = torch.zeros_like(rollout.reward[0])
+    ages = []
+    for ended in success | truncated:
+        age = age + 1
+        ages.append(age)
+        age = age * ~ended
+    motion = rollout.chain[:, :, -1].unflatten(-1, (-1, ACTION_SIZE))[..., :6]
+    return {
+        "imagined_success": successes / finished if finished else None,
+        "finished_episodes": finished,
+        "success_decision": float(torch.stack(ages)[success].mean()) if successes else None,
+        "clamped_actions": float((motion.abs() > 1).float().mean()),
+    }

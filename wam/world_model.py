@@ -1,0 +1,193 @@
+"""The world model: encoder, RSSM, decoder and inverse-dynamics head, with their joint objective.
+
+WAM (arXiv:2603.28955) is DreamerV2's world model plus the inverse-dynamics head; the ``dreamerv2``
+variant is the same module with an action scale of 0. Images are summed over pixels, channels and
+cameras with a factor 1/2, the KL is summed over categoricals, the action error is averaged over the
+seven dimensions, and all are averaged over batch and time (algorithm contract 2.4 and 2.7, reading
+1).
+
+T = time, B = batch, V = visual embedding, E = V + 18, A = 7, F = feature.
+"""
+
+import torch
+from torch import nn
+
+from wam.batch import Batch
+from wam.config import PROPRIO_SIZE, WorldModelConfig
+from wam.images import psnr_of_mse, to_signed
+from wam.inverse_dynamics import InverseDynamics, action_error, gripper_accuracy
+from wam.nets import CAMERAS, Decoder, Encoder, initialize, pixel_phases
+from wam.random import Generators
+from wam.rssm import Observed, Rssm, RssmState, Sampling, kl_divergence, kl_loss
+
+_IMAGE_VALUES = 3 * 64 * 64
+
+
+class WorldModel(nn.Module):
+    """A world model of the sizes in ``config``, initialised from ``seed``."""
+
+    def __init__(self, config: WorldModelConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        embedding = config.visual_embedding + PROPRIO_SIZE
+        with torch.random.fork_rng(devices=()):  # the layers' own initial values are replaced below
+            self.encoder = Encoder(config.cnn_depth, config.visual_embedding)
+            self.rssm = Rssm(
+                embedding=embedding,
+                deter=config.deter,
+                stoch=config.stoch,
+                classes=config.classes,
+                hidden=config.hidden,
+                unimix=config.unimix,
+            )
+            self.decoder = Decoder(config.feature, config.decoder_channels, config.cnn_depth)
+            self.inverse_dynamics = InverseDynamics(embedding, config.id_hidden)
+        initialize(self, torch.Generator().manual_seed(seed))
+
+    def initial(self, batch: int, device: torch.device | str) -> RssmState:
+        """The state before anything was seen: zeros."""
+        return self.rssm.initial(batch, device)
+
+    def embed(
+        self, rgb_static: torch.Tensor, rgb_gripper: torch.Tensor, proprio: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Visual embedding [..., V] and full embedding [..., E] of an observation.
+
+        Images uint8 [..., 64, 64, 3], ``proprio`` float32 [..., 18] normalised.
+        Raises ValueError for images of any other type.
+        """
+        return self._embed(_images(rgb_static), _images(rgb_gripper), proprio)
+
+    def filter_step(
+        self,
+        state: RssmState,
+        prev_action: torch.Tensor,
+        embedding: torch.Tensor,
+        is_first: torch.Tensor,
+        generator: Generators,
+        sample: Sampling = "sample",
+    ) -> RssmState:
+        """Posterior state [B, ...]; see :meth:`wam.rssm.Rssm.filter_step`."""
+        return self.rssm.filter_step(state, prev_action, embedding, is_first, generator, sample)
+
+    def observe(
+        self,
+        embedding: torch.Tensor,
+        prev_action: torch.Tensor,
+        is_first: torch.Tensor,
+        state: RssmState,
+        generator: Generators,
+        sample: Sampling = "sample",
+    ) -> Observed:
+        """Posterior over a window [T, B, ...]; see :meth:`wam.rssm.Rssm.observe`."""
+        return self.rssm.observe(embedding, prev_action, is_first, state, generator, sample)
+
+    def imagine_step(
+        self,
+        state: RssmState,
+        action: torch.Tensor,
+        generator: Generators,
+        sample: Sampling = "sample",
+    ) -> RssmState:
+        """Predicted state [B, ...] after ``action`` [B, 7], which has to be ``executable``."""
+        return self.rssm.imagine_step(state, action, generator, sample)
+
+    def imagine(
+        self,
+        state: RssmState,
+        actions: torch.Tensor,
+        generator: Generators,
+        sample: Sampling = "sample",
+    ) -> RssmState:
+        """Predicted states [T, B, ...] after each of ``actions`` [T, B, 7], without the start."""
+        states = []
+        for action in actions:
+            state = self.imagine_step(state, action, generator, sample)
+            states.append(state)
+        deters, stochs = zip(*states, strict=True)
+        return RssmState(torch.stack(deters), torch.stack(stochs))
+
+    def decode(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean static and gripper images float32 [..., 3, 64, 64] in about [-1, 1] of [..., F]."""
+        leading = feature.shape[:-1]
+        static, gripper = self.decoder(feature.flatten(0, -2))
+        return static.float().unflatten(0, leading), gripper.float().unflatten(0, leading)
+
+    def split(self, feature: torch.Tensor) -> RssmState:
+        """The state whose ``feature`` [..., F] is given."""
+        deter, stoch = feature.split(
+            [self.config.deter, self.config.feature - self.config.deter], dim=-1
+        )
+        return RssmState(deter, stoch)
+
+    def loss(
+        self,
+        batch: Batch,
+        state: RssmState,
+        generator: Generators,
+        action_scale: float,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], RssmState]:
+        """The objective on a batch that continues from ``state`` [B, ...].
+
+        Returns the scalar loss, detached scalar metrics, and the detached state after the last
+        frame. With ``action_scale`` 0 the inverse-dynamics head is left out of the computation.
+        """
+        config = self.config
+        static, gripper = _images(batch.rgb_static), _images(batch.rgb_gripper)
+        _, embedding = self._embed(static, gripper, batch.proprio)
+        observed = self.observe(embedding, batch.prev_action, batch.is_first, state, generator)
+        image_loss, image_metrics = self._image_loss(observed.states.feature, static, gripper)
+        posterior, prior = observed.posterior_logits, observed.prior_logits
+        latent_loss = kl_loss(posterior, prior, config.kl_balance, config.free_nats)
+        loss = config.kl_scale * latent_loss + config.image_scale * image_loss
+        metrics = {
+            "image_loss": image_loss.detach(),
+            "kl_loss": latent_loss.detach(),
+            **image_metrics,
+            **_latent_metrics(posterior.detach(), prior.detach()),
+        }
+        if action_scale:
+            # The target is the action as executed: a pseudo-reset hides it from the RSSM only.
+            target, mask = batch.action[:-1], batch.id_mask
+            prediction = self.inverse_dynamics(embedding)
+            action_loss = action_error(prediction, target, mask).mean()
+            loss = loss + action_scale * action_loss
+            metrics["action_loss"] = action_loss.detach()
+            metrics["gripper_accuracy"] = gripper_accuracy(prediction.detach(), target, mask)
+        last = RssmState(observed.states.deter[-1], observed.states.stoch[-1])
+        return loss, {"loss": loss.detach(), **metrics}, last.detach()
+
+    def _embed(
+        self, static: torch.Tensor, gripper: torch.Tensor, proprio: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        visual = self.encoder(static, gripper).float().unflatten(0, proprio.shape[:-1])
+        return visual, torch.cat([visual, proprio], dim=-1)
+
+    def _image_loss(
+        self, feature: torch.Tensor, static: torch.Tensor, gripper: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Half the squared error summed over an observation, and the PSNR of each camera."""
+        predictions = self.decoder.phases(feature.flatten(0, -2))
+        squares, metrics = [], {}
+        for camera, prediction, image in zip(CAMERAS, predictions, (static, gripper), strict=True):
+            error = prediction.float() - pixel_phases(image)
+            square = error.square().sum((1, 2, 3))
+            squares.append(square)
+            metrics[f"psnr_{camera}"] = psnr_of_mse(square.detach() / (4 * _IMAGE_VALUES)).mean()
+        return 0.5 * torch.stack(squares).sum(0).mean(), metrics
+
+
+def _images(rgb: torch.Tensor) -> torch.Tensor:
+    """Network input [N, 3, 64, 64] of uint8 images [..., 64, 64, 3]."""
+    return to_signed(rgb.reshape(-1, *rgb.shape[-3:]))
+
+
+def _latent_metrics(posterior: torch.Tensor, prior: torch.Tensor) -> dict[str, torch.Tensor]:
+    """KL, entropies in nats per categorical, and how many categoricals carry information."""
+    per_categorical = (posterior.exp() * (posterior - prior)).sum(-1).mean((0, 1))
+    return {
+        "kl": kl_divergence(posterior, prior).mean(),
+        "posterior_entropy": -(posterior.exp() * posterior).sum(-1).mean(),
+        "prior_entropy": -(prior.exp() * prior).sum(-1).mean(),
+        "active_categoricals": (per_categorical > 0.01).sum().float(),
+    }
