@@ -86,17 +86,22 @@ def building(
         write_json(partial / _RUN, identity)
     manifest: dict[str, Any] = {}
     yield partial, manifest
+    files = sorted(path for path in partial.rglob("*") if path.is_file() and path.name != _RUN)
+    digests = {str(path.relative_to(partial)): file_digest(path) for path in files}
     write_json(
-        partial / MANIFEST,
-        {**identity, **manifest, "fingerprint": digest(identity), "versions": versions()},
+        partial / MANIFEST, {**identity, **manifest, "files": digests, "versions": versions()}
     )
     (partial / _RUN).unlink()
     _replace(partial, output)
 
 
 def fingerprint(directory: Path, made_by: str) -> str:
-    """Digest that stands for a complete artifact's content when it is another stage's input."""
-    return file_digest(directory / MANIFEST) if read_manifest(directory, made_by) else ""
+    """Digest that stands for a complete artifact's content when it is another stage's input.
+
+    The manifest holds a digest of every file. Raises WamError as :func:`read_manifest` does.
+    """
+    read_manifest(directory, made_by)
+    return file_digest(directory / MANIFEST)
 
 
 def versions() -> dict[str, str]:

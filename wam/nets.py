@@ -71,10 +71,10 @@ class ImageDecoder(nn.Module):
 
     def forward(self, seed: torch.Tensor) -> torch.Tensor:
         """Image [N, 3, 64, 64] of ``seed`` [N, channels]."""
-        return F.pixel_shuffle(self.phases(seed), 2)
+        return merge_phases(self.phases(seed))
 
     def phases(self, seed: torch.Tensor) -> torch.Tensor:
-        """The image as its four pixel phases [N, 12, 32, 32], the input of ``pixel_shuffle``."""
+        """The image as its four :func:`pixel_phases` [N, 12, 32, 32]."""
         image = F.elu(_expand_pixel(seed, self.first), inplace=True)
         image = F.elu(self.second(image), inplace=True)
         image = F.elu(self.third(image), inplace=True)
@@ -102,14 +102,22 @@ class Decoder(nn.Module):
 
 
 def pixel_phases(image: torch.Tensor) -> torch.Tensor:
-    """``image`` [N, 3, H, W] as [N, 12, H/2, W/2], the inverse of ``pixel_shuffle``.
+    """The four pixel phases [N, 12, H/2, W/2] of a channels-last ``image`` [N, 3, H, W].
 
-    Channels-last in memory, like the phases that a decoder predicts.
+    Pixel (2 i + y, 2 j + x) of channel c is phase channel 6 y + 3 x + c at (i, j): in this order the
+    six values of two neighbouring pixels stay together in memory.
     """
-    n, channels, height, width = image.shape
-    phases = image.reshape(n, channels, height // 2, 2, width // 2, 2)
-    phases = phases.permute(0, 2, 4, 1, 3, 5).reshape(n, height // 2, width // 2, 4 * channels)
+    n, _, height, width = image.shape
+    pairs = image.permute(0, 2, 3, 1).reshape(n, height // 2, 2, width // 2, 6)
+    phases = pairs.transpose(2, 3).reshape(n, height // 2, width // 2, 12)
     return phases.permute(0, 3, 1, 2)
+
+
+def merge_phases(phases: torch.Tensor) -> torch.Tensor:
+    """The image [N, 3, H, W] of its pixel phases [N, 12, H/2, W/2]; inverts :func:`pixel_phases`."""
+    n, _, height, width = phases.shape
+    pairs = phases.permute(0, 2, 3, 1).reshape(n, height, width, 2, 6).transpose(2, 3)
+    return pairs.reshape(n, 2 * height, 2 * width, 3).permute(0, 3, 1, 2)
 
 
 def initialize(module: nn.Module, generator: torch.Generator) -> None:
@@ -150,6 +158,6 @@ def _deconvolve_phases(image: torch.Tensor, layer: nn.ConvTranspose2d) -> torch.
     assert layer.bias is not None
     half = layer.kernel_size[0] // 2
     weight = layer.weight.unflatten(3, (half, 2)).unflatten(2, (half, 2)).flip(2, 4)
-    weight = weight.permute(1, 3, 5, 0, 2, 4).reshape(-1, layer.in_channels, half, half)
-    bias = layer.bias.repeat_interleave(4)
+    weight = weight.permute(3, 5, 1, 0, 2, 4).reshape(-1, layer.in_channels, half, half)
+    bias = layer.bias.repeat(4)
     return F.conv2d(image, weight, bias, padding=half - 1)

@@ -264,7 +264,10 @@ class FakeStore:
 
 
 def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
-    stores = {"training": FakeStore("training", 60, 0), "validation": FakeStore("validation", 30, 1)}
+    stores = {
+        "training": FakeStore("training", 60, 0),
+        "validation": FakeStore("validation", 30, 1),
+    }
     stores["training"].arrays["scene_obs"][24:, 1] = 0.0
     model = WorldModel(CONFIG).eval()
     settings = Features(draws=2, sample="mode", context=True, seed=0)

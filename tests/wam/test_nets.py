@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from wam.config import WorldModelConfig
 from wam.images import psnr, to_rgb, to_signed
-from wam.nets import ImageDecoder, ImageEncoder, initialize, pixel_phases
+from wam.nets import ImageDecoder, ImageEncoder, initialize, merge_phases, pixel_phases
 from wam.world_model import WorldModel
 
 
@@ -73,9 +73,12 @@ def test_decoder_equals_the_plain_transposed_convolutions() -> None:
     torch.testing.assert_close(decoder.phases(seed), pixel_phases(image), atol=1e-5, rtol=1e-5)
 
 
-def test_pixel_phases_invert_pixel_shuffle() -> None:
-    image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(F.pixel_shuffle(pixel_phases(image), 2), image)
+def test_pixel_phases_are_every_other_pixel_and_merge_again() -> None:
+    image = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    phases = pixel_phases(image)
+    assert torch.equal(phases[:, 6:9], image[:, :, 1::2, 0::2])
+    assert torch.equal(phases[:, 3:6], image[:, :, 0::2, 1::2])
+    assert torch.equal(merge_phases(phases), image)
 
 
 def test_initial_values_follow_the_seed_and_leave_global_randomness_alone(

@@ -150,7 +150,7 @@ def plan_task(
     steps = _PLANNERS[task](robot_obs, scene_obs, reach, geometry)
     if _in_place(steps, robot_obs):
         return steps[1:] if len(steps) > 2 else steps
-    return [*depart(robot_obs, steps[0]), *steps]
+    return [*depart(robot_obs, steps[0]), *_crossing(robot_obs, steps[0]), *steps]
 
 
 def depart(robot_obs: np.ndarray, goal: Waypoint) -> list[Waypoint]:
@@ -168,6 +168,14 @@ def depart(robot_obs: np.ndarray, goal: Waypoint) -> list[Waypoint]:
     if z < 0.50 and way > 0.03:
         return leave((x, y, _TRAVEL_Z if y > -0.20 else 0.48))
     return []
+
+
+def _crossing(robot_obs: np.ndarray, goal: Waypoint) -> list[Waypoint]:
+    """A way to a low ``goal`` that stays above the button and the blocks until it is near."""
+    x, y, z = goal.position
+    if z >= _TRAVEL_Z - 0.03 or np.hypot(x - robot_obs[0], y - robot_obs[1]) < 0.15:
+        return []
+    return [Waypoint((x, y, _TRAVEL_Z), goal.euler, goal.gripper, 0.08)]
 
 
 def _in_place(steps: list[Waypoint], robot_obs: np.ndarray) -> bool:
