@@ -1,5 +1,6 @@
 """Annotated windows of scripted play (CALVIN contract 1.5): where a task starts and is done."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from wam.envs.execution import Execution
 MAX_FRAMES = 64
 _MAX_LEAD = 8
 """Frames of play before the expert's approach that a window may take along."""
+_LATER_STARTS = 2
 _MIN_LATER = 6
 _MIN_FRAMES = 8
 _RELEASED_M = 0.005
@@ -36,21 +38,21 @@ class Window:
     start: int
     stop: int
     later: bool = False
-    """A second start, later in an approach that another window shows from its beginning."""
+    """A further start in an approach that another window shows from its beginning."""
 
 
 def cut_windows(
     executions: Sequence[Execution], scene_obs: np.ndarray, rng: np.random.Generator
 ) -> list[Window]:
-    """Up to two windows per execution; ``scene_obs`` float64 [T, 24] of the episode.
+    """Up to three windows per execution; ``scene_obs`` float64 [T, 24] of the episode.
 
-    The first starts up to eight frames before the expert took over, the later one on its way to the
-    object. Every window is at most 64 frames long, starts with the task to be done and its object
-    untouched, and passes the task oracle. Executions that were made to miss give none.
+    The first starts up to eight frames before the expert took over, the later ones on its way to
+    the object. Every window is at most 64 frames long, starts with the task to be done and its
+    object untouched, and passes the task oracle. Executions that were made to miss give none.
     """
     windows = []
     for execution in executions:
-        lead, later = int(rng.integers(_MAX_LEAD + 1)), rng.random()
+        lead, later = int(rng.integers(_MAX_LEAD + 1)), rng.random(_LATER_STARTS)
         if execution.missed:
             continue
         touched = _first_touch(execution, scene_obs)
@@ -61,8 +63,9 @@ def cut_windows(
         windows.append(Window(execution.task, start, execution.stop))
         low = max(start, execution.approach) + _MIN_LATER
         high = min(touched, execution.stop - _MIN_FRAMES)
-        if low < high:
-            drawn = range(low + int(later * (high - low)), high)
+        edges = np.linspace(low, max(low, high), _LATER_STARTS + 1).astype(int).tolist()
+        for (begin, end), place in zip(itertools.pairwise(edges), later, strict=True):
+            drawn = range(begin + int(place * (end - begin)), end)
             start = _valid_start(execution, scene_obs, drawn)
             if start is not None:
                 windows.append(Window(execution.task, start, execution.stop, later=True))

@@ -104,8 +104,8 @@ class Decoder(nn.Module):
 def pixel_phases(image: torch.Tensor) -> torch.Tensor:
     """The four pixel phases [N, 12, H/2, W/2] of a channels-last ``image`` [N, 3, H, W].
 
-    Pixel (2 i + y, 2 j + x) of channel c is phase channel 6 y + 3 x + c at (i, j): in this order the
-    six values of two neighbouring pixels stay together in memory.
+    Pixel (2 i + y, 2 j + x) of channel c is phase channel 6 y + 3 x + c at (i, j): in this order
+    the six values of two neighbouring pixels stay together in memory.
     """
     n, _, height, width = image.shape
     pairs = image.permute(0, 2, 3, 1).reshape(n, height // 2, 2, width // 2, 6)
@@ -114,7 +114,7 @@ def pixel_phases(image: torch.Tensor) -> torch.Tensor:
 
 
 def merge_phases(phases: torch.Tensor) -> torch.Tensor:
-    """The image [N, 3, H, W] of its pixel phases [N, 12, H/2, W/2]; inverts :func:`pixel_phases`."""
+    """The image [N, 3, H, W] of its :func:`pixel_phases` [N, 12, H/2, W/2]."""
     n, _, height, width = phases.shape
     pairs = phases.permute(0, 2, 3, 1).reshape(n, height, width, 2, 6).transpose(2, 3)
     return pairs.reshape(n, 2 * height, 2 * width, 3).permute(0, 3, 1, 2)

@@ -115,10 +115,10 @@ class RewardScaler:
             returns.append(running)
             running = running * ~ended
         stds = []
-        moments = [(values.mean(), values.var(correction=0)) for values in returns]
-        size = reward.shape[1]
-        for mean, variance in torch.tensor(moments).tolist():
-            self._merge(mean, variance, size)
+        stacked = torch.stack(returns)
+        moments = torch.stack([stacked.mean(1), stacked.var(1, correction=0)], dim=1)
+        for mean, variance in moments.tolist():
+            self._merge(mean, variance, reward.shape[1])
             stds.append(math.sqrt(self._variance + 1e-8))
         scaled = reward / torch.tensor(stds, device=reward.device).unsqueeze(1)
         return scaled.clamp(-MAX_REWARD, MAX_REWARD)

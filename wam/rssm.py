@@ -167,9 +167,9 @@ class Rssm(nn.Module):
         return torch.where(is_first.unsqueeze(-1), self.null_action, action)
 
     def _advance(self, state: RssmState, action_term: torch.Tensor) -> torch.Tensor:
-        """Next deterministic state [B, D]; ``action_term`` [B, H] is the projected action."""
+        """Next deterministic state [B, D], float32, from the projected action [B, H]."""
         hidden = self.input_stoch(state.stoch) + action_term
-        return self.cell(F.elu(self.input_norm(hidden)), state.deter)
+        return self.cell(F.elu(self.input_norm(hidden)), state.deter).float()
 
     def _posterior(self, deter: torch.Tensor, embedding_term: torch.Tensor) -> torch.Tensor:
         hidden = self.posterior_deter(deter) + embedding_term

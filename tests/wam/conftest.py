@@ -39,8 +39,8 @@ def generator(seed: int = 0) -> torch.Generator:
 class SquareWorld:
     """Endless windows of rows that continue each other; the action moves a square.
 
-    A dark background with a gradient, a red square in the static view and a blue one, mirrored, in the
-    wrist view; the seventh action dimension switches the square's brightness.
+    A dark background with a gradient, a red square in the static view and a blue one, mirrored, in
+    the wrist view; the seventh action dimension switches the square's brightness.
     """
 
     def __init__(self, batch: int, window: int, seed: int = 0) -> None:
@@ -59,7 +59,8 @@ class SquareWorld:
         position = np.empty((t, b, 2))
         position[0] = rng.uniform(16, 48, (b, 2))
         for step in range(1, t):
-            position[step] = np.clip(position[step - 1] + 8 * action[step - 1, :, :2], 8, 56)
+            moved = position[step - 1] + 8 * action[step - 1, :, :2]
+            position[step] = np.clip(moved, 8, 56)
         bright = np.concatenate([np.ones((1, b)), action[:-1, :, 6]])
         proprio = np.zeros((t, b, 18), np.float32)
         proprio[..., :2] = position / 64

@@ -52,7 +52,7 @@ def trainer(tiny_config: WorldModelConfig, square_world: Callable) -> Callable[.
             training=training,
             directory=directory,
             device=CPU,
-            validate=lambda: {"weight": float(model.rssm.cell.weight_hh.abs().sum())},
+            validate=lambda: {"weight": model.rssm.cell.weight_hh.detach().abs().sum().item()},
             **options,
         )
 
@@ -115,6 +115,19 @@ def test_records_have_the_loss_terms(trainer: Callable, tmp_path: Path) -> None:
     assert lines[-1]["frames"] == 8 * 3 * 4
     for name in ("loss", "image_loss", "kl_loss", "action_loss", "psnr_static", "grad_norm"):
         assert np.isfinite(lines[-1][name])
+
+
+def test_half_precision_stays_inside_the_networks(trainer: Callable, tmp_path: Path) -> None:
+    trainer(tmp_path, replace(SHORT, precision="bf16", updates=4)).run()
+    saved = final_state(tmp_path)
+    assert {value.dtype for value in saved["state"].values()} == {torch.float32}
+    assert {value.dtype for value in saved["model"].values()} == {torch.float32}
+    whole = tmp_path / "fp32"
+    whole.mkdir()
+    trainer(whole, replace(SHORT, precision="fp32", updates=4)).run()
+    losses = [records(directory)[-1]["loss"] for directory in (tmp_path, whole)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 class Poisoned:

@@ -15,6 +15,6 @@ class Execution:
     success: int
     """First frame in which the task is accomplished relative to ``approach``."""
     stop: int
-    """One past the last frame before play goes on."""
+    """One past a frame shortly after the success, in which it still holds."""
     missed: bool
     """The expert was made to miss at first."""

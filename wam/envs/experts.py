@@ -69,6 +69,8 @@ class Expert:
         self._rng, self._noise, self._speed, self._reach = rng, noise, speed, reach
         self._miss_m = miss_m
         self._geometry = scene_geometry(scene)
+        self.plans_done = 0
+        """How often the last waypoint of a plan was reached, or given up."""
         self._plan: list[Waypoint] = []
         self._steps = 0
         self._target: np.ndarray | None = None
@@ -103,6 +105,7 @@ class Expert:
             self._steps = 0
             if len(self._plan) == 1:
                 # Done, or missed: start over from here.
+                self.plans_done += 1
                 self._plan = self._make(robot_obs, scene_obs)
                 self._steps = 1
                 return
@@ -203,14 +206,14 @@ def _drawer(goal: float, scene_obs: np.ndarray, geometry: SceneGeometry) -> list
 def _open_drawer(
     robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
 ) -> list[Waypoint]:
-    lowest = min(float(scene_obs[DRAWER]) + 0.135, 0.215)
+    lowest = min(max(float(scene_obs[DRAWER]) + 0.135, 0.16), 0.215)
     return _drawer(lowest + reach * (0.215 - lowest), scene_obs, geometry)
 
 
 def _close_drawer(
     robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
 ) -> list[Waypoint]:
-    highest = max(float(scene_obs[DRAWER]) - 0.135, 0.0)
+    highest = max(min(float(scene_obs[DRAWER]) - 0.135, 0.05), 0.0)
     return _drawer(highest * (1 - reach), scene_obs, geometry)
 
 
@@ -231,14 +234,14 @@ def _move_slider_left(
     robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
 ) -> list[Waypoint]:
     limit = geometry.slide_limit
-    lowest = min(float(scene_obs[SLIDER]) + 0.165, limit)
+    lowest = min(max(float(scene_obs[SLIDER]) + 0.165, limit - 0.08), limit)
     return _slider(lowest + reach * (limit - lowest), scene_obs, geometry)
 
 
 def _move_slider_right(
     robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
 ) -> list[Waypoint]:
-    highest = max(float(scene_obs[SLIDER]) - 0.165, 0.0)
+    highest = max(min(float(scene_obs[SLIDER]) - 0.165, 0.08), 0.0)
     return _slider(highest * (1 - reach), scene_obs, geometry)
 
 

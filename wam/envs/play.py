@@ -18,6 +18,7 @@ _DETOUR_PROBABILITY = 0.5
 _DETOUR_STEPS = 16
 _MISS_PROBABILITY = 0.06
 _TASK_STEPS = 72
+_FINISH_STEPS = 10
 _MARGIN_M = 0.02
 """A door or drawer must be this much farther from its end than a task's limit asks for."""
 
@@ -115,10 +116,16 @@ class Play:
         success = self._frame
         for _ in range(self.rng.integers(1, 4)):
             yield expert.act(self._observation, self.env.target_pose)
+        stop = self._frame + 1
         if tasks.achieved(task, start, self._observation["scene_obs"]):
-            self.executions.append(
-                Execution(task, free, approach, success, self._frame + 1, missed)
-            )
+            self.executions.append(Execution(task, free, approach, success, stop, missed))
+        # A door or drawer that stops half-way could be moved in neither direction.
+        plans = expert.plans_done
+        for _ in range(_FINISH_STEPS if isinstance(tasks.RULES[task], tasks.Move) else 0):
+            action = expert.act(self._observation, self.env.target_pose)
+            if expert.plans_done > plans:
+                break
+            yield action
 
     def _noisy(self, action: np.ndarray) -> np.ndarray:
         action[:6] = (action[:6] + self.rng.normal(0.0, self.noise, 6)).clip(-1.0, 1.0)

@@ -226,7 +226,9 @@ def _state(options: dict[str, Any], name: str, size: int) -> np.ndarray | None:
     return state
 
 
-def _observation_space(static_size: int, gripper_size: int, cameras: bool) -> "spaces.Space[Observation]":
+def _observation_space(
+    static_size: int, gripper_size: int, cameras: bool
+) -> "spaces.Space[Observation]":
     parts: dict[str, spaces.Space] = {
         "robot_obs": spaces.Box(-np.inf, np.inf, (15,), np.float64),
         "scene_obs": spaces.Box(-np.inf, np.inf, (24,), np.float64),

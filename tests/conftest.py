@@ -1,0 +1,1 @@
+import pipeline  # noqa: F401 (sets OpenMP's environment before torch is imported)

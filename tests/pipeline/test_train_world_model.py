@@ -1,0 +1,148 @@
+"""The stage on the tiny data set: what it leaves behind, and that it goes on after a kill."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipeline import train_world_model
+from pipeline.artifacts import read_json, read_manifest
+from pipeline.layout import Layout
+from pipeline.params import Profile
+from pipeline.store import open_store
+from wam.checkpoint import load_world_model
+from wam.errors import WamError
+from wam.journal import Journal
+from wam.train import Trainer
+
+
+@pytest.fixture
+def profile(raw_root: Path, make_profile: Callable[..., Profile]) -> Profile:
+    base = make_profile(raw_root)
+    return replace(
+        base,
+        world_model=replace(base.world_model, cnn_depth=2, visual_embedding=16, deter=16),
+        train_world_model=replace(
+            base.train_world_model,
+            batch=2,
+            window=8,
+            updates=6,
+            checkpoint_every=2,
+            validate_every=3,
+            log_every=2,
+        ),
+        evaluate=replace(base.evaluate, open_loop_sequences=3, open_loop_steps=12),
+    )
+
+
+@pytest.fixture
+def layout(converted: Layout, tmp_path: Path) -> Layout:
+    """A profile of its own that shares the read-only store."""
+    layout = Layout(tmp_path / "data")
+    shutil.copytree(converted.store, layout.store)
+    return layout
+
+
+def test_the_artifact_is_complete(profile: Profile, layout: Layout) -> None:
+    train_world_model.run(profile, layout, "wam")
+    directory = layout.world_model("wam")
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "config.json",
+        "film_gripper.png",
+        "film_static.png",
+        "learning_curve.csv",
+        "manifest.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "open_loop.json",
+        "summary.json",
+        "validation.jsonl",
+    ]
+    model, normalizer = load_world_model(directory, "cpu")
+    assert model.config == profile.world_model
+    store = open_store(layout.store / "training.zarr")
+    assert normalizer.to_dict() == store.proprio_normalizer().to_dict()
+    horizons = read_json(directory / "open_loop.json")
+    assert [line["horizon"] for line in horizons] == list(range(1, 13))
+    assert set(horizons[0]) == {
+        "horizon", "psnr_static", "psnr_gripper", "ssim_static", "ssim_gripper"
+    }  # fmt: skip
+    summary = read_json(directory / "summary.json")
+    assert summary["updates"] == 6 and summary["frames"] == 6 * 2 * 8
+    assert summary["open_loop_psnr_10"] == pytest.approx(
+        (horizons[9]["psnr_static"] + horizons[9]["psnr_gripper"]) / 2, abs=1e-3
+    )
+    assert {"posterior_psnr", "open_loop_psnr", "kl", "id_mae", "gripper_accuracy"} <= set(summary)
+    assert "open_loop_psnr_25" not in summary
+    mean = sum(line["psnr_static"] for line in horizons) / 12
+    assert summary["open_loop_psnr_static"] == pytest.approx(mean, abs=1e-3)
+    curve = (directory / "learning_curve.csv").read_text().splitlines()
+    assert len(curve) == 1 + len(Journal(directory / "metrics.jsonl").records()) == 4
+    with Image.open(directory / "film_static.png") as film:
+        assert film.width > film.height > 3 * 128
+
+
+def test_the_baseline_differs_in_the_action_scale_only(profile: Profile, layout: Layout) -> None:
+    train_world_model.run(profile, layout, "dreamerv2")
+    directory = layout.world_model("dreamerv2")
+    config = read_json(directory / "config.json")
+    assert config["variant"] == "dreamerv2"
+    expected = json.loads(json.dumps(asdict(profile.world_model)))
+    assert config["model"] == {**expected, "action_scale": 0.0}
+    assert "id_mae" not in read_json(directory / "summary.json")
+    tensors = load_file(directory / "model.safetensors")
+    assert any(name.startswith("inverse_dynamics") for name in tensors)
+
+
+def test_a_killed_stage_goes_on_and_ends_the_same(
+    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_world_model.run(profile, layout, "wam")
+    directory = layout.world_model("wam")
+    expected = load_file(directory / "model.safetensors")
+    summary = read_json(directory / "summary.json")
+    shutil.rmtree(directory)
+
+    class Killed(Exception):
+        pass
+
+    update = Trainer._update
+    seen: list[int] = []
+
+    def fragile(self: Trainer, batch: object) -> None:
+        seen.append(self.step)
+        if len(seen) == 6:
+            raise Killed
+        update(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Trainer, "_update", fragile)
+    with pytest.raises(Killed):
+        train_world_model.run(profile, layout, "wam")
+    assert not directory.exists()
+    train_world_model.run(profile, layout, "wam")
+    assert seen == [0, 1, 2, 3, 4, 5, 4, 5]  # from the checkpoint at step 4
+    found = load_file(directory / "model.safetensors")
+    assert all((value == found[name]).all() for name, value in expected.items())
+    again = read_json(directory / "summary.json")
+    assert {k: v for k, v in again.items() if k != "frames_per_s"} == {
+        k: v for k, v in summary.items() if k != "frames_per_s"
+    }
+    assert read_manifest(directory, "train-world-model")["params"]["variant"] == "wam"
+
+
+def test_a_missing_store_is_named(profile: Profile, tmp_path: Path) -> None:
+    with pytest.raises(WamError, match=r"training\.zarr: no store here"):
+        train_world_model.run(profile, Layout(tmp_path), "wam")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_windows_longer_than_the_episodes_are_refused(profile: Profile, layout: Layout) -> None:
+    evaluate = replace(profile.evaluate, open_loop_steps=200)
+    with pytest.raises(WamError, match="longer than every episode"):
+        train_world_model.run(replace(profile, evaluate=evaluate), layout, "wam")
+    assert not layout.root.joinpath("world_model").exists()
