@@ -18,7 +18,7 @@ demo:
 run: $(INSTALLED)
 	@wam profile --profile $(PROFILE)
 	@before=$$(cksum dvc.lock 2>/dev/null); \
-	dvc repro report@$(PROFILE) || exit $$?; \
+	dvc --wait-for-lock repro report@$(PROFILE) || exit $$?; \
 	wam results --profile $(PROFILE) || exit $$?; \
 	test "$$before" != "$$(cksum dvc.lock 2>/dev/null)" || \
 		echo "Nothing to do: every artifact of profile '$(PROFILE)' was up to date."

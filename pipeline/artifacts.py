@@ -6,17 +6,20 @@ settings are still the same; an earlier complete output stays until the new one 
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pipeline import console
 from wam.errors import WamError
 
 MANIFEST = "manifest.json"
@@ -80,6 +83,13 @@ def building(
         "inputs": inputs,
     }
     partial = output.with_name(output.name + ".partial")
+    with exclusive(output):
+        yield from _build(output, partial, identity)
+
+
+def _build(
+    output: Path, partial: Path, identity: dict[str, Any]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     if not (partial / _RUN).is_file() or read_json(partial / _RUN) != identity:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -92,7 +102,24 @@ def building(
         partial / MANIFEST, {**identity, **manifest, "files": digests, "versions": versions()}
     )
     (partial / _RUN).unlink()
-    _replace(partial, output)
+    put_in_place(partial, output)
+
+
+@contextlib.contextmanager
+def exclusive(output: Path) -> Iterator[None]:
+    """Hold the right to build ``output``; wait while another process has it.
+
+    A stage whose DVC process was killed runs on for a while, and the next run must not write into
+    the same partial directory. The right ends with its process, however that ends.
+    """
+    name = f"wam-{os.getuid()}-{digest(str(output.absolute()))}.lock"
+    with (Path(tempfile.gettempdir()) / name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.warn(f"another process is building {output}; waiting for it to end")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def fingerprint(directory: Path, made_by: str) -> str:
@@ -114,8 +141,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _replace(source: Path, target: Path) -> None:
-    """Put the directory ``source`` in the place of ``target``."""
+def put_in_place(source: Path, target: Path) -> None:
+    """Rename the directory ``source`` to ``target``, removing what lay there."""
     if target.exists():
         old = target.with_name(f".{target.name}.{os.getpid()}.old")
         target.rename(old)

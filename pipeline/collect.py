@@ -38,10 +38,11 @@ def run(profile: Profile, layout: Layout) -> None:
         _record_source(Path(profile.raw.path), layout)
         return
     settings = _settings(profile)
-    receipt = _complete(layout.raw, settings)
-    verb = "already there:" if receipt else "collected"
-    if receipt is None:
-        receipt = _collect(profile, layout, settings)
+    with artifacts.exclusive(layout.raw):
+        receipt = _complete(layout.raw, settings)
+        verb = "already there:" if receipt else "collected"
+        if receipt is None:
+            receipt = _collect(profile, layout, settings)
     _write_receipt(layout, receipt)
     for split in SPLITS:
         counts = receipt["splits"][split]["windows"]
@@ -137,9 +138,7 @@ def _collect(profile: Profile, layout: Layout, settings: dict[str, Any]) -> dict
     for split in SPLITS:
         shutil.rmtree(partial / split / MARKERS)
     (partial / _SETTINGS).unlink()
-    if layout.raw.exists():
-        shutil.rmtree(layout.raw)
-    partial.rename(layout.raw)
+    artifacts.put_in_place(partial, layout.raw)
     return receipt
 
 

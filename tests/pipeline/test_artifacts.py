@@ -1,4 +1,5 @@
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,22 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
 def test_digest_depends_on_content_alone() -> None:
     assert digest({"a": 1, "b": [2]}) == digest(json.loads('{"b": [2], "a": 1}'))
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_a_second_builder_waits_for_the_first(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    order: list[str] = []
+
+    def second() -> None:
+        build(output, "two")
+        order.append("second")
+
+    thread = threading.Thread(target=second)
+    with building(output, stage="test", params=1, inputs={"source": "a"}) as (partial, _):
+        thread.start()
+        (partial / "one").write_text("one")
+        thread.join(timeout=0.5)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert (output / "two").is_file()

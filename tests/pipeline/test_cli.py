@@ -1,0 +1,110 @@
+"""Bad input on the command line: one message that names it, exit status 1, nothing half-written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.cli import STAGES, main
+
+ROOT = Path(__file__).parents[2]
+
+Damage = Callable[[Path], str]
+
+
+@pytest.fixture
+def project(own_raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory whose ``ci`` profile reads a data set that the test may damage."""
+    profile = yaml.safe_load((ROOT / "params.yaml").read_text())["ci"]
+    profile["raw"]["path"] = str(own_raw)
+    profile["convert"] |= {"shard_frames": 50, "chunk_frames": 25, "workers": 1}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"ci": profile}))
+    monkeypatch.chdir(tmp_path)
+    return own_raw
+
+
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run ``wam`` with ``arguments``, which has to fail; returns its output without line breaks."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 1
+    output = capsys.readouterr().out
+    assert "Traceback" not in output
+    return output.replace("\n", "")
+
+
+def missing_directory(raw: Path) -> str:
+    raw.rename(raw.with_name("elsewhere"))
+    return str(raw)
+
+
+def missing_frame(raw: Path) -> str:
+    (raw / "training" / "episode_0000117.npz").unlink()
+    return "episode_0000117.npz"
+
+
+def truncated_frame(raw: Path) -> str:
+    path = raw / "training" / "episode_0000117.npz"
+    path.write_bytes(path.read_bytes()[:500])
+    return "episode_0000117.npz"
+
+
+def wrong_shape(raw: Path) -> str:
+    path = raw / "training" / "episode_0000117.npz"
+    frame = dict(np.load(path))
+    frame["robot_obs"] = np.zeros(14)
+    np.savez_compressed(path, **frame)
+    return "robot_obs"
+
+
+@pytest.mark.parametrize("damage", [missing_directory, missing_frame, truncated_frame, wrong_shape])
+def test_damaged_data_is_named_and_leaves_no_store(
+    project: Path, capsys: pytest.CaptureFixture[str], damage: Damage
+) -> None:
+    name = damage(project)
+    try:
+        main(["index", "--profile", "ci"])
+    except SystemExit as stop:
+        assert stop.code == 1
+        output = capsys.readouterr().out.replace("\n", "")
+    else:
+        output = fails(["convert", "--profile", "ci"], capsys)
+    assert name in output
+    assert "Traceback" not in output
+    assert not Path("data/ci/store").exists()
+
+
+def test_an_unknown_profile_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "unknown profile 'c1'" in fails(["index", "--profile", "c1"], capsys)
+
+
+def test_an_unknown_parameter_is_named(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("params.yaml")
+    path.write_text(path.read_text().replace("actor_lr:", "actor_rl:"))
+    assert "did you mean 'actor_lr'" in fails(["index", "--profile", "ci"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("stage", "needed"),
+    [
+        (["convert"], "wam index"),
+        (["export"], "wam convert"),
+        (["train-world-model", "--variant", "wam"], "wam convert"),
+        (["finetune", "--variant", "wam"], "run 'wam"),
+    ],
+)
+def test_a_stage_without_its_input_says_which_stage_makes_it(
+    project: Path, capsys: pytest.CaptureFixture[str], stage: list[str], needed: str
+) -> None:
+    assert needed in fails([*stage, "--profile", "ci"], capsys)
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "inspect", "profile", "results"])
+def test_every_command_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([stage, "--help"])
+    assert stop.value.code == 0
+    assert f"wam {stage}" in capsys.readouterr().out
