@@ -134,7 +134,12 @@ class FeatureMaker:
         is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=self._device)
         is_first[:1] = True
         states = filter_embeddings(
-            self._world_model, embedding, action, is_first, generator, settings.sample,
+            self._world_model,
+            embedding,
+            action,
+            is_first,
+            generator,
+            settings.sample,
             settings.draws,
         )
         first = RssmState(states.deter[0], states.stoch[0])
@@ -173,7 +178,12 @@ class FeatureMaker:
         is_first = torch.ones(embedding.shape[:2], dtype=torch.bool, device=self._device)
         action = torch.zeros(*embedding.shape[:2], 7, device=self._device)
         states = filter_embeddings(
-            self._world_model, embedding, action, is_first, generator, settings.sample,
+            self._world_model,
+            embedding,
+            action,
+            is_first,
+            generator,
+            settings.sample,
             settings.draws,
         )
         return states.feature[0].unflatten(0, (settings.draws, len(rows))).cpu()

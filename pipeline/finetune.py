@@ -140,7 +140,11 @@ def finetune(
     generator = task_generator(seed, task, device)
     dppo = Dppo(parts.base.base, feature, config, task_generator(seed, task, part=1))
     env = LatentEnv(
-        parts.world_model, parts.classifier, [demos, play], config.envs, config.max_decisions,
+        parts.world_model,
+        parts.classifier,
+        [demos, play],
+        config.envs,
+        config.max_decisions,
         generator,
     )
     journal = Journal(directory / METRICS_FILE)
@@ -249,9 +253,7 @@ def _note(task: str, seed: int, record: dict[str, Any]) -> str:
 
 def _headline(directory: Path, config: FinetuneConfig) -> dict[str, float]:
     """Figures of one task, averaged over the seeds that have them."""
-    runs = [
-        artifacts.read_json(directory / f"seed-{seed}" / SUMMARY_FILE) for seed in config.seeds
-    ]
+    runs = [artifacts.read_json(directory / f"seed-{seed}" / SUMMARY_FILE) for seed in config.seeds]
     headline = {}
     for name in runs[0]:
         values = [run[name] for run in runs if run[name] is not None]

@@ -85,9 +85,7 @@ def train_task(
 
     generator = task_generator(config.seed, task)
     model = train_classifier(config, training, measured, generator, device, log)
-    reached = calibrate(
-        model, measured.imagined, measured.label, config.target_precision, device
-    )
+    reached = calibrate(model, measured.imagined, measured.label, config.target_precision, device)
     advance(config.epochs - len(records), task)
     save_model(directory, model, reward_description(config, features.size))
     best = max(records, key=lambda record: record["auprc_real"] + record["auprc_imagined"])

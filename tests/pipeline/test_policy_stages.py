@@ -91,9 +91,10 @@ def layout(tmp_path: Path) -> Layout:
         layout.world_model(VARIANT), stage="train-world-model", params={}, inputs={}
     ) as (partial, _):
         save_model(partial, model, world_model_config(model, VARIANT, normalizer))
-    with artifacts.building(
-        layout.features(VARIANT), stage="featurize", params={}, inputs={}
-    ) as (partial, _):
+    with artifacts.building(layout.features(VARIANT), stage="featurize", params={}, inputs={}) as (
+        partial,
+        _,
+    ):
         save_features(partial / TASK, make_features(), CONFIG.deter, CONFIG.classes)
     return layout
 
@@ -285,8 +286,10 @@ def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
     assert features.validation.context is None
 
     def expected(store: FakeStore, start: int, stop: int) -> torch.Tensor:
-        rows = [torch.from_numpy(store.read(name, start, stop)).unsqueeze(1)
-                for name in ("rgb_static", "rgb_gripper", "proprio", "rel_actions")]
+        rows = [
+            torch.from_numpy(store.read(name, start, stop)).unsqueeze(1)
+            for name in ("rgb_static", "rgb_gripper", "proprio", "rel_actions")
+        ]
         random = torch.Generator()
         return filter_sequence(model, Observation(*rows[:3]), rows[3], random, "mode").feature[:, 0]
 

@@ -91,9 +91,7 @@ def test_draws_are_repetitions_with_their_own_noise(world_model, recording) -> N
     is_first = torch.zeros(STEPS, ROWS, dtype=torch.bool)
     is_first[0] = True
     random = torch.Generator().manual_seed(0)
-    states = filter_embeddings(
-        world_model, embedding, action, is_first, random, "sample", draws=2
-    )
+    states = filter_embeddings(world_model, embedding, action, is_first, random, "sample", draws=2)
     assert states.feature.shape[:2] == (STEPS, 2 * ROWS)
     first, second = states.stoch.unflatten(1, (2, ROWS)).unbind(1)
     assert not torch.equal(first, second)

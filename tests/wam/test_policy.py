@@ -138,9 +138,7 @@ def test_a_saved_cloned_policy_acts_as_before(tmp_path: Path) -> None:
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    save_model(
-        tmp_path, DiffusionPolicy(make_network(0)), policy_description(CONFIG, FEATURE + 1)
-    )
+    save_model(tmp_path, DiffusionPolicy(make_network(0)), policy_description(CONFIG, FEATURE + 1))
     with pytest.raises(WamError, match="does not fit"):
         load_policy(tmp_path, torch.device("cpu"))
 
@@ -204,8 +202,6 @@ def test_cloning_is_a_function_of_its_generator(two_habits: Windows) -> None:
 
 
 def test_demonstrations_without_a_window_are_refused() -> None:
-    data = windows(
-        torch.zeros(1, 6, FEATURE), None, torch.zeros(6, 7), torch.tensor([3, 3])
-    )
+    data = windows(torch.zeros(1, 6, FEATURE), None, torch.zeros(6, 7), torch.tensor([3, 3]))
     with pytest.raises(WamError, match="none has 4 frames"):
         clone(CONFIG, data, data, torch.Generator(), torch.device("cpu"), lambda record: None)

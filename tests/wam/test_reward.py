@@ -84,8 +84,10 @@ def test_balanced_rows_are_all_successes_and_failures_of_each_demonstration() ->
         negatives = rows[~label[rows]]
         assert len(rows) == len(rows.unique()) == 13 + 3 * 4
         assert label[rows].sum() == 13
-        per_demo = [int(((negatives >= a) & (negatives < b)).sum()) for a, b in
-                    ((0, 20), (20, 40), (40, 50))]
+        per_demo = [
+            int(((negatives >= a) & (negatives < b)).sum())
+            for a, b in ((0, 20), (20, 40), (40, 50))
+        ]
         assert per_demo == [4, 4, 4]
         drawn |= set(negatives.tolist())
     assert drawn == set(torch.nonzero(~label).squeeze(1).tolist())
