@@ -18,7 +18,7 @@ from pipeline.metrics import Estimate
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections
 from pipeline.report.results import Policy, Results, merge, percent, points
-from pipeline.report.sources import manifest
+from pipeline.report.sources import fingerprint, manifest
 from wam.config import CHUNK, VARIANTS
 
 PAGE = "index.html"
@@ -39,11 +39,11 @@ def run(profile: Profile, layout: Layout) -> None:
 
     What has not been computed is shown as such. Raises WamError if nothing was evaluated at all.
     """
-    directories = [layout.evaluation(name) for name in facts.evaluations(profile)]
+    directories = [layout.evaluation(name) for name in facts.evaluations()]
     if not any(manifest(directory) for directory in directories):
         read_manifest(directories[0], "evaluate")
     results = merge(directories, profile.tasks, VARIANTS)
-    inputs = {path.name: str(manifest(path).get("fingerprint")) for path in directories}
+    inputs = {path.name: fingerprint(path) for path in directories}
     params = dataclasses.asdict(profile)
     with building(layout.results, stage="results", params=params, inputs=inputs) as (path, _):
         write_json(path / "summary.json", results.rows)

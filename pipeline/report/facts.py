@@ -14,7 +14,7 @@ from pipeline.extract import load_demos
 from pipeline.layout import SPLITS, Layout
 from pipeline.params import Profile
 from pipeline.report.results import NAMES
-from pipeline.report.sources import manifest, optional_json, size
+from pipeline.report.sources import fingerprint, manifest, optional_json, size
 from pipeline.store import Store, open_store
 from wam.config import FPS, VARIANTS
 
@@ -94,7 +94,7 @@ def provenance(
 ) -> Pairs:
     """Where the numbers come from, in one list."""
     trained = {v: manifest(layout.world_model(v)) for v in VARIANTS}
-    evaluated = {name: manifest(layout.evaluation(name)) for name in evaluations(profile)}
+    evaluated = {name: manifest(layout.evaluation(name)) for name in evaluations()}
     versions: dict[str, str] = next((m["versions"] for m in trained.values() if m), {})
     devices = {m["params"]["device"] for m in trained.values() if m}
     renderers = {m["renderer"] for m in evaluated.values() if m}
@@ -122,7 +122,7 @@ def provenance(
     ]
 
 
-def evaluations(profile: Profile) -> list[str]:
+def evaluations() -> list[str]:
     """Names of the evaluation directories."""
     return ["controls", *VARIANTS]
 
@@ -148,9 +148,7 @@ def fingerprints(profile: Profile, layout: Layout) -> list[tuple[str, Pairs]]:
         ),
         ("evaluation · controls", layout.evaluation("controls")),
     ]
-    pairs = [
-        (name, str(manifest(path).get("fingerprint", "not computed"))) for name, path in places
-    ]
+    pairs = [(name, fingerprint(path)) for name, path in places]
     return [("Fingerprints of the artifacts", pairs)]
 
 

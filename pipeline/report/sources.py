@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import MANIFEST, read_json
+from pipeline.artifacts import MANIFEST, file_digest, read_json
 
 _MEDIA = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
 
@@ -25,6 +25,12 @@ def records(path: Path) -> list[dict[str, Any]]:
 def manifest(directory: Path) -> dict[str, Any]:
     """The manifest of an artifact; empty where it is not complete."""
     return optional_json(directory / MANIFEST) or {}
+
+
+def fingerprint(directory: Path) -> str:
+    """Digest that stands for an artifact's content; "not computed" where it is not complete."""
+    path = directory / MANIFEST
+    return file_digest(path) if path.is_file() else "not computed"
 
 
 def data_uri(path: Path) -> str | None:
