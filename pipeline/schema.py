@@ -16,9 +16,10 @@ CAMERAS = ("rgb_static", "rgb_gripper")
 ROBOT_OBS_SIZE = 15
 SCENE_OBS_SIZE = 24
 
-_PI = np.pi + 0.01
 _TWO_PI = 2 * np.pi
-_BLOCK = ((-100.0, 100.0),) * 3 + ((-_PI, _PI),) * 3
+# Near the poles Bullet's Euler angles go beyond pi (4.7 rad was seen).
+_ANGLES = ((-_TWO_PI, _TWO_PI),) * 3
+_BLOCK = ((-100.0, 100.0),) * 3 + _ANGLES
 
 Bounds = tuple[tuple[float, float], ...]
 
@@ -36,7 +37,7 @@ class VectorField:
 VECTORS: dict[str, VectorField] = {
     "actions": VectorField(
         ACTION_SIZE,
-        ((-10.0, 10.0),) * 3 + ((-_TWO_PI, _TWO_PI),) * 3 + ((-1.0, 1.0),),
+        ((-10.0, 10.0),) * 3 + _ANGLES + ((-1.0, 1.0),),
         "next TCP pose (m, rad extrinsic xyz), gripper -1 close / +1 open",
     ),
     "rel_actions": VectorField(
@@ -47,7 +48,7 @@ VECTORS: dict[str, VectorField] = {
     "robot_obs": VectorField(
         ROBOT_OBS_SIZE,
         ((-10.0, 10.0),) * 3
-        + ((-_PI, _PI),) * 3
+        + _ANGLES
         + ((-0.02, 0.12),)
         + ((-_TWO_PI, _TWO_PI),) * 7
         + ((-1.0, 1.0),),
