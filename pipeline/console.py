@@ -21,14 +21,16 @@ _LOG_EVERY_S = 15.0
 
 
 @contextlib.contextmanager
-def progress(description: str, total: int, unit: str = "") -> Iterator[Callable[..., None]]:
-    """Yield ``advance(count=1, note="")``.
+def progress(
+    description: str, total: int, unit: str = "", done: int = 0
+) -> Iterator[Callable[..., None]]:
+    """Yield ``advance(count=1, note="")``; ``done`` of ``total`` were done by an earlier run.
 
     ``note`` is a short text shown behind the bar (losses, rates). Without a terminal a line is
     printed at most every 15 seconds.
     """
     if not sys.stdout.isatty():
-        yield _LineProgress(description, total, unit).advance
+        yield _LineProgress(description, total, unit, done).advance
         return
     bar = Progress(
         TextColumn("{task.description}"),
@@ -41,7 +43,7 @@ def progress(description: str, total: int, unit: str = "") -> Iterator[Callable[
         console=console,
     )
     with bar:
-        task = bar.add_task(description, total=total, note="")
+        task = bar.add_task(description, total=total, completed=done, note="")
 
         def advance(count: int = 1, note: str = "") -> None:
             if note:
@@ -68,9 +70,9 @@ def warn(message: str) -> None:
 
 
 class _LineProgress:
-    def __init__(self, description: str, total: int, unit: str) -> None:
+    def __init__(self, description: str, total: int, unit: str, done: int) -> None:
         self._description, self._total, self._unit = description, total, unit
-        self._done = 0
+        self._done = self._done_before = done
         self._start = self._last = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -79,7 +81,7 @@ class _LineProgress:
         if now - self._last < _LOG_EVERY_S:
             return
         self._last = now
-        rate = self._done / (now - self._start)
+        rate = (self._done - self._done_before) / (now - self._start)
         left = (self._total - self._done) / rate if rate else float("inf")
         console.print(
             f"{self._description}: {self._done}/{self._total} {self._unit} "

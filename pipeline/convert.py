@@ -159,8 +159,8 @@ def _write_all(
         prepare(index, output, settings)
         records, waiting = _split_done(jobs)
         num_frames = sum(job.num_frames for job in jobs)
-        with console.progress("convert", num_frames, "frames") as advance:
-            advance(sum(record.num_frames for record in records))
+        done = sum(record.num_frames for record in records)
+        with console.progress("convert", num_frames, "frames", done=done) as advance:
             for record in run_jobs(waiting):
                 records.append(record)
                 advance(record.num_frames)

@@ -129,9 +129,7 @@ def summarize(outcome: Outcome, figures: Record, horizons: list[Record]) -> dict
 
 
 def _train(trainer: Trainer, updates: int, description: str) -> Outcome:
-    with console.progress(description, updates, "updates") as advance:
-        if trainer.step:
-            advance(trainer.step)
+    with console.progress(description, updates, "updates", done=trainer.step) as advance:
 
         def on_step(step: int, record: Record | None) -> None:
             advance(1, _note(record) if record else "")
