@@ -47,7 +47,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes on the first run) ..."
-	@pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[sim,pipeline,dev]"
+	@pip install -qq --disable-pip-version-check --constraint constraints.txt --editable ".[sim,pipeline,dev]"
 	@touch $@
 
 clean:
