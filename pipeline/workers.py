@@ -2,17 +2,12 @@
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pipeline.params import Convert
 from pipeline.shard_job import ShardJob, ShardRecord, write_shard
 from wam.errors import WamError
-
-# Dask logs every connection, and errors whenever a cluster closes. What matters to the user arrives
-# as an exception. The variable is for the workers, which read it when they start.
-os.environ.setdefault("DASK_DISTRIBUTED__LOGGING__DISTRIBUTED", "critical")
 
 MapJobs = Callable[[Sequence[ShardJob]], Iterable[ShardRecord]]
 """Does all jobs and yields their records in any order; raises the first WamError of a job."""
