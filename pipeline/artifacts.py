@@ -13,16 +13,19 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pipeline import console
+from wam.atomic import replacing
 from wam.errors import WamError
 
 MANIFEST = "manifest.json"
+SUMMARY = "summary.json"
+"""Headline numbers of a stage, or of one of its tasks."""
 _RUN = ".run.json"
 
 
@@ -41,9 +44,8 @@ def file_digest(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` atomically, with sorted keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -54,6 +56,13 @@ def read_json(path: Path) -> Any:
         raise WamError(f"{path}: not found") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WamError(f"{path}: not valid JSON ({error})") from None
+
+
+def merge_summaries(directory: Path, tasks: Iterable[str]) -> dict[str, Any]:
+    """Write the summaries of the tasks' subdirectories as one mapping by task; returns it."""
+    summary = {task: read_json(directory / task / SUMMARY) for task in tasks}
+    write_json(directory / SUMMARY, summary)
+    return summary
 
 
 def read_manifest(directory: Path, made_by: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import console
+from wam.atomic import replacing
 from wam.envs.pool import EnvPool, Episode
 
 _PANE = 224
@@ -72,18 +73,17 @@ def write_clip(
         _frame(rgb_static[t], rgb_gripper[t], title, t, success if t == last else None)
         for t in kept
     ]
-    temporary = path.with_name(f".{path.name}.tmp")
-    frames[0].save(
-        temporary,
-        format="WEBP",
-        save_all=True,
-        append_images=frames[1:],
-        duration=[_FRAME_MS] * (len(frames) - 1) + [_HOLD_MS],
-        loop=0,
-        quality=72,
-        method=3,
-    )
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        frames[0].save(
+            temporary,
+            format="WEBP",
+            save_all=True,
+            append_images=frames[1:],
+            duration=[_FRAME_MS] * (len(frames) - 1) + [_HOLD_MS],
+            loop=0,
+            quality=72,
+            method=3,
+        )
 
 
 def _frame(

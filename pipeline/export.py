@@ -6,7 +6,6 @@ The tars are deterministic, and each is written under a temporary name and renam
 
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from pipeline.layout import SPLITS, Layout
 from pipeline.params import Export, Profile
 from pipeline.schema import STORE_ARRAYS
 from pipeline.store import Store, open_store
+from wam.atomic import replacing
 
 ZSTD_LEVEL = 3
 
@@ -101,11 +101,13 @@ def _export_split(store: Store, directory: Path, settings: Export) -> dict[str, 
 def _write_tar(store: Store, stretches: list[Stretch], path: Path) -> None:
     from webdataset import TarWriter  # not installed everywhere
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     codec = Zstd(level=ZSTD_LEVEL, checksum=True)
     start, stop = stretches[0].start, stretches[-1].stop
     rows = {name: store.read(name, start, stop) for name in STORE_ARRAYS}
-    with TarWriter(str(temporary), mtime=0, encoder=False) as tar:
+    with (
+        replacing(path) as temporary,
+        TarWriter(str(temporary), mtime=0, encoder=False) as tar,
+    ):
         for stretch in stretches:
             sample: dict[str, object] = {"__key__": stretch.key}
             for name, values in rows.items():
@@ -122,7 +124,6 @@ def _write_tar(store: Store, stretches: list[Stretch], path: Path) -> None:
                 }
             )
             tar.write(sample)
-    temporary.replace(path)
 
 
 def _json_bytes(value: dict[str, object]) -> bytes:

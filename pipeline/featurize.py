@@ -32,7 +32,6 @@ from wam.world_model import WorldModel
 STAGE = "featurize"
 CONTEXT_FRAMES = 150
 """Preceding frames after which the filter has long context."""
-SUMMARY_FILE = "summary.json"
 
 _EMBED_FRAMES = 256
 """Frames embedded at once."""
@@ -73,7 +72,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         maker = FeatureMaker(world_model, stores, profile.features, device)
         with console.progress(f"featurize {variant}", len(profile.tasks), "tasks") as advance:
             for task, task_demos in all_demos.items():
-                if not (partial / task / SUMMARY_FILE).is_file():
+                if not (partial / task / artifacts.SUMMARY).is_file():
                     features = maker.task_features(
                         task,
                         {"training": task_demos.training, "validation": task_demos.validation},
@@ -81,10 +80,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
                     )
                     _save(partial / task, features, world_model)
                 advance(1, task)
-        summary = {
-            task: artifacts.read_json(partial / task / SUMMARY_FILE) for task in profile.tasks
-        }
-        artifacts.write_json(partial / SUMMARY_FILE, summary)
+        summary = artifacts.merge_summaries(partial, profile.tasks)
     frames = sum(
         entry["training_frames"] + entry["validation_frames"] for entry in summary.values()
     )
@@ -242,4 +238,4 @@ def _save(directory: Path, features: TaskFeatures, world_model: WorldModel) -> N
         summary[f"{split}_successes"] = sum(
             int(frames.any()) for frames in part.label.split(part.length.tolist())
         )
-    artifacts.write_json(directory / SUMMARY_FILE, summary)
+    artifacts.write_json(directory / artifacts.SUMMARY, summary)

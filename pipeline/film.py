@@ -1,11 +1,12 @@
 """Film strips: what a camera saw, what the world model kept of it, and what it predicted."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from wam.atomic import replacing
 
 _SCALE = 2
 _GAP = 4
@@ -32,6 +33,5 @@ def write_film_strip(path: Path, rows: dict[str, np.ndarray], headings: Sequence
             size = (_SCALE * width, _SCALE * height)
             tile = Image.fromarray(image).resize(size, Image.Resampling.NEAREST)
             strip.paste(tile, (_LEFT + column * cell_w, top))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    strip.save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        strip.save(temporary, format="PNG", optimize=True)

@@ -37,7 +37,6 @@ from wam.world_model import WorldModel
 
 STAGE = "finetune"
 METRICS_FILE = "metrics.jsonl"
-SUMMARY_FILE = "summary.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 
 
@@ -82,7 +81,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
                 parts = _load(layout, variant, task, world_model, weights, device)
                 for seed in config.seeds:
                     directory = partial / task / f"seed-{seed}"
-                    if (directory / SUMMARY_FILE).is_file():
+                    if (directory / artifacts.SUMMARY).is_file():
                         advance(config.iterations, task)
                         continue
                     finetune(directory, task, seed, parts, config, profile, advance)
@@ -91,7 +90,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
             "after": weights_digest(world_model),
         }
         summary = {task: _headline(partial / task, config) for task in profile.tasks}
-        artifacts.write_json(partial / SUMMARY_FILE, summary)
+        artifacts.write_json(partial / artifacts.SUMMARY, summary)
     figures = ", ".join(
         f"{task} {100 * entry['imagined_success_first']:.0f}→"
         f"{100 * entry['imagined_success_last']:.0f}%"
@@ -102,7 +101,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
 
 def check_rewards(directory: Path, profile: Profile) -> None:
     """Warn about classifiers that imagination would exploit, or stop (algorithm contract 5.5)."""
-    summary = artifacts.read_json(directory / SUMMARY_FILE)
+    summary = artifacts.read_json(directory / artifacts.SUMMARY)
     limit = profile.finetune.min_imagined_precision
     for task in profile.tasks:
         precision = summary[task]["precision_imagined"]
@@ -187,7 +186,7 @@ def finetune(
         "clamped_actions": final["clamped_actions"],
         "iterations": dppo.iteration,
     }
-    artifacts.write_json(directory / SUMMARY_FILE, summary)
+    artifacts.write_json(directory / artifacts.SUMMARY, summary)
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -253,7 +252,9 @@ def _note(task: str, seed: int, record: dict[str, Any]) -> str:
 
 def _headline(directory: Path, config: FinetuneConfig) -> dict[str, float]:
     """Figures of one task, averaged over the seeds that have them."""
-    runs = [artifacts.read_json(directory / f"seed-{seed}" / SUMMARY_FILE) for seed in config.seeds]
+    runs = [
+        artifacts.read_json(directory / f"seed-{seed}" / artifacts.SUMMARY) for seed in config.seeds
+    ]
     headline = {}
     for name in runs[0]:
         values = [run[name] for run in runs if run[name] is not None]

@@ -5,7 +5,6 @@ Source: CALVIN contract 1.2 to 1.7. ``directory`` is always that of one split.
 
 import functools
 import io
-import os
 import re
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ import numpy as np
 import yaml
 
 from pipeline import safe_pickle
+from wam.atomic import replacing
 from wam.errors import WamError
 
 DIGITS = 7
@@ -330,9 +330,8 @@ def _write_pickled(path: Path, content: Any) -> None:
 
 def _write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _keys(path: Path) -> list[str]:

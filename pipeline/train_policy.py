@@ -20,7 +20,6 @@ from wam.policy import DiffusionPolicy, policy_description
 
 STAGE = "train-policy"
 METRICS_FILE = "metrics.jsonl"
-SUMMARY_FILE = "summary.json"
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -34,15 +33,12 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         total = len(profile.tasks) * profile.policy.updates
         with console.progress(f"policies {variant}", total, "updates") as advance:
             for task in profile.tasks:
-                if (partial / task / SUMMARY_FILE).is_file():
+                if (partial / task / artifacts.SUMMARY).is_file():
                     advance(profile.policy.updates, task)
                     continue
                 features = load_features(source, task)
                 train_task(partial / task, task, features, profile.policy, device, advance)
-        summary = {
-            task: artifacts.read_json(partial / task / SUMMARY_FILE) for task in profile.tasks
-        }
-        artifacts.write_json(partial / SUMMARY_FILE, summary)
+        summary = artifacts.merge_summaries(partial, profile.tasks)
     losses = ", ".join(f"{task} {entry['train_loss']:.3f}" for task, entry in summary.items())
     console.done(STAGE, f"{variant}: noise loss {losses} → {output}")
 
@@ -77,7 +73,7 @@ def train_task(
         "windows": len(training.rows),
         "validation_windows": len(validation.rows),
     }
-    artifacts.write_json(directory / SUMMARY_FILE, summary)
+    artifacts.write_json(directory / artifacts.SUMMARY, summary)
 
 
 def _windows(split: SplitFeatures) -> Windows:

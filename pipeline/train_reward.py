@@ -21,7 +21,6 @@ from wam.reward_training import LabelledFeatures, calibrate, scores, train_class
 
 STAGE = "train-reward"
 METRICS_FILE = "metrics.jsonl"
-SUMMARY_FILE = "summary.json"
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -35,13 +34,10 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         total = len(profile.tasks) * profile.reward.epochs
         with console.progress(f"rewards {variant}", total, "epochs") as advance:
             for task in profile.tasks:
-                if not (partial / task / SUMMARY_FILE).is_file():
+                if not (partial / task / artifacts.SUMMARY).is_file():
                     features = load_features(source, task)
                     train_task(partial / task, task, features, profile.reward, device, advance)
-        summary = {
-            task: artifacts.read_json(partial / task / SUMMARY_FILE) for task in profile.tasks
-        }
-        artifacts.write_json(partial / SUMMARY_FILE, summary)
+        summary = artifacts.merge_summaries(partial, profile.tasks)
     for task, entry in summary.items():
         if not entry["target_reached"]:
             console.warn(
@@ -99,7 +95,7 @@ def train_task(
         "calibrated_on": "validation" if held_out else "training",
         "epochs": len(records),
     }
-    artifacts.write_json(directory / SUMMARY_FILE, summary)
+    artifacts.write_json(directory / artifacts.SUMMARY, summary)
 
 
 def _figures(

@@ -5,7 +5,6 @@ open-loop quality per horizon and a summary.
 """
 
 import csv
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from pipeline.params import Profile
 from pipeline.store import open_store
 from wam import device as devices
 from wam.assessment import Predictions, assess, predict
+from wam.atomic import replacing
 from wam.batch import Batch
 from wam.checkpoint import save_model, world_model_config
 from wam.images import psnr, to_rgb
@@ -185,9 +185,7 @@ def _write_film_strips(directory: Path, part: Predictions) -> None:
 
 def _write_curve(path: Path, records: list[Record]) -> None:
     names = dict.fromkeys(name for record in records for name in record)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(names))
         writer.writeheader()
         writer.writerows(records)
-    temporary.replace(path)

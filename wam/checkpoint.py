@@ -5,7 +5,6 @@ old or the new one.
 """
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from wam.atomic import replacing
 from wam.config import WorldModelConfig
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
@@ -28,17 +28,15 @@ def save_model(directory: Path, module: nn.Module, config: dict[str, Any]) -> No
     """Write ``model.safetensors`` and ``config.json`` into ``directory``."""
     tensors = {name: value.detach().cpu() for name, value in module.state_dict().items()}
     save_tensors(directory / MODEL_FILE, tensors)
-    temporary = _temporary(directory / CONFIG_FILE)
-    temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
-    temporary.replace(directory / CONFIG_FILE)
+    with replacing(directory / CONFIG_FILE) as temporary:
+        temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write ``tensors`` to the safetensors file ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
 
 
 def load_tensors(
@@ -77,9 +75,8 @@ def load_state(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
     """Write a nested dict of tensors and plain values to one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    torch.save(state, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        torch.save(state, temporary)
 
 
 def load_training_state(path: Path) -> dict[str, Any] | None:
@@ -113,7 +110,3 @@ def load_world_model(
     load_state(model, load_tensors(directory), directory / MODEL_FILE)
     model.requires_grad_(False).eval().to(device)
     return model, ProprioNormalizer.from_dict(config)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")

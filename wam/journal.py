@@ -1,9 +1,10 @@
 """Append-only training records: one JSON object per line, cut back when a run resumes."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from wam.atomic import replacing
 
 
 class Journal:
@@ -22,9 +23,8 @@ class Journal:
         if not self._path.is_file():
             return
         kept = [record for record in self.records() if record["step"] <= step]
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        temporary.replace(self._path)
+        with replacing(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
 
     def records(self) -> list[dict[str, Any]]:
         """All complete records, oldest first; empty where there is no file."""
