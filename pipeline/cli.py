@@ -78,6 +78,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "inspect":
         importlib.import_module("pipeline.inspect").run(arguments.path)
         return
+    if arguments.command == "replay":
+        replay = importlib.import_module("pipeline.replay")
+        replay.run(arguments.trace, arguments.assets, as_json=arguments.json)
+        return
     profile = load_profile(arguments.profile)
     if arguments.command == "profile":
         _describe(arguments.profile, profile)
@@ -119,6 +123,20 @@ def _parser() -> argparse.ArgumentParser:
         description="Say what an artifact holds: raw frames, index, store, shards, model, results.",
     )
     inspect.add_argument("path", type=Path)
+    replay = commands.add_parser(
+        "replay",
+        help="repeat a recorded trace of CALVIN's simulator and compare",
+        description="Repeat the actions of a recorded trace in a fresh physics client; print the "
+        "largest difference of every field, the success step and the recorded one.",
+    )
+    replay.add_argument("trace", type=Path, metavar="TRACE.npz")
+    replay.add_argument(
+        "--assets",
+        type=Path,
+        metavar="DIR",
+        help="directory of CALVIN's scene assets (default: the embedded scene)",
+    )
+    replay.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

@@ -40,8 +40,10 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
     accumulated target and not clipped; the gripper exactly -1 (close) or +1 (open). The reward is
     always 0 and no step terminates: tasks are judged by :mod:`wam.envs.oracle` from two ``info``.
 
-    Every environment owns a physics client. A reset leaves no trace of earlier episodes: the same
-    reset and actions give the same states to the last bit.
+    Every environment owns a physics client. In the embedded scenes a reset leaves no trace of
+    earlier episodes: the same reset and actions give the same states to the last bit. With CALVIN's
+    own ``assets`` the first episode of an environment repeats CALVIN's to the last bit; later ones
+    may differ in the order in which contacts are solved, as they do in CALVIN (contract 2.5).
 
     Raises WamError for an unknown scene, renderer or robot model, a missing asset, and malformed
     reset states or actions; after the latter the environment goes on as if nothing had been asked.
@@ -70,7 +72,7 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
             raise WamError(f"renderer: unknown renderer {renderer!r}; known: auto, tiny, egl")
         self._client = pybullet.connect(pybullet.DIRECT)
         try:
-            self._build(geometry, files)
+            self._build(geometry, files, repeatable=assets is None)
             engine = pybullet.ER_TINY_RENDERER
             if cameras and renderer == "egl":
                 engine = _load_egl(self._client)
@@ -88,9 +90,14 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         self._ready = False
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
 
-    def _build(self, geometry: Any, files: Any) -> None:
+    def _build(self, geometry: Any, files: Any, *, repeatable: bool) -> None:
         client = self._client
-        pybullet.setPhysicsEngineParameter(deterministicOverlappingPairs=1, physicsClientId=client)
+        if repeatable:
+            # Sorts the pairs that may touch. CALVIN's recordings are reproduced only in the order
+            # of their appearance, which depends on what happened before in the same client.
+            pybullet.setPhysicsEngineParameter(
+                deterministicOverlappingPairs=1, physicsClientId=client
+            )
         pybullet.setGravity(0, 0, _GRAVITY, physicsClientId=client)
         self.robot = Robot(client, files.arm)
         pedestal = pybullet.createVisualShape(

@@ -19,6 +19,15 @@ def golden() -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def assets(golden: Path) -> Path:
+    """CALVIN's scene assets."""
+    directory = golden.parent / "calvin_assets"
+    if not directory.is_dir():
+        pytest.skip(f"CALVIN's assets are not at {directory}")
+    return directory
+
+
 @pytest.fixture(scope="module")
 def env() -> Iterator[PlayTableEnv]:
     """Scene D without cameras. A reset forgets what earlier tests did."""
