@@ -26,6 +26,13 @@ class SceneAssets:
     """(name, file) in the order of ``scene_obs``."""
     scaling: float
     """Global scaling of table and blocks."""
+    frame: Path | None = None
+    """The table's fixed part, where ``table`` holds the jointed parts alone."""
+
+    @property
+    def rigid(self) -> bool:
+        """Blocks and frame are rigid bodies, whose contacts cost half of a jointed body's."""
+        return self.frame is not None
 
 
 def embedded_assets(scene: str, robot_model: RobotModel) -> SceneAssets:
@@ -42,7 +49,12 @@ def embedded_assets(scene: str, robot_model: RobotModel) -> SceneAssets:
         (f"block_{colour}", directory / f"block_{colour}.urdf") for colour, _ in geometry.blocks
     )
     return SceneAssets(
-        directory / "arm.urdf", directory / "table.urdf", directory / "plane.urdf", blocks, 1.0
+        directory / "arm.urdf",
+        directory / "table.urdf",
+        directory / "plane.urdf",
+        blocks,
+        1.0,
+        directory / "frame.urdf",
     )
 
 

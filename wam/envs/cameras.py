@@ -3,12 +3,14 @@
 import numpy as np
 
 from wam.envs.engine import pybullet
+from wam.envs.quiet import quiet_driver
 
 _STATIC_EYE = (2.871459009488717, -2.166602199425597, 2.555159848480571)
 _STATIC_TARGET = (-0.026242351159453392, -0.0302329882979393, 0.3920000493526459)
 _STATIC_UP = (0.4041403970338857, 0.22629790978217404, 0.8862616969685161)
 _STATIC_FOV_DEG, _STATIC_NEAR, _STATIC_FAR = 10.0, 0.01, 10.0
 _GRIPPER_FOV_DEG, _GRIPPER_NEAR, _GRIPPER_FAR = 75.0, 0.01, 2.0
+_SHADOWLESS_IMAGES = 2
 
 
 class Cameras:
@@ -25,6 +27,11 @@ class Cameras:
         self.gripper_projection = pybullet.computeProjectionMatrixFOV(
             _GRIPPER_FOV_DEG, 1.0, _GRIPPER_NEAR, _GRIPPER_FAR
         )
+        if renderer == pybullet.ER_BULLET_HARDWARE_OPENGL:
+            # The first images have no shadows yet, and come with a greeting.
+            with quiet_driver():
+                for _ in range(_SHADOWLESS_IMAGES):
+                    self.static()
 
     def static(self) -> np.ndarray:
         """The image of the camera that overlooks the table."""

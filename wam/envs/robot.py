@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from wam.envs.actions import AbsoluteJoints, AbsolutePose, Action, RelativeJoints, RelativePose
 from wam.envs.engine import pybullet
-from wam.envs.geometry import POSITION_STEP_M, ROBOT_BASE, ROTATION_STEP_RAD
+from wam.envs.geometry import ROBOT_BASE
 
 TCP_LINK = 15
 CAMERA_LINK = 14
@@ -42,7 +43,7 @@ class Robot:
             str(urdf), basePosition=ROBOT_BASE, useFixedBase=True, physicsClientId=client
         )
         self.gripper_action = 1.0
-        self._target = np.zeros(6)
+        self._target: np.ndarray | None = None
 
     def add_gear(self) -> None:
         """Couple the two fingers."""
@@ -63,8 +64,12 @@ class Robot:
 
     @property
     def target_pose(self) -> np.ndarray:
-        """float64 [6]: position and Euler angles that the relative actions have added up to."""
-        return self._target.copy()
+        """float64 [6]: position (m) and Euler angles (rad) that relative actions add to.
+
+        After an action on the joints there is no such target until the next action on the pose;
+        this is then the TCP's own pose, so that a relative action starts from where the arm is.
+        """
+        return self._tcp_pose() if self._target is None else self._target.copy()
 
     def reset(self, joints: np.ndarray, width: float, gripper_action: float) -> None:
         """Put the arm at ``joints`` [7] with the fingers ``width`` metres apart, at rest."""
@@ -75,15 +80,27 @@ class Robot:
             pybullet.resetJointState(self.uid, joint, width / 2, 0.0, physicsClientId=self._client)
             self._drive(joint, width / 2, _CLOSE_FORCE, _FINGER_VELOCITY)
         self.gripper_action = gripper_action
-        position, quaternion = self.tcp()
-        self._target = np.array([*position, *pybullet.getEulerFromQuaternion(quaternion)])
+        self._target = self._tcp_pose()
 
-    def apply(self, action: np.ndarray) -> None:
-        """Add a relative action to the target pose and send the motors there."""
-        self._target[:3] += action[:3] * POSITION_STEP_M
-        self._target[3:] += action[3:6] * ROTATION_STEP_RAD
-        self.gripper_action = float(action[6])
-        for joint, position in zip(ARM_JOINTS, self.solve(self._target), strict=True):
+    def apply(self, action: Action) -> None:
+        """Send the motors where ``action`` wants the TCP, or the joints, and the fingers.
+
+        Targets of the joints are not clipped; the arm stops at its own limits.
+        """
+        match action:
+            case RelativePose(motion):
+                self._target = self.target_pose + motion
+                joints = self.solve(self._target)
+            case AbsolutePose(pose):
+                self._target = pose
+                joints = self.solve(pose)
+            case RelativeJoints(motion):
+                self._target = None
+                joints = self._arm_joints() + motion
+            case AbsoluteJoints(joints):
+                self._target = None
+        self.gripper_action = action.gripper
+        for joint, position in zip(ARM_JOINTS, joints, strict=True):
             self._drive(joint, position, _ARM_FORCE, _ARM_VELOCITY)
         opening = self.gripper_action > 0
         width, force = (FINGER_OPEN_M, _OPEN_FORCE) if opening else (0.0, _CLOSE_FORCE)
@@ -138,6 +155,14 @@ class Robot:
             "uid": self.uid,
         }
         return observation, info
+
+    def _tcp_pose(self) -> np.ndarray:
+        position, quaternion = self.tcp()
+        return np.array([*position, *pybullet.getEulerFromQuaternion(quaternion)])
+
+    def _arm_joints(self) -> np.ndarray:
+        states = pybullet.getJointStates(self.uid, ARM_JOINTS, physicsClientId=self._client)
+        return np.array([state[0] for state in states])
 
     def _drive(self, joint: int, position: float, force: float, velocity: float) -> None:
         pybullet.setJointMotorControl2(

@@ -1,5 +1,7 @@
 """The play table at work: doors, button, switch, lights and blocks (CALVIN contract 2.5 to 2.8)."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ class Table:
         self._geometry = geometry
         # The order of loading fixes the body ids.
         self.blocks = {
-            name: self._load(path, assets.scaling, fixed=False) for name, path in assets.blocks
+            name: self._load(path, assets.scaling, fixed=False, rigid=assets.rigid)
+            for name, path in assets.blocks
         }
-        self.uid = self._load(assets.table, assets.scaling, fixed=True)
-        self.plane = self._load(assets.plane, 1.0, fixed=True)
+        self.uid = self._load(assets.table, assets.scaling)
+        self.plane = self._load(assets.plane)
         self.links = {"base_link": -1}
         self._joints: dict[str, int] = {}
         for index in range(pybullet.getNumJoints(self.uid, physicsClientId=client)):
@@ -37,13 +40,30 @@ class Table:
             self._joints[info[1].decode()] = index
             self.links[info[12].decode()] = index
         self._joint_order = [self._joints[n] for n in (g.SLIDE, g.DRAWER, g.BUTTON, g.SWITCH)]
+        self._frame = None if assets.frame is None else self._load_frame(assets.frame)
         self.bulb = self.led = 0
         self._button_pressed = self._switch_on = False
 
-    def _load(self, path: Any, scaling: float, *, fixed: bool) -> int:
-        return pybullet.loadURDF(
-            str(path), useFixedBase=fixed, globalScaling=scaling, physicsClientId=self._client
+    def _load(
+        self, path: Path, scaling: float = 1.0, *, fixed: bool = True, rigid: bool = False
+    ) -> int:
+        uid: int = pybullet.loadURDF(
+            str(path),
+            useFixedBase=fixed,
+            globalScaling=scaling,
+            useMaximalCoordinates=rigid,
+            physicsClientId=self._client,
         )
+        return uid
+
+    def _load_frame(self, path: Path) -> int:
+        """The table's fixed part, which its jointed parts pass through."""
+        uid = self._load(path, rigid=True)
+        for link in self.links.values():
+            pybullet.setCollisionFilterPair(
+                self.uid, uid, link, -1, enableCollision=0, physicsClientId=self._client
+            )
+        return uid
 
     def reset(self, scene_obs: np.ndarray | None, rng: np.random.Generator) -> None:
         """Restore ``scene_obs`` [24], or close and switch off everything and scatter the blocks."""
@@ -74,9 +94,8 @@ class Table:
 
     def update(self) -> None:
         """Button and switch logic, once per control step."""
-        button, switch = (
-            pybullet.getJointState(self.uid, self._joints[name], physicsClientId=self._client)[0]
-            for name in (g.BUTTON, g.SWITCH)
+        (button, *_), (switch, *_) = pybullet.getJointStates(
+            self.uid, self._joint_order[2:], physicsClientId=self._client
         )
         pressed = button > _BUTTON_PRESSED
         if pressed and not self._button_pressed:
@@ -87,43 +106,33 @@ class Table:
             self._set_light("bulb", int(switch_on))
         self._switch_on = switch_on
 
-    def observe(self) -> np.ndarray:
-        """``scene_obs`` float64 [24] (CALVIN contract 1.3)."""
-        joints = pybullet.getJointStates(self.uid, self._joint_order, physicsClientId=self._client)
-        values = [state[0] for state in joints]
-        values += (self.bulb, self.led)
-        for uid in self.blocks.values():
-            position, quaternion = pybullet.getBasePositionAndOrientation(
-                uid, physicsClientId=self._client
-            )
-            values += position
-            values += pybullet.getEulerFromQuaternion(quaternion)
-        return np.array(values, dtype=np.float64)
-
-    def info(self, contacts: dict[int, list[tuple]]) -> dict[str, Any]:
-        """``scene_info`` (CALVIN contract 2.6); ``contacts`` maps body ids to contact points."""
+    def observe(self) -> tuple[np.ndarray, dict[str, Any]]:
+        """``scene_obs`` float64 [24] (CALVIN contract 1.3) and ``scene_info`` (contract 2.6)."""
         slide, drawer, button, switch = (
             state[0]
             for state in pybullet.getJointStates(
                 self.uid, self._joint_order, physicsClientId=self._client
             )
         )
+        values = [slide, drawer, button, switch, self.bulb, self.led]
         movable = {}
         for name, uid in self.blocks.items():
             position, quaternion = pybullet.getBasePositionAndOrientation(
                 uid, physicsClientId=self._client
             )
             linear, angular = pybullet.getBaseVelocity(uid, physicsClientId=self._client)
+            values += position
+            values += pybullet.getEulerFromQuaternion(quaternion)
             movable[name] = {
                 "current_pos": position,
                 "current_orn": quaternion,
                 "current_lin_vel": linear,
                 "current_ang_vel": angular,
-                "contacts": contacts.get(uid, []),
+                "contacts": self.contacts(uid),
                 "uid": uid,
             }
-        table = {"uid": self.uid, "links": self.links, "contacts": contacts.get(self.uid, [])}
-        return {
+        table = {"uid": self.uid, "links": self.links, "contacts": self.contacts(self.uid)}
+        return np.array(values, dtype=np.float64), {
             "fixed_objects": {"table": table},
             "movable_objects": movable,
             "doors": {g.SLIDE: {"current_state": slide}, g.DRAWER: {"current_state": drawer}},
@@ -134,6 +143,29 @@ class Table:
                 "led": {"logical_state": self.led},
             },
         }
+
+    def contacts(self, uid: int) -> Sequence[tuple]:
+        """PyBullet's contact points of body ``uid``, its own side first.
+
+        The frame, where it is a body of its own, shows as the table's ``base_link``.
+        """
+        points = pybullet.getContactPoints(bodyA=uid, physicsClientId=self._client)
+        if self._frame is None:
+            return points
+        if uid == self.uid:
+            points += pybullet.getContactPoints(bodyA=self._frame, physicsClientId=self._client)
+        return [self._with_frame_as_base(point) for point in points]
+
+    def _with_frame_as_base(self, point: tuple) -> tuple:
+        flag, body, other, *rest = point
+        if body != self._frame != other:
+            return point
+        return (
+            flag,
+            self.uid if body == self._frame else body,
+            self.uid if other == self._frame else other,
+            *rest,
+        )
 
     def _reset_joint(self, name: str, position: float, control: int) -> None:
         joint = self._joints[name]

@@ -9,8 +9,9 @@ from wam.config import TASKS
 from wam.envs.play_table import PlayTableEnv
 from wam.envs.replay import Trace, difference, load_trace, replay, tcp_distance
 
-EXACT = ("free_D", "random_D_0", "random_D_3", *(f"task_D_{task}" for task in TASKS))
-"""The other two random traces depend on how the recording client had sampled its blocks."""
+RANDOM = ("random_D_0", "random_D_2", "random_D_3")
+"""The other random trace also depends on what its client did before: its blocks were sampled."""
+EXACT = ("free_D", *RANDOM, *(f"task_D_{task}" for task in TASKS))
 
 
 def pair(golden: Path, name: str, assets: Path | None = None) -> tuple[Trace, Trace]:
@@ -27,11 +28,12 @@ def test_official_assets_repeat_the_trace_exactly(golden: Path, assets: Path, na
     assert recorded.success_step == repeated.success_step
 
 
-@pytest.mark.parametrize("name", ["random_D_1", "random_D_2"])
-def test_official_assets_repeat_jams_until_contact(golden: Path, assets: Path, name: str) -> None:
-    recorded, repeated = pair(golden, name, assets)
-    assert difference(recorded, repeated, "robot_obs")[:11].max() == 0
-    assert difference(recorded, repeated, "scene_obs")[:11].max() == 0
+def test_official_assets_repeat_the_fourth_random_trace_for_a_while(
+    golden: Path, assets: Path
+) -> None:
+    recorded, repeated = pair(golden, "random_D_1", assets)
+    for name in ("robot_obs", "scene_obs"):
+        assert difference(recorded, repeated, name)[:40].max() == 0
 
 
 @pytest.mark.parametrize("state", ["closed_off", "open_on"])

@@ -1,0 +1,146 @@
+"""Which renderer makes the images: TinyRenderer on the CPU, or OpenGL through EGL.
+
+Images of the two differ visibly, so data and evaluation should share one; CALVIN's own images were
+made with EGL. Whether EGL works depends on the machine's driver, and one that does not work ends or
+blocks the process that loads it. Therefore a child process tries first.
+
+EGL does not need a GPU: Mesa draws the same images on the CPU, several times slower than
+TinyRenderer draws its own.
+"""
+
+import functools
+import importlib.util
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+
+from wam.errors import WamError
+
+Renderer = Literal["auto", "tiny", "egl"]
+RENDERERS: tuple[str, ...] = get_args(Renderer)
+
+PROBE: tuple[str, ...] = (sys.executable, "-m", "wam.envs.renderer")
+"""The command that tries EGL."""
+VERDICT = "WAM_EGL_WORKS"
+"""Environment variable that passes a good verdict on to child processes."""
+_TIMEOUT_S = 60.0
+_PROOF = "wam: egl makes images"
+_SIZE = 64
+_FEW_COLOURS = 32
+"""The table has hundreds of colours; an image that failed has one, or a few."""
+
+_log = logging.getLogger(__name__)
+
+
+def resolve_renderer(renderer: str) -> Renderer:
+    """``tiny`` or ``egl``: ``auto`` is EGL where it works, else TinyRenderer and a line in the log.
+
+    Raises WamError for an unknown name, and where ``egl`` is asked for and does not work.
+    """
+    if renderer not in RENDERERS:
+        raise WamError(f"renderer: unknown renderer {renderer!r}; known: {', '.join(RENDERERS)}")
+    if renderer == "auto":
+        return _automatic()
+    if renderer == "tiny":
+        return "tiny"
+    if problem := egl_problem():
+        raise WamError(
+            f"renderer: egl does not work on this machine ({problem}); "
+            "install an EGL driver (the GPU's or Mesa's), or use tiny or auto"
+        )
+    return "egl"
+
+
+@functools.cache
+def egl_problem() -> str | None:
+    """Why EGL makes no images on this machine; None where it does.
+
+    Tried once per run: this process and those that it starts keep the verdict.
+    """
+    if VERDICT in os.environ:
+        return None
+    problem = probe(PROBE, _TIMEOUT_S)
+    if problem is None:
+        os.environ[VERDICT] = "1"
+    return problem
+
+
+def probe(command: Sequence[str], timeout_s: float) -> str | None:
+    """Let ``command`` try EGL; None if it made images, else what became of it."""
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, VERDICT: "1"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no image within {timeout_s:g} s"
+    if done.returncode < 0:
+        return f"it ends with signal {-done.returncode}, {signal.strsignal(-done.returncode)}"
+    # A status of 0 alone proves nothing: it is the driver that may end the process.
+    if done.returncode == 0 and _PROOF in done.stdout:
+        return None
+    said = done.stderr.strip().splitlines()
+    return said[-1].strip() if said else f"it ends with exit status {done.returncode}"
+
+
+def load_egl(client: int) -> None:
+    """Give a physics client the EGL renderer. A driver that does not work may end the process."""
+    from wam.envs.engine import pybullet
+
+    spec = importlib.util.find_spec("eglRenderer")
+    plugin = -1
+    if spec is not None and spec.origin is not None:
+        plugin = pybullet.loadPlugin(spec.origin, "_eglRendererPlugin", physicsClientId=client)
+    if plugin < 0:
+        raise WamError("renderer: this build of pybullet has no EGL renderer; use tiny or auto")
+
+
+def is_blank(rgb: np.ndarray) -> bool:
+    """Whether an image uint8 [height, width, 3] shows nothing, like a sky without a scene."""
+    return len(np.unique(rgb.reshape(-1, 3), axis=0)) < _FEW_COLOURS
+
+
+@functools.cache
+def _automatic() -> Renderer:
+    problem = egl_problem()
+    if problem is None:
+        return "egl"
+    _log.warning("EGL does not work on this machine (%s): rendering with tiny", problem)
+    return "tiny"
+
+
+def _try_egl() -> None:
+    """Render both images of the play table with EGL; says so if they show anything."""
+    from wam.envs.engine import pybullet
+    from wam.envs.play_table import PlayTableEnv
+
+    # In a client of its own first: the environment would drop what the driver says at its end.
+    client = pybullet.connect(pybullet.DIRECT)
+    load_egl(client)
+    pybullet.disconnect(client)
+    env = PlayTableEnv(renderer="egl", static_size=_SIZE, gripper_size=_SIZE)
+    observation, _ = env.reset(seed=0)
+    env.close()
+    for name in ("rgb_static", "rgb_gripper"):
+        if is_blank(observation[name]):
+            sys.exit(f"{name} is blank")
+    sys.stdout.write(f"{_PROOF}\n")
+
+
+if __name__ == "__main__":
+    try:
+        _try_egl()
+    except WamError as error:
+        sys.exit(str(error))
