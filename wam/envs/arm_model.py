@@ -17,7 +17,7 @@ RobotModel = Literal["light", "full"]
 
 _WHITE = (0.95, 0.95, 0.95)
 _GREY = (0.45, 0.45, 0.47)
-_CELL_M = 0.03
+_CELL_M = 0.015
 """Detail of the light model."""
 
 # name, mass, centre of mass
@@ -59,7 +59,7 @@ _PAD_CONTACT = {"lateral_friction": 1.0, "spinning_friction": 0.001}
 def arm_files(meshes: Path, model: RobotModel) -> dict[str, bytes]:
     """``arm.urdf`` with the finger meshes; ``meshes`` is pybullet_data's ``franka_panda/meshes``.
 
-    ``light`` shows coarse versions of the arm's collision meshes (about 1,000 triangles), ``full``
+    ``light`` shows coarse versions of the arm's collision meshes (about 2,000 triangles), ``full``
     the detailed meshes (about 100,000).
     """
     files = {f"finger_{side}.obj": obj_text(_finger(sign)).encode() for side, sign in _SIDES}

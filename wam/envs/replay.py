@@ -23,19 +23,19 @@ _SHAPES: dict[str, tuple[int | None, ...]] = {
 }
 """Arrays of a trace; None stands for the number of control steps."""
 
-FIELDS: dict[str, tuple[str, slice]] = {
-    "TCP position (m)": ("robot_obs", slice(0, 3)),
-    "TCP Euler angles (rad)": ("robot_obs", slice(3, 6)),
-    "gripper width (m)": ("robot_obs", slice(6, 7)),
-    "arm joints (rad)": ("robot_obs", slice(7, 14)),
-    "gripper command": ("robot_obs", slice(14, 15)),
-    "sliding door (m)": ("scene_obs", slice(0, 1)),
-    "drawer (m)": ("scene_obs", slice(1, 2)),
-    "button (m)": ("scene_obs", slice(2, 3)),
-    "switch (m)": ("scene_obs", slice(3, 4)),
-    "light bulb, LED": ("scene_obs", slice(4, 6)),
-    "block positions (m)": ("scene_obs", np.s_[[6, 7, 8, 12, 13, 14, 18, 19, 20]]),
-    "block Euler angles (rad)": ("scene_obs", np.s_[[9, 10, 11, 15, 16, 17, 21, 22, 23]]),
+FIELDS: dict[str, tuple[str, list[int]]] = {
+    "TCP position (m)": ("robot_obs", [0, 1, 2]),
+    "TCP Euler angles (rad)": ("robot_obs", [3, 4, 5]),
+    "gripper width (m)": ("robot_obs", [6]),
+    "arm joints (rad)": ("robot_obs", [7, 8, 9, 10, 11, 12, 13]),
+    "gripper command": ("robot_obs", [14]),
+    "sliding door (m)": ("scene_obs", [0]),
+    "drawer (m)": ("scene_obs", [1]),
+    "button (m)": ("scene_obs", [2]),
+    "switch (m)": ("scene_obs", [3]),
+    "light bulb, LED": ("scene_obs", [4, 5]),
+    "block positions (m)": ("scene_obs", [6, 7, 8, 12, 13, 14, 18, 19, 20]),
+    "block Euler angles (rad)": ("scene_obs", [9, 10, 11, 15, 16, 17, 21, 22, 23]),
 }
 """What a person compares: array and places in it."""
 
