@@ -76,7 +76,9 @@ def exit_on_error(body: Callable[[], None]) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "inspect":
-        importlib.import_module("pipeline.inspect").run(arguments.path)
+        inspect = importlib.import_module("pipeline.inspect")
+        if not inspect.run(arguments.path, arguments.frames, as_json=arguments.json):
+            sys.exit(1)
         return
     if arguments.command == "replay":
         replay = importlib.import_module("pipeline.replay")
@@ -119,10 +121,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_command(commands, "results", "print the results table of a finished run")
     inspect = commands.add_parser(
         "inspect",
-        help="say what any artifact holds",
-        description="Say what an artifact holds: raw frames, index, store, shards, model, results.",
+        help="say what any artifact holds, and check raw frames against CALVIN's format",
+        description="Say what an artifact holds: raw frames, index, store, shards, model, results. "
+        "Raw frames are checked against CALVIN's format; the exit status is 1 if the pipeline "
+        "cannot use them.",
     )
     inspect.add_argument("path", type=Path)
+    inspect.add_argument(
+        "--frames",
+        type=_frame_count,
+        default=200,
+        metavar="N|all",
+        help="raw frames of each split to look at, beside the ends of episodes and windows "
+        "(default: 200)",
+    )
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
     replay = commands.add_parser(
         "replay",
         help="repeat a recorded trace of CALVIN's simulator and compare",
@@ -138,6 +151,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _frame_count(text: str) -> int | None:
+    """A positive number; None for ``all``."""
+    if text == "all":
+        return None
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive number nor 'all'")
+    return int(text)
 
 
 def _add_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:

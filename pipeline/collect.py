@@ -4,26 +4,27 @@ Every episode is a job of its own with its own seed, so the data do not depend o
 workers, and an interrupted run goes on with the episodes that are missing.
 """
 
-import importlib.util
 import itertools
 import os
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, console, raw
 from pipeline.layout import SPLITS, Layout
 from pipeline.params import Profile
-from pipeline.play_episode import MARKERS, EpisodeJob, Simulator
+from pipeline.play_episode import MARKERS, EpisodeJob
 from pipeline.play_windows import Window, select_windows, sentence
 from pipeline.play_workers import record_all
 from wam.config import TASKS
+from wam.envs.backend import SimulatorConfig, require_packages
 from wam.errors import WamError
 
 RECEIPT = "collect.json"
 """The receipt's copy among the frames; it is written last."""
-PLAY_VERSION = 1
+PLAY_VERSION = 2
 """To be raised whenever the same settings and seed give other frames."""
 _SETTINGS = ".settings.json"
 
@@ -37,12 +38,18 @@ def run(profile: Profile, layout: Layout) -> None:
     if profile.raw.path is not None:
         _record_source(Path(profile.raw.path), layout)
         return
-    settings = _settings(profile)
+    collect = profile.collect
+    simulator = profile.env.simulator(collect.static_size, collect.gripper_size)
+    if simulator.backend != "embedded":
+        raise WamError(
+            f"env.backend: play is not recorded in {simulator.backend}; use embedded, with "
+            "env.assets for CALVIN's own scene, or set raw.path to CALVIN data"
+        )
     with artifacts.exclusive(layout.raw):
-        receipt = _complete(layout.raw, settings)
+        receipt = _complete(layout.raw, _settings(profile, simulator))
         verb = "already there:" if receipt else "collected"
         if receipt is None:
-            receipt = _collect(profile, layout, settings)
+            receipt = _collect(profile, layout, simulator)
     _write_receipt(layout, receipt)
     for split in SPLITS:
         counts = receipt["splits"][split]["windows"]
@@ -71,20 +78,15 @@ def _write_receipt(layout: Layout, receipt: dict[str, Any]) -> None:
         artifacts.write_json(path, receipt)
 
 
-def _settings(profile: Profile) -> dict[str, Any]:
+def _settings(profile: Profile, simulator: SimulatorConfig) -> dict[str, Any]:
     """Everything that shapes the frames."""
-    collect, env = profile.collect, profile.env
+    collect = profile.collect
     return {
         "play_version": PLAY_VERSION,
-        "scene": env.scene,
-        "assets": env.assets,
-        "renderer": "tiny" if env.renderer == "auto" else env.renderer,
-        "robot_model": env.robot_model,
+        **asdict(simulator),
         "training_frames": collect.training_frames,
         "validation_frames": collect.validation_frames,
         "episode_frames": collect.episode_frames,
-        "static_size": collect.static_size,
-        "gripper_size": collect.gripper_size,
         "max_windows_per_task": collect.max_windows_per_task,
         "max_starts_per_task": collect.max_starts_per_task,
         "noise": collect.noise,
@@ -93,11 +95,17 @@ def _settings(profile: Profile) -> dict[str, Any]:
 
 
 def _complete(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The receipt of ``directory`` if it holds all frames of these settings."""
+    """The receipt of ``directory`` if it holds all frames of these settings.
+
+    Where the renderer is ``auto``, frames of either one will do.
+    """
     if not (directory / RECEIPT).is_file():
         return None
     receipt = artifacts.read_json(directory / RECEIPT)
-    if receipt.get("settings") != settings:
+    found = receipt.get("settings", {})
+    if settings["renderer"] == "auto":
+        settings = {**settings, "renderer": found.get("renderer")}
+    if found != settings:
         return None
     for split in SPLITS:
         with os.scandir(directory / split) as entries:
@@ -108,19 +116,16 @@ def _complete(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     return receipt
 
 
-def _collect(profile: Profile, layout: Layout, settings: dict[str, Any]) -> dict[str, Any]:
+def _collect(profile: Profile, layout: Layout, simulator: SimulatorConfig) -> dict[str, Any]:
     """Record all episodes beside ``layout.raw`` and put them in its place."""
-    for module in ("pybullet", "gymnasium"):
-        if importlib.util.find_spec(module) is None:
-            raise WamError(
-                f"collect: {module} is not installed; "
-                'run: pip install "wam[sim]" (or set raw.path to CALVIN data)'
-            )
+    require_packages(simulator.backend, "collect needs it, unless raw.path names CALVIN data; run")
+    simulator = simulator.resolved()
+    settings = _settings(profile, simulator)
     partial = layout.raw.with_name(layout.raw.name + ".partial")
     if not (partial / _SETTINGS).is_file() or artifacts.read_json(partial / _SETTINGS) != settings:
         shutil.rmtree(partial, ignore_errors=True)
         artifacts.write_json(partial / _SETTINGS, settings)
-    jobs = {split: _jobs(profile, settings, split, partial / split) for split in SPLITS}
+    jobs = {split: _jobs(simulator, settings, split, partial / split) for split in SPLITS}
     missing = [job for split in SPLITS for job in jobs[split] if not job.marker.is_file()]
     record_all(missing, profile.env.workers)
     total = settings["training_frames"] + settings["validation_frames"]
@@ -130,7 +135,7 @@ def _collect(profile: Profile, layout: Layout, settings: dict[str, Any]) -> dict
     receipt = {
         "settings": settings,
         "splits": {
-            split: _finish_split(partial / split, jobs[split], limit, settings)
+            split: _finish_split(partial / split, jobs[split], limit, simulator)
             for split, limit in zip(SPLITS, limits, strict=True)
         },
     }
@@ -143,21 +148,13 @@ def _collect(profile: Profile, layout: Layout, settings: dict[str, Any]) -> dict
 
 
 def _jobs(
-    profile: Profile, settings: dict[str, Any], split: str, directory: Path
+    simulator: SimulatorConfig, settings: dict[str, Any], split: str, directory: Path
 ) -> list[EpisodeJob]:
     """The split's episodes: as equal in length as possible, ids consecutive over both splits."""
     total = settings[f"{split}_frames"]
     count = -(-total // settings["episode_frames"])
     edges = [total * index // count for index in range(count + 1)]
     offset = 0 if split == "training" else settings["training_frames"]
-    simulator = Simulator(
-        scene=settings["scene"],
-        assets=settings["assets"],
-        renderer=settings["renderer"],
-        robot_model=settings["robot_model"],
-        static_size=settings["static_size"],
-        gripper_size=settings["gripper_size"],
-    )
     return [
         EpisodeJob(
             directory=directory,
@@ -172,7 +169,7 @@ def _jobs(
 
 
 def _finish_split(
-    directory: Path, jobs: list[EpisodeJob], limit: int, settings: dict[str, Any]
+    directory: Path, jobs: list[EpisodeJob], limit: int, simulator: SimulatorConfig
 ) -> dict[str, Any]:
     """Write what CALVIN keeps beside the frames; the split's part of the receipt."""
     markers = [artifacts.read_json(job.marker) for job in jobs]
@@ -186,16 +183,19 @@ def _finish_split(
     raw.write_annotations(
         directory, [raw.Annotation(w.task, sentence(w), w.start, w.stop) for w in selected]
     )
+    origin = simulator.origin()
     raw.write_recording_config(
         directory,
         raw.Recording(
-            scene=settings["scene"],
-            renderer=settings["renderer"],
-            robot_model=settings["robot_model"],
+            scene=simulator.scene,
+            renderer=origin["renderer"],
+            robot_model=origin["robot_model"],
             cameras={
-                "static": (settings["static_size"],) * 2,
-                "gripper": (settings["gripper_size"],) * 2,
+                "static": (simulator.static_size,) * 2,
+                "gripper": (simulator.gripper_size,) * 2,
             },
+            scene_source=origin["scene_source"],
+            backend=origin["backend"],
         ),
     )
     counts = Counter(window.task for window in selected)

@@ -18,6 +18,7 @@ from zarr.codecs import ZstdCodec
 from pipeline import artifacts, console, workers
 from pipeline.index import Finding, RawIndex, SplitIndex, load_index
 from pipeline.layout import Layout
+from pipeline.origin import ORIGIN
 from pipeline.params import Convert, Profile
 from pipeline.schema import EPISODES, SCHEMA_VERSION, STORE_ARRAYS
 from pipeline.shard_job import WRITING, Piece, ShardJob, ShardRecord, read_record, shard_file
@@ -265,7 +266,7 @@ def _finish_group(
             "num_frames": split.num_frames,
             "num_shards": num_shards,
             "scene": split.scene,
-            "renderer": split.renderer,
+            **{name: getattr(split, name) for name in ORIGIN},
             "source": split.directory,
             "source_digest": split.digest,
             "source_image_shapes": {key: list(v) for key, v in split.image_shapes.items()},

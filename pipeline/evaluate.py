@@ -5,11 +5,10 @@ which should succeed nowhere. A variant's policies are rolled out before (bc) an
 fine-tuning, one roll-out per start and seed, with the same random numbers for both variants.
 """
 
-import importlib.util
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +23,13 @@ from pipeline.extract import Start, load_demos
 from pipeline.images import to_model_size
 from pipeline.layout import Layout
 from pipeline.metrics import wilson
+from pipeline.origin import mismatch
 from pipeline.params import Profile
 from pipeline.report.results import STAGES, Policy
 from pipeline.store import open_store
 from wam.config import TASKS
+from wam.envs.backend import SimulatorConfig, make_env, require_packages
 from wam.envs.pool import EnvPool, Episode
-from wam.envs.quiet import quiet_import
 from wam.errors import WamError
 from wam.tasks import startable
 
@@ -37,7 +37,6 @@ _CLIP_STATIC, _CLIP_GRIPPER = 200, 84
 _CLIPPED = ("expert", "bc", "ppo")
 
 Starts = Mapping[str, Sequence[Start]]
-MakeEnv = Callable[[], Any]
 Part = dict[str, Any]
 """What is kept of a job: ``rollouts``, and ``actions`` [T][7] of the first of them for its clip."""
 
@@ -61,18 +60,25 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
     Writes ``rollouts.json``, ``summary.json``, ``metrics.json`` and clips to
     ``layout.evaluation(name)``. Raises WamError without the simulator or without an input artifact.
     """
-    _require_simulator()
+    require_packages(profile.env.backend, "evaluation runs in the simulator")
     inputs = {"demos": fingerprint(layout.demos, "extract")}
     if name != "controls":
         inputs["world_model"] = fingerprint(layout.world_model(name), "train-world-model")
         inputs["policy"] = fingerprint(layout.policy(name), "train-policy")
         inputs["finetune"] = fingerprint(layout.finetune(name), "finetune")
-    settings = _env_settings(profile, layout)
+    data = _store_attrs(layout)
+    simulator = _simulator(profile, layout, data)
+    origin = simulator.origin()
+    if name != "controls" and (difference := mismatch(data, origin)):
+        console.warn(
+            f"{difference}: policies see other images than they learned from; "
+            "see env in params.yaml"
+        )
     starts = _starts(profile, layout)
     jobs = _jobs(profile, name)
     params = {
         "evaluate": asdict(profile.evaluate),
-        "env": settings,
+        "env": simulator,
         "jobs": jobs,
         "sample": profile.features.sample,
     }
@@ -81,18 +87,17 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
     ) as (directory, manifest):
         missing = [job for job in jobs if not _part_path(directory, job).is_file()]
         if missing:
-            for job, part in _roll_out(profile, layout, settings, missing, starts):
+            for job, part in _roll_out(profile, layout, simulator, missing, starts):
                 write_json(_part_path(directory, job), part)
         parts = {job: read_json(_part_path(directory, job)) for job in jobs}
         if profile.evaluate.clips:
-            _film(directory, settings, profile.env.workers, parts, starts)
-        summary = [summarise(job, part["rollouts"]) for job, part in parts.items()]
+            _film(directory, simulator, profile.env.workers, parts, starts)
+        summary = [{**summarise(job, part["rollouts"]), **origin} for job, part in parts.items()]
         rollouts = [rollout for part in parts.values() for rollout in part["rollouts"]]
         write_json(directory / "summary.json", summary)
         write_json(directory / "rollouts.json", rollouts)
         write_json(directory / "metrics.json", _metrics(summary))
-        manifest["renderer"] = parts[jobs[0]]["renderer"]
-        manifest["device"] = parts[jobs[0]]["device"]
+        manifest.update(origin, device=parts[jobs[0]]["device"])
     _show(name, summary)
     stages = dict.fromkeys(job.stage for job in jobs)
     rates = ", ".join(
@@ -137,17 +142,21 @@ def _part_path(directory: Path, job: Job) -> Path:
     return directory / "parts" / f"{job.task}-{job.stage}-{job.seed}.json"
 
 
-def _env_settings(profile: Profile, layout: Layout) -> dict[str, Any]:
-    """Arguments of the environment: the profile's, with images as large as the data's were."""
-    shapes = _store_attrs(layout)["source_image_shapes"]
-    settings = asdict(profile.env)
-    del settings["workers"]  # changes no result
-    for name, camera in (("static_size", "rgb_static"), ("gripper_size", "rgb_gripper")):
-        height, width = shapes[camera][:2]
+def _simulator(profile: Profile, layout: Layout, data: Mapping[str, Any]) -> SimulatorConfig:
+    """The profile's simulator, with images as large as the data's were.
+
+    ``auto`` is the renderer of the data, as far as it works here.
+    """
+    sizes = []
+    for camera in ("rgb_static", "rgb_gripper"):
+        height, width = data["source_image_shapes"][camera][:2]
         if height != width:
             raise WamError(f"{layout.store}: {camera} is {height}x{width}; expected a square")
-        settings[name] = height
-    return settings
+        sizes.append(height)
+    simulator = profile.env.simulator(*sizes)
+    if simulator.renderer == "auto" and data["renderer"] == "tiny":
+        return replace(simulator, renderer="tiny")
+    return simulator.resolved()
 
 
 def _store_attrs(layout: Layout) -> dict[str, Any]:
@@ -179,7 +188,7 @@ def _starts(profile: Profile, layout: Layout) -> Starts:
 def _roll_out(
     profile: Profile,
     layout: Layout,
-    settings: Mapping[str, Any],
+    simulator: SimulatorConfig,
     jobs: Sequence[Job],
     starts: Starts,
 ) -> Iterator[tuple[Job, Part]]:
@@ -195,14 +204,14 @@ def _roll_out(
     controls = variant is None
     if variant is not None:
         model, normalizer = load_world_model(layout.world_model(variant), device)
-    make_env = _env_maker(settings, cameras=not controls)
-    made_with = {"renderer": _renderer(make_env), "device": str(device)}
-    if not controls:
-        _compare_renderers(layout, made_with["renderer"])
     max_steps = profile.evaluate.max_steps
     total = sum(len(starts[job.task]) for job in jobs)
     with (
-        EnvPool(make_env, _workers(profile.env.workers, settings), to_model_size) as pool,
+        EnvPool(
+            partial(make_env, simulator, cameras=not controls),
+            _workers(profile.env.workers, simulator),
+            to_model_size,
+        ) as pool,
         console.progress(f"evaluate {variant or 'controls'}", total, "episodes") as advance,
     ):
         for job in jobs:
@@ -225,7 +234,14 @@ def _roll_out(
                 }
                 for start, success, steps in results
             ]
-            yield job, {"rollouts": rollouts, "actions": outcome.actions.tolist(), **made_with}
+            yield (
+                job,
+                {
+                    "rollouts": rollouts,
+                    "actions": outcome.actions.tolist(),
+                    "device": str(device),
+                },
+            )
 
 
 def _episodes(task: str, seed: int, starts: Sequence[Start]) -> list[Episode]:
@@ -262,7 +278,7 @@ def _tally(job: Job, advance: Callable[..., None]) -> Callable[[int, int], None]
 
 def _film(
     directory: Path,
-    settings: Mapping[str, Any],
+    simulator: SimulatorConfig,
     workers: int,
     parts: Mapping[Job, Part],
     starts: Starts,
@@ -278,8 +294,7 @@ def _film(
             wanted.setdefault(path, job)
     if not wanted:
         return
-    sizes = {"static_size": _CLIP_STATIC, "gripper_size": _CLIP_GRIPPER}
-    make_env = _env_maker({**settings, **sizes}, cameras=True)
+    large = replace(simulator, static_size=_CLIP_STATIC, gripper_size=_CLIP_GRIPPER)
     takes = [
         clips.Take(
             path,
@@ -291,46 +306,13 @@ def _film(
         for path, job in wanted.items()
     ]
     with console.progress("roll-out clips", len(takes), "clips") as advance:
-        for take in clips.film(make_env, _workers(workers, settings), takes):
+        for take in clips.film(partial(make_env, large), _workers(workers, large), takes):
             advance(note=take.path.name)
 
 
-def _env_maker(settings: Mapping[str, Any], cameras: bool) -> MakeEnv:
-    with quiet_import():
-        from wam.envs.play_table import PlayTableEnv
-    return partial(PlayTableEnv, **settings, cameras=cameras)
-
-
-def _workers(workers: int, settings: Mapping[str, Any]) -> int:
-    """How many processes share the episodes: with EGL every environment needs its own."""
-    return sys.maxsize if settings["renderer"] == "egl" else workers
-
-
-def _renderer(make_env: MakeEnv) -> str:
-    """The renderer that is really in use."""
-    env = make_env()
-    try:
-        return str(env.renderer)
-    finally:
-        env.close()
-
-
-def _compare_renderers(layout: Layout, renderer: str) -> None:
-    recorded = _store_attrs(layout)["renderer"]
-    if recorded != renderer:
-        console.warn(
-            f"the data was rendered with {recorded or 'an unknown renderer'}, the simulator uses "
-            f"{renderer}: policies see other images than they learned from; set env.renderer"
-        )
-
-
-def _require_simulator() -> None:
-    for package in ("pybullet", "gymnasium"):
-        if importlib.util.find_spec(package) is None:
-            raise WamError(
-                f"{package} is not installed; evaluation runs in the simulator: "
-                'pip install "wam[sim]"'
-            )
+def _workers(workers: int, simulator: SimulatorConfig) -> int:
+    """How many processes share the episodes."""
+    return sys.maxsize if simulator.one_per_process else workers
 
 
 def _rate(rollouts: Sequence[Mapping[str, Any]]) -> str:

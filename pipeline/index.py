@@ -54,6 +54,9 @@ class SplitIndex:
     stray: list[str]
     """Names of the first few of them."""
     findings: list[Finding]
+    robot_model: str | None = None
+    scene_source: str | None = None
+    backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -181,20 +184,17 @@ def index_split(directory: Path, split: str, verify: str, *, skip_episodes: bool
         num_stray=len(stray),
         stray=stray[:_MAX_STRAY_NAMES],
         findings=findings,
+        robot_model=recording.robot_model,
+        scene_source=recording.scene_source,
+        backend=recording.backend,
     )
 
 
 def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
     """Names and ids of all frame files in ascending order, and the digits of their ids."""
-    found = []
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            parsed = raw.parse_frame_name(entry.name)
-            if parsed is not None:
-                found.append((*parsed, entry.name))
+    found = raw.list_frames(directory)
     if not found:
         raise WamError(f"{directory}: no frame file here; expected episode_0000000.npz and so on")
-    found.sort()
     digits = found[0][1]
     for _, other, name in found:
         if other != digits:

@@ -1,18 +1,22 @@
-"""``wam inspect PATH``: what an artifact holds, as a table."""
+"""``wam inspect PATH``: what an artifact holds, as a table, and what is wrong with raw frames."""
 
+import contextlib
 import json
 import math
 import struct
+import sys
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
-from pipeline import artifacts, index, raw
-from pipeline.console import console
+from pipeline import artifacts, conformance, index
+from pipeline.conformance import SEVERITIES, Finding
+from pipeline.console import console, done
 from pipeline.extract import DEMOS_FILE, load_demos
-from pipeline.layout import SPLITS
 from pipeline.schema import EPISODES, STORE_ARRAYS
 from pipeline.store import open_store
 from wam.errors import WamError
@@ -20,52 +24,93 @@ from wam.errors import WamError
 Rows = list[tuple[str, Any]]
 
 _MODEL, _CONFIG = "model.safetensors", "config.json"
+_RAW = "CALVIN frames"
+_COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
-def run(path: Path) -> None:
-    """Print what ``path`` holds. Raises WamError if it is absent, unknown or damaged."""
-    title, rows = describe(path)
-    table = Table(title=f"{title}  {path}", title_justify="left", show_header=False)
+@dataclass(frozen=True)
+class Description:
+    """What there is to say about an artifact."""
+
+    kind: str
+    facts: dict[str, Any]
+    """Of every split by its name where there are splits of raw frames; else by what they say."""
+    findings: list[Finding] = field(default_factory=list)
+    """Where raw frames differ from CALVIN's format."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no finding is an error."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+
+def run(path: Path, frames: int | None, *, as_json: bool) -> bool:
+    """Print what ``path`` holds; whether it is free of errors.
+
+    ``frames`` is how many raw frames per split are looked at, None for all. Raises WamError if the
+    path is absent or unknown, or an artifact of ours is damaged.
+    """
+    if as_json:
+        with contextlib.redirect_stdout(sys.stderr):  # the progress bar
+            description = describe(path, frames)
+        content = {"path": str(path), **asdict(description)}
+        console.print(json.dumps(content, default=str), markup=False, emoji=False)
+        return description.is_usable
+    description = describe(path, frames)
+    title = f"{description.kind}  {escape(str(path))}"
+    if description.kind == _RAW:
+        console.print(_raw_table(title, description.facts))
+        _print_findings(description.findings)
+        return description.is_usable
+    table = Table(title=title, title_justify="left", show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, _text(value))
+    for name, value in description.facts.items():
+        table.add_row(name, escape(_text(value)))
     console.print(table)
+    return True
 
 
-def describe(path: Path) -> tuple[str, Rows]:
-    """Kind of the artifact at ``path`` and what there is to say about it."""
+def describe(path: Path, frames: int | None = conformance.SAMPLE) -> Description:
+    """Kind of the artifact at ``path``, its facts and, for raw frames, all findings."""
     if not path.exists():
         raise WamError(f"{path}: not found")
-    for title, matches, rows in _KINDS:
+    for kind, matches, rows in _KINDS:
         if matches(path):
-            return title, rows(path)
+            return Description(kind, dict(rows(path)))
+    if conformance.find_splits(path):
+        survey = conformance.read_survey(path, frames)
+        return Description(_RAW, conformance.describe(survey), conformance.judge(survey))
     raise WamError(
         f"{path}: not an artifact of wam; expected CALVIN frames, an index, a store or .zarr, "
         "shards, demos, a directory with config.json and model.safetensors, or a summary.json"
     )
 
 
-def _describe_raw(path: Path) -> Rows:
-    rows: Rows = []
-    for split in SPLITS:
-        if (path / split).is_dir():
-            rows += _describe_split(path / split, f"{split} ")
-    return rows
+def _raw_table(title: str, facts: dict[str, dict[str, Any]]) -> Table:
+    """A column per split."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    for split in facts:
+        table.add_column(split, overflow="fold")
+    for name in next(iter(facts.values())):
+        if name != "arrays":
+            values = (escape(_text(fact[name])) for fact in facts.values())
+            table.add_row(name.replace("_", " "), *values)
+    for key in dict.fromkeys(key for fact in facts.values() for key in fact["arrays"]):
+        table.add_row(key, *(escape(_text(fact["arrays"].get(key))) for fact in facts.values()))
+    return table
 
 
-def _describe_split(path: Path, prefix: str = "") -> Rows:
-    found = index.index_split(path, path.name, "size", skip_episodes=True)
-    first = raw.frame_path(path, found.episodes[0][0], found.digits)
-    arrays = raw.describe_frame(first)
-    return [
-        (f"{prefix}frames", f"{found.num_frames:,} in {len(found.episodes)} episodes"),
-        *((f"{prefix}{key}", f"{a['dtype']} {tuple(a['shape'])}") for key, a in arrays.items()),
-        (f"{prefix}scene, renderer", f"{found.scene}, {found.renderer}"),
-        (f"{prefix}annotations", found.annotations),
-        (f"{prefix}stray frames", found.num_stray),
-        (f"{prefix}incomplete episodes", len(found.findings)),
-    ]
+def _print_findings(findings: list[Finding]) -> None:
+    for severity in SEVERITIES:
+        chosen = [finding for finding in findings if finding.severity == severity]
+        if chosen:
+            console.print(f"[bold {_COLOURS[severity]}]{severity}s ({len(chosen)})[/]")
+        for finding in chosen:
+            console.print(f"  [bold]{finding.check}[/]  {escape(str(finding))}", emoji=False)
+    if all(finding.severity == "note" for finding in findings):
+        done("inspect", "no error and no warning")
 
 
 def _describe_index(path: Path) -> Rows:
@@ -211,16 +256,12 @@ _KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Rows]], ...] =
     ("results", lambda path: path.name == "summary.json", _describe_results),
     ("results", lambda path: (path / "summary.json").is_file(), _describe_results),
     ("stage output", lambda path: (path / artifacts.MANIFEST).is_file(), _describe_stage),
-    (
-        "CALVIN frames",
-        lambda path: any((path / split / raw.EPISODE_TABLE).is_file() for split in SPLITS),
-        _describe_raw,
-    ),
-    ("CALVIN split", lambda path: (path / raw.EPISODE_TABLE).is_file(), _describe_split),
 )
 
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
+        value = [f"{key} {_text(item)}" for key, item in value.items()]
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
     return "-" if value is None else str(value)

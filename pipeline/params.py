@@ -21,6 +21,9 @@ from wam.config import (
     WorldModelConfig,
     WorldModelTraining,
 )
+from wam.envs.arm_model import RobotModel
+from wam.envs.backend import Backend, SceneSource, SimulatorConfig, scene_source
+from wam.envs.renderer import Renderer
 from wam.errors import WamError
 
 PARAMS_FILE = Path("params.yaml")
@@ -43,12 +46,35 @@ class Raw:
 class Env:
     """The simulator, for collection and evaluation alike."""
 
+    backend: Backend
+    """``calvin_env``: the official package, which has to be installed; for evaluation only."""
     scene: Literal["A", "B", "C", "D"]
     assets: str | None
-    """Directory of CALVIN's own scene assets; null: the embedded scene."""
-    renderer: Literal["auto", "tiny", "egl"]
-    robot_model: Literal["light", "full"]
+    """Directory of CALVIN's own scene assets; null: the embedded scene. With ``calvin_env``: the
+    package's checkout; null: the one that it is installed from."""
+    renderer: Renderer
+    """``auto``: EGL, as CALVIN's own images, where a GPU draws it, else TinyRenderer. An evaluation
+    on images of TinyRenderer stays with it. Without a GPU EGL is several times slower."""
+    robot_model: RobotModel
+    """Of the embedded scene: ``light`` has few triangles, ``full`` those of the real arm."""
     workers: Positive
+
+    @property
+    def scene_source(self) -> SceneSource:
+        """Whether the scene is our own or CALVIN's."""
+        return scene_source(self.backend, self.assets)
+
+    def simulator(self, static_size: int, gripper_size: int) -> SimulatorConfig:
+        """The settings of one environment with images of these sizes in pixels."""
+        return SimulatorConfig(
+            backend=self.backend,
+            scene=self.scene,
+            assets=self.assets,
+            renderer=self.renderer,
+            robot_model=self.robot_model,
+            static_size=static_size,
+            gripper_size=gripper_size,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

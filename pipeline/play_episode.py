@@ -2,32 +2,19 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pipeline import artifacts, raw
 from pipeline.play_windows import cut_windows
+from wam.envs.backend import SimulatorConfig, make_env
 from wam.envs.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
 
-if TYPE_CHECKING:
-    from wam.envs.play_table import PlayTableEnv
-
 MARKERS = ".episodes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulator:
-    """Arguments of the environment that records."""
-
-    scene: str
-    assets: str | None
-    renderer: str
-    robot_model: str
-    static_size: int
-    gripper_size: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +23,7 @@ class EpisodeJob:
 
     directory: Path
     """Directory of the split."""
-    simulator: Simulator
+    simulator: SimulatorConfig
     noise: float
     seed: tuple[int, ...]
     first_id: int
@@ -48,15 +35,14 @@ class EpisodeJob:
         return self.directory / MARKERS / f"{self.first_id:07d}.json"
 
 
-def make_env(simulator: Simulator) -> "PlayTableEnv":
-    """The environment of a recording."""
-    from wam.envs.play_table import PlayTableEnv
-
-    return PlayTableEnv(**asdict(simulator))
-
-
-def record_episode(job: EpisodeJob, env: "PlayTableEnv", frame_done: Callable[[], None]) -> None:
+def record_episode(job: EpisodeJob, frame_done: Callable[[], None]) -> None:
     """Play and write one episode, a pure function of the job; ``frame_done`` after each frame."""
+    # A fresh environment: with CALVIN's assets, no other repeats itself to the last bit.
+    with closing(make_env(job.simulator)) as env:
+        _record(job, env, frame_done)
+
+
+def _record(job: EpisodeJob, env: Any, frame_done: Callable[[], None]) -> None:
     from wam.envs.play import Play
 
     rng = np.random.default_rng(job.seed)

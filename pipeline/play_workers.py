@@ -1,4 +1,4 @@
-"""Episodes recorded in parallel, one environment per worker process."""
+"""Episodes recorded in parallel, each in an environment of its own."""
 
 import multiprocessing
 import os
@@ -6,16 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from multiprocessing.connection import wait as wait_for_connection
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline import console
-from pipeline.play_episode import EpisodeJob, Simulator, make_env, record_episode
+from pipeline.play_episode import EpisodeJob, record_episode
 from wam.errors import WamError
-
-if TYPE_CHECKING:
-    from wam.envs.play_table import PlayTableEnv
 
 _POLL_S = 0.5
 
@@ -29,9 +25,8 @@ def record_all(jobs: Sequence[EpisodeJob], workers: int) -> None:
         return
     with console.progress("collect", sum(job.frames for job in jobs), "frames") as advance:
         if min(workers, len(jobs)) == 1:
-            with closing(make_env(jobs[0].simulator)) as env:
-                for job in jobs:
-                    record_episode(job, env, advance)
+            for job in jobs:
+                record_episode(job, advance)
         else:
             _record_in_pool(jobs, min(workers, len(jobs)), advance)
 
@@ -41,9 +36,7 @@ def _record_in_pool(jobs: Sequence[EpisodeJob], workers: int, advance: Callable[
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     shown = 0
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_start, initargs=(counter, jobs[0].simulator)
-    )
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(counter,))
     try:
         pending: set[Future[None]] = {pool.submit(_record, job) for job in jobs}
         while pending:
@@ -62,15 +55,13 @@ def _record_in_pool(jobs: Sequence[EpisodeJob], workers: int, advance: Callable[
         pool.shutdown(cancel_futures=True)
 
 
-_env: "PlayTableEnv | None" = None
 _counter: Any = None
 
 
-def _start(counter: Any, simulator: Simulator) -> None:
-    global _env, _counter
+def _start(counter: Any) -> None:
+    global _counter
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _counter = counter
-    _env = make_env(simulator)
 
 
 def _end_with_parent() -> None:
@@ -82,8 +73,7 @@ def _end_with_parent() -> None:
 
 
 def _record(job: EpisodeJob) -> None:
-    assert _env is not None
-    record_episode(job, _env, _count)
+    record_episode(job, _count)
 
 
 def _count() -> None:

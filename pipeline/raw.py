@@ -3,12 +3,14 @@
 Source: CALVIN contract 1.2 to 1.7. ``directory`` is always that of one split.
 """
 
+import contextlib
 import functools
 import io
+import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,8 @@ ANNOTATIONS = Path("lang_annotations/auto_lang_ann.npy")
 RECORDING = Path(".hydra/merged_config.yaml")
 
 _FRAME_NAME = re.compile(r"episode_(\d+)\.npz")
-_SCENE_NAME = re.compile(r"calvin_scene_([A-D])")
+# A scene is named, or spelled out with the table that it loads (contract 1.7, 2.8).
+_SCENE_NAME = re.compile(r"calvin_(?:scene|table)_([A-D])")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class Recording:
     robot_model: str | None = None
     cameras: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Height and width by camera name (``static``, ``gripper``)."""
+    use_nullspace: bool | None = None
+    """Whether inverse kinematics prefers the home posture; CALVIN's own robot always does."""
+    scene_source: str | None = None
+    """``embedded`` or ``calvin``: whose tables and blocks were seen."""
+    backend: str | None = None
+    """The simulator that made the frames."""
 
 
 def frame_name(frame_id: int, digits: int = DIGITS) -> str:
@@ -74,6 +83,16 @@ def parse_frame_name(name: str) -> tuple[int, int] | None:
     return (int(match[1]), len(match[1])) if match else None
 
 
+def list_frames(directory: Path) -> list[tuple[int, int, str]]:
+    """Frame id, digits of the id and name of every frame file, in ascending order."""
+    with os.scandir(directory) as entries:
+        return sorted(
+            (*parsed, entry.name)
+            for entry in entries
+            if (parsed := parse_frame_name(entry.name)) is not None
+        )
+
+
 def write_frame(directory: Path, frame_id: int, frame: dict[str, np.ndarray]) -> None:
     """Write one frame atomically; the same content gives the same bytes."""
     buffer = io.BytesIO()
@@ -86,29 +105,32 @@ def read_frame(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
 
     Raises WamError naming the file if it is missing, truncated or damaged, or lacks a key.
     """
-    try:
-        # Thrice as fast as np.load, which parses every header anew as Python source.
-        with zipfile.ZipFile(path) as archive:
-            found = {name.removesuffix(".npy") for name in archive.namelist()}
-            missing = [key for key in keys if key not in found]
-            if missing:
-                raise WamError(f"{path}: {missing[0]} is missing; found {', '.join(sorted(found))}")
-            return {key: _parse_npy(archive.read(f"{key}.npy")) for key in keys}
-    except FileNotFoundError:
-        raise WamError(f"{path}: frame file not found") from None
-    except _DAMAGED as error:
-        if isinstance(error, WamError):
-            raise
-        raise WamError(f"{path}: truncated or damaged frame file ({error})") from None
+    # Thrice as fast as np.load, which parses every header anew as Python source.
+    with _open_frame(path) as archive:
+        found = {name.removesuffix(".npy") for name in archive.namelist()}
+        missing = [key for key in keys if key not in found]
+        if missing:
+            raise WamError(f"{path}: {missing[0]} is missing; found {', '.join(sorted(found))}")
+        return {key: _parse_npy(archive.read(f"{key}.npy")) for key in keys}
 
 
-def describe_frame(path: Path) -> dict[str, dict[str, Any]]:
-    """Shape and dtype of every array of a frame file. Raises WamError as :func:`read_frame`."""
-    frame = read_frame(path, _keys(path))
-    return {
-        key: {"shape": list(value.shape), "dtype": str(value.dtype)}
-        for key, value in sorted(frame.items())
-    }
+def examine_frame(
+    path: Path, keys: Iterable[str]
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, tuple[int, ...]]]]:
+    """Those of ``keys`` that a frame file holds, and the dtype and shape of every array in it.
+
+    Arrays that are not asked for are not inflated. Raises WamError naming the file if it is
+    missing, truncated or damaged.
+    """
+    with _open_frame(path) as archive:
+        names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        arrays = {key: _parse_npy(archive.read(names[key])) for key in keys if key in names}
+        return arrays, {
+            key: (str(arrays[key].dtype), arrays[key].shape)
+            if key in arrays
+            else _read_npy_header(archive, name)
+            for key, name in sorted(names.items())
+        }
 
 
 def write_split(directory: Path, episodes: Sequence[tuple[int, int]]) -> None:
@@ -122,25 +144,40 @@ def write_split(directory: Path, episodes: Sequence[tuple[int, int]]) -> None:
     _write_statistics(directory, table)
 
 
+def read_episode_table(directory: Path) -> np.ndarray:
+    """int64 [E, 2]: the rows of the episode table as they are on disk.
+
+    Raises WamError if the table is missing, damaged or empty.
+    """
+    path = directory / EPISODE_TABLE
+    table = _load_npy(path)
+    if table.ndim != 2 or table.shape[1] != 2 or not np.issubdtype(table.dtype, np.integer):
+        raise WamError(
+            f"{path}: expected integers of shape (episodes, 2), got {table.dtype} {table.shape}"
+        )
+    if len(table) == 0:
+        raise WamError(f"{path}: holds no episode")
+    return table.astype(np.int64)
+
+
+def read_episode_lengths(directory: Path) -> np.ndarray:
+    """int64 [E] of ``ep_lens.npy``. Raises WamError if it is missing or damaged."""
+    path = directory / EPISODE_LENGTHS
+    lengths = _load_npy(path)
+    if lengths.ndim != 1 or not np.issubdtype(lengths.dtype, np.integer):
+        raise WamError(
+            f"{path}: expected integers of shape (episodes,), got {lengths.dtype} {lengths.shape}"
+        )
+    return lengths.astype(np.int64)
+
+
 def read_episodes(directory: Path) -> np.ndarray:
     """int64 [E, 2]: first and last frame id (both inclusive) of every episode, in ascending order.
 
     Raises WamError if the table is missing, damaged, empty, or has reversed or overlapping rows.
     """
     path = directory / EPISODE_TABLE
-    try:
-        table = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise WamError(f"{path}: not found; every split of CALVIN data has this table") from None
-    except (ValueError, EOFError) as error:
-        raise WamError(f"{path}: not a valid .npy file ({error})") from None
-    if table.ndim != 2 or table.shape[1] != 2 or not np.issubdtype(table.dtype, np.integer):
-        raise WamError(
-            f"{path}: expected integers of shape (episodes, 2), got {table.dtype} {table.shape}"
-        )
-    table = table.astype(np.int64)
-    if len(table) == 0:
-        raise WamError(f"{path}: holds no episode")
+    table = read_episode_table(directory)
     table = table[np.argsort(table[:, 0], kind="stable")]
     if (reversed_ := table[:, 1] < table[:, 0]).any() or (table[:, 0] < 0).any():
         row = table[reversed_ | (table[:, 0] < 0)][0]
@@ -172,6 +209,22 @@ def write_annotations(directory: Path, annotations: Sequence[Annotation]) -> Non
 def read_annotations(directory: Path) -> list[Annotation]:
     """The language annotations, without repeated entries.
 
+    Raises WamError if the file is missing, malformed, asks for anything but plain data, or has an
+    empty window.
+    """
+    annotations = read_annotation_list(directory)
+    for annotation in annotations:
+        if annotation.start >= annotation.stop:
+            window = (annotation.start, annotation.stop)
+            raise WamError(
+                f"{directory / ANNOTATIONS}: info.indx {window} of {annotation.task} is empty"
+            )
+    return list(dict.fromkeys(annotations))
+
+
+def read_annotation_list(directory: Path) -> list[Annotation]:
+    """The language annotations as they are on disk: repeated entries and empty windows too.
+
     Raises WamError if the file is missing, malformed, or asks for anything but plain data.
     """
     path = directory / ANNOTATIONS
@@ -184,7 +237,7 @@ def read_annotations(directory: Path) -> list[Annotation]:
                 f"{path}: {len(sentences)} sentences, {len(tasks)} tasks and {len(windows)} "
                 "windows; expected as many of each"
             )
-        annotations = [
+        return [
             Annotation(str(task), str(sentence), int(window[0]), int(window[1]))
             for task, sentence, window in zip(tasks, sentences, windows, strict=True)
         ]
@@ -194,11 +247,6 @@ def read_annotations(directory: Path) -> list[Annotation]:
         raise WamError(
             f"{path}: expected language.ann, language.task and info.indx ({error!r})"
         ) from None
-    for annotation in annotations:
-        if annotation.start >= annotation.stop:
-            window = (annotation.start, annotation.stop)
-            raise WamError(f"{path}: info.indx {window} of {annotation.task} is empty")
-    return list(dict.fromkeys(annotations))
 
 
 def write_scene_info(directory: Path, scenes: dict[str, tuple[int, int]]) -> None:
@@ -220,15 +268,20 @@ def read_scene_info(directory: Path) -> dict[str, tuple[int, int]]:
 
 def write_recording_config(directory: Path, recording: Recording) -> None:
     """Write ``.hydra/merged_config.yaml`` with the keys that CALVIN's tools read."""
-    content = {
+    content: dict[str, dict[str, Any]] = {
         "cameras": {
             name: {"name": name, "height": height, "width": width}
             for name, (height, width) in recording.cameras.items()
         },
-        "scene": {"name": f"calvin_scene_{recording.scene}"},
-        "env": {"use_egl": recording.renderer == "egl"},
+        "scene": {
+            "name": f"calvin_scene_{recording.scene}",
+            "source": recording.scene_source,
+        },
+        "env": {"use_egl": recording.renderer == "egl", "backend": recording.backend},
         "robot": {"model": recording.robot_model},
     }
+    if recording.use_nullspace is not None:
+        content["robot"]["use_nullspace"] = recording.use_nullspace
     _write_bytes(directory / RECORDING, yaml.safe_dump(content, sort_keys=True).encode())
 
 
@@ -237,14 +290,13 @@ def read_recording_config(directory: Path) -> Recording:
     path = directory / RECORDING
     if not path.is_file():
         return Recording(None, None)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WamError(f"{path}: not valid YAML ({error})") from None
+    content = _load_yaml(path)
     scene = _SCENE_NAME.search(str(_lookup(content, "scene")))
     use_egl = _lookup(content, "env", "use_egl")
+    use_nullspace = _lookup(content, "robot", "use_nullspace")
+    listed = _lookup(content, "cameras")
     cameras = {}
-    for name, camera in (_lookup(content, "cameras") or {}).items():
+    for name, camera in listed.items() if isinstance(listed, dict) else ():
         height, width = _lookup(camera, "height"), _lookup(camera, "width")
         if isinstance(height, int) and isinstance(width, int):
             cameras[str(name)] = (height, width)
@@ -253,7 +305,19 @@ def read_recording_config(directory: Path) -> Recording:
         renderer={True: "egl", False: "tiny"}.get(use_egl) if isinstance(use_egl, bool) else None,
         robot_model=_lookup(content, "robot", "model"),
         cameras=cameras,
+        use_nullspace=use_nullspace if isinstance(use_nullspace, bool) else None,
+        scene_source=_lookup(content, "scene", "source"),
+        backend=_lookup(content, "env", "backend"),
     )
+
+
+def read_statistics(directory: Path) -> dict[str, Any]:
+    """``statistics.yaml``. Raises WamError if it is missing or not a YAML mapping."""
+    path = directory / STATISTICS
+    content = _load_yaml(path)
+    if not isinstance(content, dict):
+        raise WamError(f"{path}: expected a mapping, got {type(content).__name__}")
+    return content
 
 
 def write_npy(path: Path, array: np.ndarray) -> None:
@@ -274,15 +338,48 @@ _DAMAGED = (
 )
 
 
+@contextlib.contextmanager
+def _open_frame(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive of a frame; whatever its reader trips over becomes a WamError naming the file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except FileNotFoundError:
+        raise WamError(f"{path}: frame file not found") from None
+    except OSError as error:
+        raise WamError(f"{path}: cannot be read ({error.strerror})") from None
+    except _DAMAGED as error:
+        if isinstance(error, WamError):
+            raise
+        raise WamError(f"{path}: truncated or damaged frame file ({error})") from None
+
+
 def _parse_npy(content: bytes) -> np.ndarray:
     """The array of a ``.npy`` file. Raises ValueError if it is damaged or would need unpickling."""
-    # Magic string, version, length of the header, header (format version 1 or 2 and 3).
-    length_bytes = 2 if content[6:7] == b"\x01" else 4
-    start = 8 + length_bytes
-    stop = start + int.from_bytes(content[8:start], "little")
+    stop = _npy_header_stop(content)
     shape, is_fortran, dtype = _parse_npy_header(content[:stop])
     array = np.frombuffer(content, dtype, offset=stop)
     return array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
+
+
+def _read_npy_header(archive: zipfile.ZipFile, name: str) -> tuple[str, tuple[int, ...]]:
+    """Dtype and shape; a camera's image is not inflated for them."""
+    with archive.open(name) as file:
+        content = file.read(_SHORTEST_NPY)
+        content += file.read(max(0, _npy_header_stop(content) - len(content)))
+    shape, _, dtype = _parse_npy_header(content[: _npy_header_stop(content)])
+    return str(dtype), shape
+
+
+_SHORTEST_NPY = 12
+"""Bytes that hold the length of the header in every version of the format."""
+
+
+def _npy_header_stop(content: bytes) -> int:
+    # Magic string, version, length of the header, header (format version 1 or 2 and 3).
+    length_bytes = 2 if content[6:7] == b"\x01" else 4
+    start = 8 + length_bytes
+    return start + int.from_bytes(content[8:start], "little")
 
 
 @functools.lru_cache(maxsize=256)
@@ -334,14 +431,22 @@ def _write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def _keys(path: Path) -> list[str]:
+def _load_npy(path: Path) -> np.ndarray:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
+        return np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise WamError(f"{path}: frame file not found") from None
-    except _DAMAGED as error:
-        raise WamError(f"{path}: truncated or damaged frame file ({error})") from None
+        raise WamError(f"{path}: not found; every split of CALVIN data has this table") from None
+    except (ValueError, EOFError) as error:
+        raise WamError(f"{path}: not a valid .npy file ({error})") from None
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise WamError(f"{path}: not found") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WamError(f"{path}: not valid YAML ({error})") from None
 
 
 def _lookup(mapping: Any, *keys: str) -> Any:

@@ -15,6 +15,7 @@ from pipeline import console
 from pipeline.artifacts import building, read_manifest, write_json
 from pipeline.layout import Layout
 from pipeline.metrics import Estimate
+from pipeline.origin import mismatch
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections
 from pipeline.report.results import Policy, Results, merge, percent, points
@@ -120,24 +121,27 @@ def _tags(profile: Profile, results: Results) -> list[tuple[str, str]]:
         ("simulated episodes", f"{episodes:,}"),
         ("PPO seeds", str(seeds)),
         ("world-model updates", f"{profile.train_world_model.updates:,}"),
-        ("simulator", "embedded" if profile.env.assets is None else "CALVIN assets"),
+        ("simulator", _simulator(profile)),
     ]
 
 
 def _notices(profile: Profile, layout: Layout, found: dict[str, Any]) -> list[str]:
     notices = []
-    if profile.env.assets is None:
+    if profile.env.scene_source == "embedded":
         notices.append(_EMBEDDED if profile.raw.path is None else _MIXED)
-    recorded = {store.attrs["renderer"] for store in found.values()}
-    used = {
-        entry["renderer"] for variant in VARIANTS if (entry := manifest(layout.evaluation(variant)))
-    }
-    if recorded and used and recorded != used:
-        notices.append(
-            f"The data was rendered with {', '.join(str(r) for r in recorded)}, the evaluation "
-            f"with {', '.join(used)}: policies saw other images than they learned from."
-        )
-    return notices
+    used = [entry for variant in VARIANTS if (entry := manifest(layout.evaluation(variant)))]
+    differences = [mismatch(store.attrs, entry) for store in found.values() for entry in used]
+    return notices + [
+        f"{text[0].upper()}{text[1:]}: policies saw other images than they learned from."
+        for text in dict.fromkeys(differences)
+        if text is not None
+    ]
+
+
+def _simulator(profile: Profile) -> str:
+    if profile.env.backend == "calvin_env":
+        return "calvin_env"
+    return "embedded" if profile.env.scene_source == "embedded" else "CALVIN assets"
 
 
 def _tiles(results: Results) -> list[dict[str, Any]]:

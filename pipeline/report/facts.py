@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pipeline.artifacts import MANIFEST
 from pipeline.convert import store_path
 from pipeline.extract import load_demos
 from pipeline.layout import SPLITS, Layout
+from pipeline.origin import ORIGIN
 from pipeline.params import Profile
 from pipeline.report.results import NAMES
 from pipeline.report.sources import fingerprint, manifest, optional_json, size
@@ -26,11 +27,6 @@ def stores(layout: Layout) -> dict[str, Store]:
     if not (layout.store / MANIFEST).is_file():
         return {}
     return {split: open_store(store_path(layout.store, split)) for split in SPLITS}
-
-
-def is_embedded(profile: Profile) -> bool:
-    """Whether demonstrations and simulator are the embedded ones and not CALVIN's own."""
-    return profile.raw.path is None or profile.env.assets is None
 
 
 def data(layout: Layout, found: dict[str, Store]) -> Pairs:
@@ -50,7 +46,7 @@ def data(layout: Layout, found: dict[str, Store]) -> Pairs:
     shapes = attrs["source_image_shapes"]
     pairs += [
         ("scene", attrs["scene"] or "unknown"),
-        ("rendered with", attrs["renderer"] or "unknown"),
+        ("made with", _origin([attrs])),
         ("recorded images", ", ".join(f"{n} {s[0]}x{s[1]}" for n, s in sorted(shapes.items()))),
         ("store (Zarr)", _bytes(size(layout.store))),
     ]
@@ -97,7 +93,6 @@ def provenance(
     evaluated = {name: manifest(layout.evaluation(name)) for name in evaluations()}
     versions: dict[str, str] = next((m["versions"] for m in trained.values() if m), {})
     devices = {m["params"]["device"] for m in trained.values() if m}
-    renderers = {m["renderer"] for m in evaluated.values() if m}
     source = profile.raw.path or "made by the embedded simulator (wam collect)"
     return [
         ("profile", profile_name),
@@ -105,9 +100,7 @@ def provenance(
         ("source digest", next((str(s.attrs["source_digest"]) for s in found.values()), "unknown")),
         (
             "simulator",
-            f"scene {profile.env.scene}, "
-            + (f"assets of {profile.env.assets}" if profile.env.assets else "embedded assets")
-            + f", renderer {', '.join(sorted(renderers)) or 'unknown'}",
+            f"scene {profile.env.scene}, " + _origin([m for m in evaluated.values() if m]),
         ),
         ("code", _commit()),
         ("trained on", ", ".join(sorted(devices)) or "unknown"),
@@ -150,6 +143,15 @@ def fingerprints(profile: Profile, layout: Layout) -> list[tuple[str, Pairs]]:
     ]
     pairs = [(name, fingerprint(path)) for name, path in places]
     return [("Fingerprints of the artifacts", pairs)]
+
+
+def _origin(records: Sequence[Mapping[str, Any]]) -> str:
+    """What the recordings or results were made with, every value that occurs."""
+    found = {
+        name: sorted({str(record.get(name) or "unknown") for record in records}) or ["unknown"]
+        for name in ORIGIN
+    }
+    return ", ".join(f"{name.replace('_', ' ')} {' and '.join(v)}" for name, v in found.items())
 
 
 def _commit() -> str:

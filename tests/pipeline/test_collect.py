@@ -70,6 +70,7 @@ def test_frames_are_calvins(collected: Layout) -> None:
             "tiny",
             "light",
         )
+        assert (recording.scene_source, recording.backend) == ("embedded", "embedded")
         assert recording.cameras == {"static": (32, 32), "gripper": (24, 24)}
     assert raw.read_scene_info(collected.raw / "training") == {"calvin_scene_D": (0, 269)}
     assert not (collected.raw / "validation" / raw.SCENE_INFO).exists()
@@ -156,6 +157,21 @@ def test_missing_frames_are_collected_anew(
     collect.run(profile, layout)
     assert layout.raw_receipt.read_bytes() == collected.raw_receipt.read_bytes()
     assert raw.frame_path(layout.raw / "training", 7).is_file()
+
+
+def test_auto_is_content_with_frames_of_either_renderer(
+    profile: Profile, collected: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "record_all", lambda *_: pytest.fail("collects again"))
+    before = collected.raw_receipt.read_bytes()
+    collect.run(replace(profile, env=replace(profile.env, renderer="auto")), collected)
+    assert collected.raw_receipt.read_bytes() == before
+
+
+def test_the_official_simulator_records_no_play(profile: Profile, tmp_path: Path) -> None:
+    other = replace(profile, env=replace(profile.env, backend="calvin_env"))
+    with pytest.raises(WamError, match=r"env\.backend: .*use embedded"):
+        collect.run(other, Layout(tmp_path))
 
 
 def test_own_data_are_only_named(profile: Profile, collected: Layout, tmp_path: Path) -> None:

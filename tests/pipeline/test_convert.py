@@ -55,6 +55,7 @@ def test_store_has_episodes_statistics_and_source(converted: Layout) -> None:
         np.testing.assert_array_equal(normalizer.minimum, proprio.min(0))
         np.testing.assert_array_equal(normalizer.maximum, proprio.max(0))
     assert (training.attrs["renderer"], training.attrs["scene"]) == ("tiny", "D")
+    assert (training.attrs["robot_model"], training.attrs["scene_source"]) == ("light", None)
     plain = zarr.open_group(converted.store / "training.zarr", mode="r")
     assert plain["rgb_static"].shape == (120, 64, 64, 3)
     assert verify_store(converted.store) == []

@@ -1,5 +1,6 @@
 """Evaluation in the real simulator with untrained models, from two starts of one task."""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
 from wam.checkpoint import save_model, world_model_config
 from wam.config import PROPRIO_SIZE
+from wam.envs import renderer
 from wam.envs.play_table import PlayTableEnv
 from wam.errors import WamError
 from wam.policy import DiffusionPolicy, FinetunedPolicy, build_network, policy_description
@@ -91,6 +93,8 @@ class artifact:
 def store(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     attrs = {
         "renderer": "tiny",
+        "robot_model": "light",
+        "scene_source": "embedded",
         "source_image_shapes": {"rgb_static": [64, 64, 3], "rgb_gripper": [64, 64, 3]},
     }
     monkeypatch.setattr(evaluate, "_store_attrs", lambda layout: attrs)
@@ -121,7 +125,14 @@ def test_the_expert_succeeds_and_holding_still_does_not(profile: Profile, layout
     assert read(layout, "controls", "metrics.json")["expert"] == {TASK: 1.0, "average": 1.0}
     clip = Image.open(layout.evaluation("controls") / f"{TASK}-expert.webp")
     assert clip.n_frames > 3
-    assert read(layout, "controls", "manifest.json")["renderer"] == "tiny"
+    origin = {
+        "backend": "embedded",
+        "renderer": "tiny",
+        "robot_model": "light",
+        "scene_source": "embedded",
+    }
+    assert origin.items() <= read(layout, "controls", "manifest.json").items()
+    assert origin.items() <= summary["zero"].items()
 
 
 def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: Layout) -> None:
@@ -173,20 +184,49 @@ def test_outcomes_depend_neither_on_workers_nor_on_interruption(
     assert kept.stat().st_mtime_ns == before
 
 
-def test_another_renderer_than_the_datas_is_warned_about(
-    profile: Profile, layout: Layout, store: dict[str, Any], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("attrs", "words"),
+    [
+        ({}, None),
+        ({"renderer": "egl"}, "made with renderer egl, the simulator runs with renderer tiny:"),
+        (
+            {"robot_model": None, "scene_source": None},
+            "made with robot_model unknown, scene_source unknown, "
+            "the simulator runs with robot_model light, scene_source embedded:",
+        ),
+    ],
+)
+def test_other_images_than_the_datas_are_warned_about_once(
+    profile: Profile,
+    layout: Layout,
+    store: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    attrs: dict[str, Any],
+    words: str | None,
 ) -> None:
-    store["renderer"] = "egl"
+    store |= attrs
     quick = replace(profile.evaluate, max_steps=4, max_episodes=1, clips=False)
     evaluate.run(replace(profile, evaluate=quick), layout, "wam")
-    assert "rendered with egl" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert output.count("the simulator runs with") == (words is not None)
+    assert (words or "") in output
+
+
+def test_auto_follows_the_data(
+    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renderer, "try_egl", lambda: pytest.fail("EGL is tried"))
+    quick = replace(profile.evaluate, max_steps=2, max_episodes=1, clips=False)
+    auto = replace(profile, evaluate=quick, env=replace(profile.env, renderer="auto"))
+    evaluate.run(auto, layout, "controls")
+    assert read(layout, "controls", "manifest.json")["renderer"] == "tiny"
 
 
 def test_without_the_simulator_the_message_says_what_to_install(
     profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find: Callable[..., Any] = lambda name: None  # noqa: E731
-    monkeypatch.setattr(evaluate.importlib.util, "find_spec", find)
+    monkeypatch.setattr(importlib.util, "find_spec", find)
     with pytest.raises(WamError, match=r'pip install "wam\[sim\]"'):
         evaluate.run(profile, layout, "controls")
 

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline import artifacts, export, extract, inspect
+from pipeline import artifacts, export, extract, inspect, raw
+from pipeline.cli import main
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from wam.errors import WamError
@@ -30,8 +32,6 @@ def test_every_artifact_is_described(
     summary = tmp_path / "results" / "summary.json"
     artifacts.write_json(summary, [{"variant": "wam", "task": "open_drawer", "success_rate": 0.5}])
     expected = {
-        raw_root: ("CALVIN frames", "120 in 3 episodes"),
-        raw_root / "training": ("CALVIN split", "uint8 (72, 80, 3)"),
         layout.index: ("index", "close_drawer 3"),
         layout.store: ("store", "float64 (120, 24)"),
         layout.store / "training.zarr": ("split of a store", "D, tiny"),
@@ -42,21 +42,71 @@ def test_every_artifact_is_described(
         summary.parent: ("results", "success_rate 0.5"),
     }
     for path, (kind, text) in expected.items():
-        title, rows = inspect.describe(path)
-        assert title == kind
-        assert any(text in str(inspect._text(value)) for _, value in rows), (path, rows)
-        inspect.run(path)
+        found = inspect.describe(path)
+        assert found.kind == kind
+        assert any(text in inspect._text(value) for value in found.facts.values()), path
+        assert inspect.run(path, None, as_json=False)
         assert kind in capsys.readouterr().out
+        assert inspect.run(path, None, as_json=True)
+        assert json.loads(capsys.readouterr().out)["kind"] == kind
+
+
+def test_facts_of_raw_frames(raw_root: Path) -> None:
+    facts = inspect.describe(raw_root, None).facts
+    assert list(facts) == ["training", "validation"]
+    training = facts["training"]
+    assert (training["frames"], training["episodes"]) == (120, 3)
+    assert training["frame_ids"] == {"first": 100, "last": 239}
+    assert training["arrays"]["rgb_gripper"] == "uint8 (72, 80, 3)"
+    assert training["tasks"] == {"close_drawer": 3, "turn_on_led": 3}
+    assert training["renderer"] == "tiny"
+    assert training["blocks"] == {"D": ["red", "blue", "pink"]}
+    assert inspect.describe(raw_root / "training", None).facts["training"] == training
+
+
+def test_defects_are_printed_by_severity_and_exit_with_1(
+    own_raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny data set's actions are no CALVIN actions; that is a defect of its own."""
+    raw.frame_path(own_raw / "training", 117).unlink()
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect", str(own_raw), "--frames", "all"])
+    assert stop.value.code == 1
+    output = capsys.readouterr().out
+    assert "training/episode_0000117.npz: frame missing inside an episode" in output
+    assert output.index("errors (") < output.index("warnings (") < output.index("notes (")
+    with pytest.raises(SystemExit):
+        main(["inspect", str(own_raw), "--frames", "9", "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert content["facts"]["validation"]["frames"] == 80
+    missing = [found for found in content["findings"] if found["check"] == "missing-frames"]
+    assert [found["file"] for found in missing] == ["training/episode_0000117.npz"]
+
+
+def test_frames_without_a_table_are_still_recognised(own_raw: Path) -> None:
+    for split in ("training", "validation"):
+        (own_raw / split / raw.EPISODE_TABLE).unlink()
+    checks = {found.check for found in inspect.describe(own_raw).findings}
+    assert "episode-table-missing" in checks
+
+
+@pytest.mark.parametrize("frames", ["0", "-3", "some"])
+def test_a_bad_number_of_frames_is_refused(
+    frames: str, raw_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["inspect", str(raw_root), f"--frames={frames}"])
+    assert "neither a positive number nor 'all'" in capsys.readouterr().err
 
 
 def test_unknown_and_missing_paths_are_errors(tmp_path: Path) -> None:
     with pytest.raises(WamError, match="not an artifact"):
-        inspect.run(tmp_path)
+        inspect.describe(tmp_path)
     with pytest.raises(WamError, match="not found"):
-        inspect.run(tmp_path / "nothing")
+        inspect.describe(tmp_path / "nothing")
     model = tmp_path / "model"
     model.mkdir()
     artifacts.write_json(model / "config.json", {})
     (model / "model.safetensors").write_bytes(b"\xff" * 20)
     with pytest.raises(WamError, match="not a valid safetensors file"):
-        inspect.run(model)
+        inspect.describe(model)

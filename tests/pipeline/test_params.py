@@ -41,6 +41,7 @@ def test_values_arrive_typed(params) -> None:
         (("collect", "training_frames"), 0, "ci.collect.training_frames = 0"),
         (("finetune", "actor_lr"), -1.0, "ci.finetune.actor_lr = -1.0: must not be negative"),
         (("tasks",), ["close_draw"], "close_draw"),
+        (("env", "backend"), "mujoco", "ci.env.backend = 'mujoco': input should be 'embedded'"),
         (("policy",), 3, "expected a section"),
         (("policy", "batch"), 0, "ci.policy.batch = 0: must be positive"),
         (("convert", "shard_frames"), 1010, "not a multiple of chunk_frames=25; use 1025"),

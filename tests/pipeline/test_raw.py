@@ -137,7 +137,14 @@ def test_frames_with_pickled_arrays_are_refused(tmp_path: Path) -> None:
 
 
 def test_recording_config_round_trip_and_calvins_own(tmp_path: Path) -> None:
-    recording = raw.Recording("B", "egl", "full", {"static": (200, 200), "gripper": (84, 84)})
+    recording = raw.Recording(
+        "B",
+        "egl",
+        "full",
+        {"static": (200, 200), "gripper": (84, 84)},
+        scene_source="embedded",
+        backend="embedded",
+    )
     raw.write_recording_config(tmp_path, recording)
     assert raw.read_recording_config(tmp_path) == recording
     path = tmp_path / raw.RECORDING

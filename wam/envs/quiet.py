@@ -21,9 +21,11 @@ def quiet_driver() -> Iterator[None]:
     libc = ctypes.CDLL(None)
     libc.fflush(None)
     with _dropped(_STDOUT), _dropped(_STDERR):
-        yield
-        # C keeps its output in a buffer of its own, which would come out later.
-        libc.fflush(None)
+        try:
+            yield
+        finally:
+            # C keeps its output in a buffer of its own, which would come out later.
+            libc.fflush(None)
 
 
 @contextlib.contextmanager

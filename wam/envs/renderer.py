@@ -5,18 +5,19 @@ made with EGL. Whether EGL works depends on the machine's driver, and one that d
 blocks the process that loads it. Therefore a child process tries first.
 
 EGL does not need a GPU: Mesa draws the same images on the CPU, several times slower than
-TinyRenderer draws its own.
+TinyRenderer draws its own. ``auto`` therefore takes EGL only where a GPU draws.
 """
 
 import functools
 import importlib.util
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -28,18 +29,35 @@ RENDERERS: tuple[str, ...] = get_args(Renderer)
 PROBE: tuple[str, ...] = (sys.executable, "-m", "wam.envs.renderer")
 """The command that tries EGL."""
 VERDICT = "WAM_EGL_WORKS"
-"""Environment variable that passes a good verdict on to child processes."""
+"""Environment variable that passes a good verdict, the device's name, on to child processes."""
 _TIMEOUT_S = 60.0
 _PROOF = "wam: egl makes images"
 _SIZE = 64
 _FEW_COLOURS = 32
 """The table has hundreds of colours; an image that failed has one, or a few."""
 
+_SOFTWARE = ("llvmpipe", "softpipe", "swrast", "swiftshader")
+"""Devices that are no GPU."""
+
 _log = logging.getLogger(__name__)
 
 
+class Trial(NamedTuple):
+    """What became of trying EGL."""
+
+    problem: str | None
+    """Why it makes no images; None where it does."""
+    device: str = ""
+    """What draws, as OpenGL calls it."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it works and a GPU draws."""
+        return self.problem is None and not any(name in self.device.lower() for name in _SOFTWARE)
+
+
 def resolve_renderer(renderer: str) -> Renderer:
-    """``tiny`` or ``egl``: ``auto`` is EGL where it works, else TinyRenderer and a line in the log.
+    """``tiny`` or ``egl``: ``auto`` is EGL on a GPU, else TinyRenderer and a line in the log.
 
     Raises WamError for an unknown name, and where ``egl`` is asked for and does not work.
     """
@@ -49,7 +67,7 @@ def resolve_renderer(renderer: str) -> Renderer:
         return _automatic()
     if renderer == "tiny":
         return "tiny"
-    if problem := egl_problem():
+    if problem := try_egl().problem:
         raise WamError(
             f"renderer: egl does not work on this machine ({problem}); "
             "install an EGL driver (the GPU's or Mesa's), or use tiny or auto"
@@ -58,25 +76,25 @@ def resolve_renderer(renderer: str) -> Renderer:
 
 
 @functools.cache
-def egl_problem() -> str | None:
-    """Why EGL makes no images on this machine; None where it does.
+def try_egl() -> Trial:
+    """Whether EGL makes images on this machine.
 
     Tried once per run: this process and those that it starts keep the verdict.
     """
     if VERDICT in os.environ:
-        return None
-    problem = probe(PROBE, _TIMEOUT_S)
-    if problem is None:
-        os.environ[VERDICT] = "1"
-    return problem
+        return Trial(None, os.environ[VERDICT])
+    trial = probe(PROBE, _TIMEOUT_S)
+    if trial.problem is None:
+        os.environ[VERDICT] = trial.device
+    return trial
 
 
-def probe(command: Sequence[str], timeout_s: float) -> str | None:
-    """Let ``command`` try EGL; None if it made images, else what became of it."""
+def probe(command: Sequence[str], timeout_s: float) -> Trial:
+    """Let ``command`` try EGL."""
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, VERDICT: "1"},
+            env={**os.environ, VERDICT: ""},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -85,14 +103,17 @@ def probe(command: Sequence[str], timeout_s: float) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"no image within {timeout_s:g} s"
+        return Trial(f"no image within {timeout_s:g} s")
     if done.returncode < 0:
-        return f"it ends with signal {-done.returncode}, {signal.strsignal(-done.returncode)}"
+        return Trial(
+            f"it ends with signal {-done.returncode}, {signal.strsignal(-done.returncode)}"
+        )
     # A status of 0 alone proves nothing: it is the driver that may end the process.
     if done.returncode == 0 and _PROOF in done.stdout:
-        return None
+        device = re.search(r"^GL_RENDERER=(.*)$", done.stdout, re.MULTILINE)
+        return Trial(None, device[1].strip() if device else "unknown")
     said = done.stderr.strip().splitlines()
-    return said[-1].strip() if said else f"it ends with exit status {done.returncode}"
+    return Trial(said[-1].strip() if said else f"it ends with exit status {done.returncode}")
 
 
 def load_egl(client: int) -> None:
@@ -114,14 +135,19 @@ def is_blank(rgb: np.ndarray) -> bool:
 
 @functools.cache
 def _automatic() -> Renderer:
-    problem = egl_problem()
-    if problem is None:
+    trial = try_egl()
+    if trial.on_gpu:
         return "egl"
-    _log.warning("EGL does not work on this machine (%s): rendering with tiny", problem)
+    reason = (
+        f"EGL does not work on this machine ({trial.problem})"
+        if trial.problem
+        else f"EGL would draw on the CPU ({trial.device})"
+    )
+    _log.warning("%s: rendering with tiny", reason)
     return "tiny"
 
 
-def _try_egl() -> None:
+def _prove_egl() -> None:
     """Render both images of the play table with EGL; says so if they show anything."""
     from wam.envs.engine import pybullet
     from wam.envs.play_table import PlayTableEnv
@@ -141,6 +167,6 @@ def _try_egl() -> None:
 
 if __name__ == "__main__":
     try:
-        _try_egl()
+        _prove_egl()
     except WamError as error:
         sys.exit(str(error))

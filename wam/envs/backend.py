@@ -1,0 +1,110 @@
+"""Where environments come from: the embedded simulator, or the official ``calvin_env`` package."""
+
+import importlib.util
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
+
+from wam.envs.arm_model import RobotModel
+from wam.envs.renderer import Renderer, resolve_renderer
+from wam.errors import WamError
+
+if TYPE_CHECKING:
+    from wam.envs.calvin_env import CalvinEnv
+    from wam.envs.play_table import PlayTableEnv
+
+Backend = Literal["embedded", "calvin_env"]
+SceneSource = Literal["embedded", "calvin"]
+
+CALVIN_ROBOT = "panda_longer_finger"
+"""The arm of CALVIN's own scenes."""
+
+_ADVICE = {
+    "pybullet": 'pip install "wam[sim]"',
+    "gymnasium": 'pip install "wam[sim]"',
+    "hydra": "pip install hydra-core",
+    "calvin_env": "git clone --recursive https://github.com/mees/calvin_env, "
+    "then pip install -e calvin_env",
+}
+_PACKAGES: dict[Backend, tuple[str, ...]] = {
+    "embedded": ("pybullet", "gymnasium"),
+    "calvin_env": ("pybullet", "gymnasium", "hydra", "calvin_env"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatorConfig:
+    """Everything that makes one environment differ from another."""
+
+    backend: Backend
+    scene: str
+    """A to D"""
+    assets: str | None
+    """Embedded: directory of CALVIN's scene assets; null: the scene is our own. calvin_env: the
+    checkout with ``conf/`` and ``data/``; null: the one that the package is installed from."""
+    renderer: Renderer
+    robot_model: RobotModel
+    """Of the embedded scene; CALVIN's assets bring their own arm."""
+    static_size: int
+    """Pixels of the square static image."""
+    gripper_size: int
+    """Pixels of the square wrist image."""
+
+    def resolved(self) -> Self:
+        """The same with ``renderer`` either ``tiny`` or ``egl``; errors as `resolve_renderer`."""
+        return replace(self, renderer=resolve_renderer(self.renderer))
+
+    @property
+    def one_per_process(self) -> bool:
+        """Whether a process can hold one of these environments only (CALVIN contract 2.10)."""
+        return self.backend == "calvin_env" or self.renderer == "egl"
+
+    def origin(self) -> dict[str, str]:
+        """What to record with frames and results that such an environment makes."""
+        source = scene_source(self.backend, self.assets)
+        return {
+            "backend": self.backend,
+            "renderer": self.renderer,
+            "robot_model": self.robot_model if source == "embedded" else CALVIN_ROBOT,
+            "scene_source": source,
+        }
+
+
+def scene_source(backend: Backend, assets: str | None) -> SceneSource:
+    """Whose scene it is: our own, or CALVIN's."""
+    return "embedded" if backend == "embedded" and assets is None else "calvin"
+
+
+def require_packages(backend: Backend, why: str) -> None:
+    """Raise WamError, with what to run, for the first package that ``backend`` lacks."""
+    for package in _PACKAGES[backend]:
+        if importlib.util.find_spec(package) is None:
+            raise WamError(f"{package} is not installed; {why}: {_ADVICE[package]}")
+
+
+def make_env(config: SimulatorConfig, *, cameras: bool = True) -> "PlayTableEnv | CalvinEnv":
+    """A new environment; without ``cameras`` it makes no images.
+
+    Raises WamError for a missing package or asset.
+    """
+    if config.backend == "calvin_env":
+        from wam.envs.calvin_env import CalvinEnv
+
+        return CalvinEnv(
+            config.scene,
+            checkout=config.assets,
+            renderer=config.renderer,
+            static_size=config.static_size,
+            gripper_size=config.gripper_size,
+            cameras=cameras,
+        )
+    from wam.envs.play_table import PlayTableEnv
+
+    return PlayTableEnv(
+        config.scene,
+        assets=config.assets,
+        renderer=config.renderer,
+        robot_model=config.robot_model,
+        static_size=config.static_size,
+        gripper_size=config.gripper_size,
+        cameras=cameras,
+    )

@@ -1,0 +1,168 @@
+"""The official ``calvin_env`` package behind the interface of :class:`PlayTableEnv`.
+
+What is assumed of the package (CALVIN contract 1.7, 2.3 to 2.10): it is importable, and its
+checkout holds ``conf/`` and ``data/`` beside it; the hydra config ``config_data_collection`` has
+the groups ``cameras`` (``static_and_gripper``, ``no_cameras``) and ``scene`` (``calvin_scene_D``,
+...), and its ``env`` makes an environment of the old gym API whose ``robot`` keeps ``target_pos``
+and ``target_orn``.
+"""
+
+import contextlib
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from wam.envs.actions import parse_action
+from wam.envs.backend import require_packages
+from wam.envs.geometry import scene_geometry
+from wam.envs.interface import Observation, observation_space, reset_states
+from wam.envs.quiet import quiet_driver
+from wam.envs.renderer import resolve_renderer
+from wam.errors import WamError
+
+_CONFIG = "config_data_collection"
+_IMAGES = ("rgb_static", "rgb_gripper")
+
+
+class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
+    """One environment of the package, with observations and actions as :class:`PlayTableEnv`.
+
+    The package's ``info`` is passed on as it is. ``checkout`` is the directory with ``conf/`` and
+    ``data/``, by default the one that the package is installed from. A process should hold one such
+    environment at a time (CALVIN contract 2.10), and only the first episode of an environment can
+    be repeated to the last bit (2.5). A seed reaches the environment, not the scene: blocks that
+    are scattered at a reset without ``scene_obs`` depend on the resets before.
+
+    Raises WamError where the package or its files are missing or it cannot be made, and for
+    malformed reset states or actions; after the latter the environment goes on as before.
+    """
+
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        scene: str = "D",
+        checkout: str | Path | None = None,
+        renderer: str = "auto",
+        static_size: int = 200,
+        gripper_size: int = 84,
+        cameras: bool = True,
+    ) -> None:
+        require_packages("calvin_env", "env.backend calvin_env needs it")
+        scene_geometry(scene)
+        self.scene = scene
+        self.renderer = resolve_renderer(renderer if cameras else "tiny")
+        """``tiny`` or ``egl``."""
+        self._env: Any = None
+        overrides = ["use_vr=false", f"scene=calvin_scene_{scene}"]
+        if cameras:
+            overrides += ["cameras=static_and_gripper"]
+            for camera, size in (("static", static_size), ("gripper", gripper_size)):
+                overrides += [f"cameras.{camera}.{side}={size}" for side in ("width", "height")]
+        else:
+            overrides += ["cameras=no_cameras"]
+        with self._quiet():
+            self._env = _instantiate(_find(checkout), overrides, use_egl=self.renderer == "egl")
+        self._images = _IMAGES if cameras else ()
+        self.observation_space = observation_space(static_size, gripper_size, cameras)
+        self.action_space = spaces.Box(-1.0, 1.0, (7,), np.float64)
+        self._ready = False
+
+    @property
+    def target_pose(self) -> np.ndarray:
+        """float64 [6]: the robot's accumulated target, position and Euler angles."""
+        robot = self._env.robot
+        return np.array([*robot.target_pos, *robot.target_orn], np.float64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode; ``options`` as of :class:`PlayTableEnv`."""
+        robot_obs, scene_obs = reset_states(options)
+        super().reset(seed=seed)
+        if seed is not None:
+            self._env.seed(seed)
+        with self._quiet():
+            observation = self._observe(self._env.reset(robot_obs=robot_obs, scene_obs=scene_obs))
+        # The package leaves the last episode's command here.
+        observation["robot_obs"][14] = 1.0 if robot_obs is None or robot_obs[14] >= 0 else -1.0
+        self._ready = True
+        return observation, self._env.get_info()
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Advance by one control step of 1/30 s."""
+        parse_action(action)
+        if not self._ready:
+            raise WamError("step: the environment has not been reset")
+        if not isinstance(action, dict) and not (isinstance(action, tuple) and len(action) == 3):
+            action = np.array(action, np.float64)
+        observation, reward, _, info = self._env.step(action)
+        return self._observe(observation), float(reward), False, False, info
+
+    def close(self) -> None:
+        """Release the environment; a second call does nothing."""
+        env, self._env = self._env, None
+        if env is not None:
+            with self._quiet():
+                env.close()
+            # Its destructor closes again, which prints or raises.
+            env.close = _nothing
+
+    def _quiet(self) -> contextlib.AbstractContextManager[None]:
+        return quiet_driver() if self.renderer == "egl" else contextlib.nullcontext()
+
+    def _observe(self, observation: dict[str, Any]) -> Observation:
+        kept = {
+            name: np.array(observation[name], np.float64) for name in ("robot_obs", "scene_obs")
+        }
+        for name in self._images:
+            kept[name] = np.ascontiguousarray(observation["rgb_obs"][name], np.uint8)
+        return kept
+
+
+def _find(checkout: str | Path | None) -> Path:
+    """The directory with ``conf/`` and ``data/``."""
+    if checkout is None:
+        spec = importlib.util.find_spec("calvin_env")
+        assert spec is not None and spec.submodule_search_locations
+        root = Path(spec.submodule_search_locations[0]).parent
+    else:
+        root = Path(checkout).expanduser()
+    for name in ("conf", "data"):
+        if not (root / name).is_dir():
+            raise WamError(
+                f"{root / name}: not found; with env.backend calvin_env, env.assets must be the "
+                "package's checkout (with conf/ and data/), or null if it is installed from there"
+            )
+    return root.resolve()
+
+
+def _instantiate(checkout: Path, overrides: list[str], *, use_egl: bool) -> Any:
+    import hydra
+    from hydra.errors import HydraException
+
+    try:
+        with warnings.catch_warnings():
+            # The package's configuration is of Hydra's first versions.
+            warnings.simplefilter("ignore")
+            with hydra.initialize_config_dir(str(checkout / "conf"), version_base="1.1"):
+                overrides = [*overrides, f"data_path='{checkout / 'data'}'"]
+                config = hydra.compose(_CONFIG, overrides)
+        return hydra.utils.instantiate(
+            config.env, use_egl=use_egl, show_gui=False, use_vr=False, use_scene_info=True
+        )
+    except HydraException as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())
+        raise WamError(f"env.backend: calvin_env in {checkout} does not start: {reason}") from error
+
+
+def _nothing() -> None:
+    pass
