@@ -39,7 +39,9 @@ def run(profile: Profile, layout: Layout) -> None:
         _record_source(Path(profile.raw.path), layout)
         return
     collect = profile.collect
-    simulator = profile.env.simulator(collect.static_size, collect.gripper_size)
+    simulator = profile.env.simulator(
+        collect.static_size, collect.gripper_size, depth=collect.depth
+    )
     if simulator.backend != "embedded":
         raise WamError(
             f"env.backend: play is not recorded in {simulator.backend}; use embedded, with "

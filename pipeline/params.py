@@ -64,7 +64,9 @@ class Env:
         """Whether the scene is our own or CALVIN's."""
         return scene_source(self.backend, self.assets)
 
-    def simulator(self, static_size: int, gripper_size: int) -> SimulatorConfig:
+    def simulator(
+        self, static_size: int, gripper_size: int, *, depth: bool = False
+    ) -> SimulatorConfig:
         """The settings of one environment with images of these sizes in pixels."""
         return SimulatorConfig(
             backend=self.backend,
@@ -74,6 +76,7 @@ class Env:
             robot_model=self.robot_model,
             static_size=static_size,
             gripper_size=gripper_size,
+            depth=depth,
         )
 
 
@@ -88,6 +91,8 @@ class Collect:
     """Pixels of the square static image (CALVIN: 200)."""
     gripper_size: Positive
     """Pixels of the square wrist image (CALVIN: 84)."""
+    depth: bool
+    """Record depth images too, as CALVIN does; nothing in this pipeline learns from them."""
     max_windows_per_task: Positive
     """Most annotated windows per task in the training split."""
     max_starts_per_task: Positive

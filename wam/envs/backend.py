@@ -48,6 +48,8 @@ class SimulatorConfig:
     """Pixels of the square static image."""
     gripper_size: int
     """Pixels of the square wrist image."""
+    depth: bool = False
+    """Depth images too; of the embedded simulator alone."""
 
     def resolved(self) -> Self:
         """The same with ``renderer`` either ``tiny`` or ``egl``; errors as `resolve_renderer`."""
@@ -107,4 +109,5 @@ def make_env(config: SimulatorConfig, *, cameras: bool = True) -> "PlayTableEnv 
         static_size=config.static_size,
         gripper_size=config.gripper_size,
         cameras=cameras,
+        depth=config.depth,
     )

@@ -69,7 +69,7 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
         with self._quiet():
             self._env = _instantiate(_find(checkout), overrides, use_egl=self.renderer == "egl")
         self._images = _IMAGES if cameras else ()
-        self.observation_space = observation_space(static_size, gripper_size, cameras)
+        self.observation_space = observation_space(static_size, gripper_size, cameras=cameras)
         self.action_space = spaces.Box(-1.0, 1.0, (7,), np.float64)
         self._ready = False
 

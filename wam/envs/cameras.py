@@ -1,5 +1,7 @@
 """The static and the wrist camera (CALVIN contract 2.9)."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from wam.envs.engine import pybullet
@@ -13,12 +15,26 @@ _GRIPPER_FOV_DEG, _GRIPPER_NEAR, _GRIPPER_FAR = 75.0, 0.01, 2.0
 _SHADOWLESS_IMAGES = 2
 
 
-class Cameras:
-    """Both cameras of one physics client; images are uint8 [size, size, 3], row 0 on top."""
+class Picture(NamedTuple):
+    """What a camera sees."""
 
-    def __init__(self, client: int, static_size: int, gripper_size: int, renderer: int) -> None:
+    rgb: np.ndarray
+    depth: np.ndarray | None
+
+
+class Cameras:
+    """Both cameras of one physics client.
+
+    A picture is ``rgb`` uint8 [size, size, 3] and, with ``depth``, the distance (m) along the
+    optical axis, float32 [size, size]; row 0 is on top.
+    """
+
+    def __init__(
+        self, client: int, static_size: int, gripper_size: int, renderer: int, *, depth: bool
+    ) -> None:
         self._client = client
         self._renderer = renderer
+        self._depth = depth
         self._static_size, self._gripper_size = static_size, gripper_size
         self.static_view = pybullet.computeViewMatrix(_STATIC_EYE, _STATIC_TARGET, _STATIC_UP)
         self.static_projection = pybullet.computeProjectionMatrixFOV(
@@ -33,14 +49,16 @@ class Cameras:
                 for _ in range(_SHADOWLESS_IMAGES):
                     self.static()
 
-    def static(self) -> np.ndarray:
-        """The image of the camera that overlooks the table."""
-        return self._render(self._static_size, self.static_view, self.static_projection)
+    def static(self) -> Picture:
+        """The picture of the camera that overlooks the table."""
+        rgb, buffer = self._render(self._static_size, self.static_view, self.static_projection)
+        return Picture(rgb, self._metres(buffer, _STATIC_NEAR, _STATIC_FAR))
 
-    def gripper(self, position: tuple[float, ...], quaternion: tuple[float, ...]) -> np.ndarray:
-        """The image of the wrist camera at the pose of its link."""
+    def gripper(self, position: tuple[float, ...], quaternion: tuple[float, ...]) -> Picture:
+        """The picture of the wrist camera at the pose of its link."""
         view = self.gripper_view(position, quaternion)
-        return self._render(self._gripper_size, view, self.gripper_projection)
+        rgb, buffer = self._render(self._gripper_size, view, self.gripper_projection)
+        return Picture(rgb, self._metres(buffer, _GRIPPER_NEAR, _GRIPPER_FAR))
 
     @staticmethod
     def gripper_view(position: tuple[float, ...], quaternion: tuple[float, ...]) -> tuple:
@@ -49,7 +67,10 @@ class Cameras:
         target = np.asarray(position) + rotation[:, 1]
         return pybullet.computeViewMatrix(position, target.tolist(), (-rotation[:, 2]).tolist())
 
-    def _render(self, size: int, view: tuple, projection: tuple) -> np.ndarray:
+    def _metres(self, buffer: np.ndarray, near: float, far: float) -> np.ndarray | None:
+        return far * near / (far - (far - near) * buffer) if self._depth else None
+
+    def _render(self, size: int, view: tuple, projection: tuple) -> tuple[np.ndarray, np.ndarray]:
         image = pybullet.getCameraImage(
             size,
             size,
@@ -60,4 +81,5 @@ class Cameras:
             physicsClientId=self._client,
         )
         rgba = np.asarray(image[2], dtype=np.uint8).reshape(size, size, 4)
-        return np.ascontiguousarray(rgba[..., :3])
+        buffer = np.asarray(image[3], dtype=np.float32).reshape(size, size)
+        return np.ascontiguousarray(rgba[..., :3]), buffer

@@ -34,7 +34,7 @@ def reset_states(options: dict[str, Any] | None) -> tuple[np.ndarray | None, np.
 
 
 def observation_space(
-    static_size: int, gripper_size: int, cameras: bool
+    static_size: int, gripper_size: int, *, cameras: bool, depth: bool = False
 ) -> "spaces.Space[Observation]":
     """State vectors and, with ``cameras``, square images of the given sizes in pixels."""
     parts: dict[str, spaces.Space] = {
@@ -44,6 +44,9 @@ def observation_space(
     if cameras:
         for name, size in (("rgb_static", static_size), ("rgb_gripper", gripper_size)):
             parts[name] = spaces.Box(0, 255, (size, size, 3), np.uint8)
+    if cameras and depth:
+        for name, size in (("depth_static", static_size), ("depth_gripper", gripper_size)):
+            parts[name] = spaces.Box(0.0, np.inf, (size, size), np.float32)
     return cast("spaces.Space[Observation]", spaces.Dict(parts))
 
 

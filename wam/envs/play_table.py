@@ -40,7 +40,8 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
     """CALVIN's play table and arm in PyBullet, 30 control steps per second.
 
     Observations: ``robot_obs`` float64 [15], ``scene_obs`` float64 [24] and, with ``cameras``,
-    ``rgb_static`` and ``rgb_gripper`` uint8 [size, size, 3]. Actions: relative, float [7] (CALVIN
+    ``rgb_static`` and ``rgb_gripper`` uint8 [size, size, 3]; with ``depth`` too, ``depth_static``
+    and ``depth_gripper`` float32 [size, size] in metres along the optical axis. Actions: relative, float [7] (CALVIN
     contract 2.3): x, y, z in units of 2 cm, Euler angles in units of 0.05 rad, added to the robot's
     accumulated target and not clipped; the gripper exactly -1 (close) or +1 (open). Absolute poses
     and joint angles are taken as well, in the forms of :mod:`wam.envs.actions`. The reward is
@@ -66,6 +67,7 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         static_size: int = 200,
         gripper_size: int = 84,
         cameras: bool = True,
+        depth: bool = False,
     ) -> None:
         self.scene = scene
         geometry = scene_geometry(scene)
@@ -90,8 +92,10 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
             raise
         self._cameras: Cameras | None = None
         if cameras:
-            self._cameras = Cameras(self._client, static_size, gripper_size, engine)
-        self.observation_space = observation_space(static_size, gripper_size, cameras)
+            self._cameras = Cameras(self._client, static_size, gripper_size, engine, depth=depth)
+        self.observation_space = observation_space(
+            static_size, gripper_size, cameras=cameras, depth=depth
+        )
         self.action_space = spaces.Box(-1.0, 1.0, (7,), np.float64)
         self._ready = False
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
@@ -163,7 +167,7 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         """The static camera's image."""
         if self._cameras is None:
             raise WamError("render: the environment was made with cameras=False")
-        return self._cameras.static()
+        return self._cameras.static().rgb
 
     def close(self) -> None:
         """Release the physics client; a second call does nothing."""
@@ -191,7 +195,13 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         scene_obs, scene_info = self.table.observe()
         observation: Observation = {"robot_obs": robot_obs, "scene_obs": scene_obs}
         if self._cameras is not None:
-            observation["rgb_static"] = self._cameras.static()
-            observation["rgb_gripper"] = self._cameras.gripper(*self.robot.camera())
+            pictures = {
+                "static": self._cameras.static(),
+                "gripper": self._cameras.gripper(*self.robot.camera()),
+            }
+            for name, (rgb, depth) in pictures.items():
+                observation[f"rgb_{name}"] = rgb
+                if depth is not None:
+                    observation[f"depth_{name}"] = depth
         robot_info["contacts"] = self.table.contacts(self.robot.uid)
         return observation, {"robot_info": robot_info, "scene_info": scene_info}

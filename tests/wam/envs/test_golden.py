@@ -39,12 +39,15 @@ def test_official_assets_repeat_the_fourth_random_trace_for_a_while(
 @pytest.mark.parametrize("state", ["closed_off", "open_on"])
 def test_official_assets_render_the_same_images(golden: Path, assets: Path, state: str) -> None:
     recorded = np.load(golden / f"image_D_{state}_tiny.npz")
-    env = PlayTableEnv("D", assets=assets, renderer="tiny")
+    env = PlayTableEnv("D", assets=assets, renderer="tiny", depth=True)
     try:
         options = {name: recorded[f"reset_{name}"] for name in ("robot_obs", "scene_obs")}
         observation, _ = env.reset(options=options)
+        assert env.observation_space.contains(observation)
     finally:
         env.close()
+    for camera in ("depth_static", "depth_gripper"):
+        np.testing.assert_allclose(observation[camera], recorded[camera], rtol=1e-5)
     for camera in ("rgb_static", "rgb_gripper"):
         ours, theirs = observation[camera].astype(float), recorded[camera].astype(float)
         # Two grey levels leave room for another C library's rounding; here it is none.
