@@ -48,13 +48,11 @@ def cut_windows(
 
     The first starts up to eight frames before the expert took over, the later ones on its way to
     the object. Every window is at most 64 frames long, starts with the task to be done and its
-    object untouched, and passes the task oracle. Executions that were made to miss give none.
+    object untouched, and passes the task oracle.
     """
     windows = []
     for execution in executions:
         lead, later = int(rng.integers(_MAX_LEAD + 1)), rng.random(_LATER_STARTS)
-        if execution.missed:
-            continue
         touched = _first_touch(execution, scene_obs)
         first = max(execution.free, execution.approach - lead, execution.stop - MAX_FRAMES)
         start = _valid_start(execution, scene_obs, range(first, touched))

@@ -14,14 +14,13 @@ def drawer_opens(frames: int = 100, start: int = 40, stop: int = 60) -> np.ndarr
     return scene
 
 
-def execution(**changes: int | bool | str) -> Execution:
+def execution(**changes: int | str) -> Execution:
     values = {
         "task": "open_drawer",
         "free": 10,
         "approach": 20,
         "success": 53,
         "stop": 56,
-        "missed": False,
     }
     return Execution(**{**values, **changes})  # type: ignore[arg-type]
 
@@ -45,12 +44,11 @@ def test_window_never_starts_before_the_task_was_free() -> None:
         assert windows[0].start >= 18
 
 
-def test_long_executions_are_cut_and_misses_left_out() -> None:
+def test_long_executions_are_cut() -> None:
     scene = drawer_opens(200, 120, 140)
     long = execution(success=133, stop=136)
     windows = cut_windows([long], scene, np.random.default_rng(0))
     assert all(window.stop - window.start <= MAX_FRAMES for window in windows)
-    assert cut_windows([execution(missed=True)], drawer_opens(), np.random.default_rng(0)) == []
 
 
 def test_a_pressed_button_is_no_start() -> None:

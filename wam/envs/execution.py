@@ -9,12 +9,10 @@ class Execution:
 
     task: str
     free: int
-    """First frame after the previous task."""
+    """First frame after the previous task, push or miss."""
     approach: int
     """Frame at which the expert took over."""
     success: int
     """First frame in which the task is accomplished relative to ``approach``."""
     stop: int
     """One past a frame shortly after the success, in which it still holds."""
-    missed: bool
-    """The expert was made to miss at first."""

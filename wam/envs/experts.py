@@ -13,6 +13,7 @@ from wam.envs.geometry import (
     POSITION_STEP_M,
     ROTATION_STEP_RAD,
     SceneGeometry,
+    Vector,
     scene_geometry,
 )
 from wam.errors import WamError
@@ -20,8 +21,8 @@ from wam.tasks import BUTTON, DRAWER, SLIDER, SWITCH
 
 DOWN = (3.09045411, -0.02908596, 1.50013585)
 """Fingers point down (the home orientation)."""
-TILT = (3.09, -0.75, 1.55)
-"""Fingers point forward and down, for the switch."""
+TILT, STEEP_TILT = (3.09, -0.75, 1.55), (3.09, -0.55, 1.55)
+"""Fingers point forward and down, for the switch; near its own base the arm bends no further."""
 CLOSED, OPEN = -1.0, 1.0
 
 _TRAVEL_Z = 0.53
@@ -34,8 +35,8 @@ _CLEAR_Y = -0.09
 class Waypoint:
     """Where to bring the TCP next."""
 
-    position: tuple[float, float, float]
-    euler: tuple[float, float, float]
+    position: Vector
+    euler: Vector
     gripper: float
     tolerance_m: float = 0.012
     max_steps: int = 40
@@ -43,56 +44,50 @@ class Waypoint:
     """False: keep the orientation, the fingers may still be caught behind a handle."""
 
 
+@dataclass(frozen=True)
+class Manner:
+    """How a task is done; every manner without a shift solves it."""
+
+    speed: float = 1.0
+    """Largest component of a motion, in units of an action."""
+    noise: float = 0.0
+    """Standard deviation of Gaussian noise on the six motion components, in the same units."""
+    reach: float = 1.0
+    """In [0, 1]: how far beyond what the task needs a door or the drawer is moved."""
+    along: float = 0.0
+    """In [-1, 1]: where on a handle or button the fingers go."""
+    shift: Vector = (0.0, 0.0, 0.0)
+    """Metres by which the fingers pass beside the object: a miss."""
+
+
 class Expert:
     """Solves one task; a plan that has run out without success is made anew from where the arm is.
 
-    ``noise`` is the standard deviation of Gaussian noise on the six motion components, ``speed``
-    the largest component in units of an action. ``miss_m`` shifts the first plan in x and y: a
-    miss, from which the second plan recovers. ``reach`` in [0, 1] tells how far beyond what the
-    task needs a door or the drawer is moved.
+    Raises WamError for an unknown task or scene.
     """
 
     def __init__(
-        self,
-        task: str,
-        rng: np.random.Generator,
-        noise: float = 0.0,
-        *,
-        speed: float = 1.0,
-        reach: float = 1.0,
-        miss_m: tuple[float, float] = (0.0, 0.0),
-        scene: str = "D",
+        self, task: str, rng: np.random.Generator, manner: Manner | None = None, scene: str = "D"
     ) -> None:
         if task not in TASKS:
             raise WamError(f"task '{task}': unknown; known: {', '.join(TASKS)}")
         self.task = task
-        self._rng, self._noise, self._speed, self._reach = rng, noise, speed, reach
-        self._miss_m = miss_m
+        self._rng, self._manner = rng, manner or Manner()
         self._geometry = scene_geometry(scene)
         self.plans_done = 0
         """How often the last waypoint of a plan was reached, or given up."""
         self._plan: list[Waypoint] = []
         self._steps = 0
-        self._target: np.ndarray | None = None
 
-    def act(
-        self, observation: dict[str, np.ndarray], target: np.ndarray | None = None
-    ) -> np.ndarray:
+    def act(self, observation: dict[str, np.ndarray], target: np.ndarray) -> np.ndarray:
         """The next action float64 [7] from ``robot_obs`` [15] and ``scene_obs`` [24].
 
-        ``target`` [6] is the robot's accumulated target (``PlayTableEnv.target_pose``). Without it
-        the expert must have acted alone since the reset and keeps count itself.
+        ``target`` [6] is the robot's accumulated target (``PlayTableEnv.target_pose``).
         """
         robot_obs, scene_obs = observation["robot_obs"], observation["scene_obs"]
-        if target is None:
-            target = robot_obs[:6].copy() if self._target is None else self._target
         self._advance(robot_obs, scene_obs)
-        action = toward(self._plan[0], robot_obs, target, self._speed)
-        if self._noise:
-            action[:6] += self._rng.normal(0.0, self._noise, 6)
-            action[:6] = action[:6].clip(-1.0, 1.0)
-        self._target = target + action[:6] * ([POSITION_STEP_M] * 3 + [ROTATION_STEP_RAD] * 3)
-        return action
+        action = toward(self._plan[0], robot_obs, target, self._manner.speed)
+        return with_noise(action, self._rng, self._manner.noise)
 
     def _advance(self, robot_obs: np.ndarray, scene_obs: np.ndarray) -> None:
         if not self._plan:
@@ -112,14 +107,7 @@ class Expert:
             self._plan.pop(0)
 
     def _make(self, robot_obs: np.ndarray, scene_obs: np.ndarray) -> list[Waypoint]:
-        plan = plan_task(self.task, robot_obs, scene_obs, self._reach, self._geometry)
-        shift, self._miss_m = self._miss_m, (0.0, 0.0)
-        if shift == (0.0, 0.0):
-            return plan
-        return [
-            replace(w, position=(w.position[0] + shift[0], w.position[1] + shift[1], w.position[2]))
-            for w in plan
-        ]
+        return plan_task(self.task, robot_obs, scene_obs, self._geometry, self._manner)
 
 
 def toward(
@@ -136,6 +124,13 @@ def toward(
     return action
 
 
+def with_noise(action: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
+    """``action`` [7] with Gaussian noise on its six motion components, kept in [-1, 1]."""
+    noisy = action.copy()
+    noisy[:6] = (action[:6] + rng.normal(0.0, noise, 6)).clip(-1.0, 1.0)
+    return noisy
+
+
 def reached(waypoint: Waypoint, robot_obs: np.ndarray) -> bool:
     """Whether the TCP of ``robot_obs`` [15] is within the waypoint's tolerance."""
     distance = np.linalg.norm(robot_obs[:3] - np.asarray(waypoint.position))
@@ -146,11 +141,14 @@ def plan_task(
     task: str,
     robot_obs: np.ndarray,
     scene_obs: np.ndarray,
-    reach: float,
     geometry: SceneGeometry,
+    manner: Manner,
 ) -> list[Waypoint]:
     """Waypoints that do ``task`` from here."""
-    steps = _PLANNERS[task](robot_obs, scene_obs, reach, geometry)
+    steps = [
+        replace(step, position=tuple(np.add(step.position, manner.shift).tolist()))
+        for step in _PLANNERS[task](scene_obs, geometry, manner)
+    ]
     if _in_place(steps, robot_obs):
         return steps[1:] if len(steps) > 2 else steps
     return [*depart(robot_obs, steps[0]), *_crossing(robot_obs, steps[0]), *steps]
@@ -162,7 +160,7 @@ def depart(robot_obs: np.ndarray, goal: Waypoint) -> list[Waypoint]:
     gripper = CLOSED if robot_obs[14] < 0 else OPEN
     euler = tuple(float(value) for value in robot_obs[3:6])
 
-    def leave(position: tuple[float, float, float]) -> list[Waypoint]:
+    def leave(position: Vector) -> list[Waypoint]:
         return [Waypoint(position, euler, gripper, 0.03, 15, rotate=False)]  # type: ignore[arg-type]
 
     way = np.hypot(goal.position[0] - x, goal.position[1] - y)
@@ -190,9 +188,11 @@ def _in_place(steps: list[Waypoint], robot_obs: np.ndarray) -> bool:
     return contact.tolerance_m < 0.01 and ready and bool((offset < (0.03, 0.012, 0.02)).all())
 
 
-def _drawer(goal: float, scene_obs: np.ndarray, geometry: SceneGeometry) -> list[Waypoint]:
+def _drawer(
+    goal: float, scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner
+) -> list[Waypoint]:
     """Into the gap behind the handle bar, then the drawer to joint value ``goal``."""
-    x, q = geometry.drawer[0], float(scene_obs[DRAWER])
+    x, q = geometry.drawer[0] + 0.05 * manner.along, float(scene_obs[DRAWER])
     gap = -0.213 - q
     # Pulling hooks the bar 2.6 cm in front of the gap's centre, pushing the front 2 cm behind it.
     final = -0.213 - goal - (0.022 if goal > q else -0.022)
@@ -203,78 +203,80 @@ def _drawer(goal: float, scene_obs: np.ndarray, geometry: SceneGeometry) -> list
     ]
 
 
-def _open_drawer(
-    robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
-) -> list[Waypoint]:
+def _open_drawer(scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner) -> list[Waypoint]:
     lowest = min(max(float(scene_obs[DRAWER]) + 0.135, 0.16), 0.215)
-    return _drawer(lowest + reach * (0.215 - lowest), scene_obs, geometry)
+    return _drawer(lowest + manner.reach * (0.215 - lowest), scene_obs, geometry, manner)
 
 
-def _close_drawer(
-    robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
-) -> list[Waypoint]:
+def _close_drawer(scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner) -> list[Waypoint]:
     highest = max(min(float(scene_obs[DRAWER]) - 0.135, 0.05), 0.0)
-    return _drawer(highest * (1 - reach), scene_obs, geometry)
+    return _drawer(highest * (1 - manner.reach), scene_obs, geometry, manner)
 
 
-def _slider(goal: float, scene_obs: np.ndarray, geometry: SceneGeometry) -> list[Waypoint]:
+def _slider(
+    goal: float, scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner
+) -> list[Waypoint]:
     """Open fingers around the handle bar, then the door to joint value ``goal``."""
     q = float(scene_obs[SLIDER])
     closed_x = geometry.slide[0] + 0.14
     # The handle has 2 cm of play between the fingers.
     final = closed_x - goal - (0.02 if goal > q else -0.02)
+    # It runs up the cabinet's 60 degree front.
+    y, z = 0.01 * manner.along, 0.535 + 0.017 * manner.along
     return [
         Waypoint((closed_x - q, -0.07, 0.58), DOWN, OPEN, 0.015),
-        Waypoint((closed_x - q, 0.0, 0.535), DOWN, OPEN, 0.009, 20),
-        Waypoint((final, 0.0, 0.535), DOWN, OPEN, 0.006, 25),
+        Waypoint((closed_x - q, y, z), DOWN, OPEN, 0.009, 20),
+        Waypoint((final, y, z), DOWN, OPEN, 0.006, 25),
     ]
 
 
 def _move_slider_left(
-    robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
+    scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner
 ) -> list[Waypoint]:
     limit = geometry.slide_limit
     lowest = min(max(float(scene_obs[SLIDER]) + 0.165, limit - 0.08), limit)
-    return _slider(lowest + reach * (limit - lowest), scene_obs, geometry)
+    return _slider(lowest + manner.reach * (limit - lowest), scene_obs, geometry, manner)
 
 
 def _move_slider_right(
-    robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
+    scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner
 ) -> list[Waypoint]:
     highest = max(min(float(scene_obs[SLIDER]) - 0.165, 0.08), 0.0)
-    return _slider(highest * (1 - reach), scene_obs, geometry)
+    return _slider(highest * (1 - manner.reach), scene_obs, geometry, manner)
 
 
 def _push_switch_up(
-    robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
+    scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner
 ) -> list[Waypoint]:
-    x = geometry.switch[0]
+    x, tilt = geometry.switch[0] + 0.02 * manner.along, _tilt(geometry)
     return [
-        Waypoint((x, -0.10, 0.50), TILT, CLOSED, 0.015, 50),
-        Waypoint((x, -0.01, 0.495), TILT, CLOSED, 0.008, 20),
-        Waypoint((x, 0.045, 0.60), TILT, CLOSED, 0.006, 25),
+        Waypoint((x, -0.10, 0.50), tilt, CLOSED, 0.015, 50),
+        Waypoint((x, -0.01, 0.495), tilt, CLOSED, 0.008, 20),
+        Waypoint((x, 0.045, 0.60), tilt, CLOSED, 0.006, 25),
     ]
 
 
 def _push_switch_down(
-    robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
+    scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner
 ) -> list[Waypoint]:
-    x = geometry.switch[0] - 0.01
+    x, tilt = geometry.switch[0] - 0.01 + 0.02 * manner.along, _tilt(geometry)
     # The bar slides up the cabinet's 60 degree front.
     lower = float(scene_obs[SWITCH]) - 0.088
     y, z = 0.5 * lower, 0.866 * lower
     return [
-        Waypoint((x, -0.03, 0.67), TILT, CLOSED, 0.02, 50),
-        Waypoint((x, 0.075 + y, 0.665 + z), TILT, CLOSED, 0.012, 20),
-        Waypoint((x, 0.07 + y, 0.635 + z), TILT, CLOSED, 0.01, 10),
-        Waypoint((x, 0.02, 0.55), TILT, CLOSED, 0.006, 25),
+        Waypoint((x, -0.03, 0.67), tilt, CLOSED, 0.02, 50),
+        Waypoint((x, 0.075 + y, 0.665 + z), tilt, CLOSED, 0.012, 20),
+        Waypoint((x, 0.07 + y, 0.635 + z), tilt, CLOSED, 0.01, 10),
+        Waypoint((x, 0.02, 0.55), tilt, CLOSED, 0.006, 25),
     ]
 
 
-def _press_button(
-    robot_obs: np.ndarray, scene_obs: np.ndarray, reach: float, geometry: SceneGeometry
-) -> list[Waypoint]:
-    x, y, _ = geometry.button
+def _tilt(geometry: SceneGeometry) -> Vector:
+    return TILT if geometry.switch[0] > 0 else STEEP_TILT
+
+
+def _press_button(scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner) -> list[Waypoint]:
+    x, y = geometry.button[0] + 0.012 * manner.along, geometry.button[1]
     # A button that is still down has to come up before it can be pressed again.
     height = 0.54 if scene_obs[BUTTON] < 0.005 else 0.52
     return [

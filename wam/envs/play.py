@@ -1,7 +1,7 @@
-"""Continuous scripted play: experts chained at random, with detours, changing pace and misses."""
+"""Continuous scripted play: tasks, detours, block pushes and misses, chained at random."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,27 +9,40 @@ import numpy as np
 from wam import tasks
 from wam.config import TASKS
 from wam.envs.execution import Execution
-from wam.envs.experts import CLOSED, OPEN, Expert, Waypoint, depart, reached, toward
-from wam.envs.geometry import scene_geometry
+from wam.envs.experts import (
+    CLOSED,
+    OPEN,
+    Expert,
+    Manner,
+    Waypoint,
+    depart,
+    reached,
+    toward,
+    with_noise,
+)
+from wam.envs.geometry import SceneGeometry, Vector, scene_geometry
 from wam.envs.play_table import Observation, PlayTableEnv
-from wam.envs.starts import random_pose, random_robot, random_scene
+from wam.envs.pushes import push_block
+from wam.envs.starts import random_pose, random_start
 
-_DETOUR_PROBABILITY = 0.5
-_DETOUR_STEPS = 16
+_DETOUR_PROBABILITY = 0.25
+_DETOUR_STEPS = 12
+_PUSH_PROBABILITY = 0.35
 _MISS_PROBABILITY = 0.06
 _TASK_STEPS = 72
 _FINISH_STEPS = 10
 _MARGIN_M = 0.02
 """A door or drawer must be this much farther from its end than a task's limit asks for."""
 
-# Offsets in x and y that pass the object by without jamming the fingers; the drawer has none.
-_MISSES = {
-    "move_slider_left": (-0.075, 0.0),
-    "move_slider_right": (0.075, 0.0),
-    "turn_on_lightbulb": (-0.14, 0.0),
-    "turn_on_led": (0.055, 0.02),
-    "turn_off_led": (0.055, 0.02),
-}
+
+def random_manner(rng: np.random.Generator, noise: float) -> Manner:
+    """A manner that solves its task; ``noise`` as in :class:`Manner`."""
+    return Manner(
+        speed=rng.uniform(0.75, 1.0),
+        noise=noise,
+        reach=rng.uniform(0.3, 1.0),
+        along=rng.uniform(-1.0, 1.0),
+    )
 
 
 @dataclass
@@ -46,13 +59,8 @@ class Play:
 
     def frames(self, count: int) -> Iterator[Observation]:
         """``count`` observations, one per control step."""
-        geometry = scene_geometry(self.env.scene)
-        self.env.reset()
-        robot_obs = random_robot(self.env, self.rng)
-        scene_obs = random_scene(self.rng, geometry)
-        self._observation, _ = self.env.reset(
-            options={"robot_obs": robot_obs, "scene_obs": scene_obs}
-        )
+        self._geometry = scene_geometry(self.env.scene)
+        self._observation, _ = self.env.reset(options=random_start(self.env, self.rng))
         self._frame = 0
         yield self._observation
         steps = self._play()
@@ -65,28 +73,37 @@ class Play:
         counts = dict.fromkeys(TASKS, 0)
         while True:
             free = self._frame
-            if self.rng.random() < _DETOUR_PROBABILITY:
-                yield from self._detour()
+            if self.rng.random() < _PUSH_PROBABILITY:
+                yield from self._follow(self._push() or [self._detour()])
+            elif self.rng.random() < _DETOUR_PROBABILITY:
+                yield from self._follow([self._detour()])
             task = self._choose(counts)
             counts[task] += 1
-            yield from self._execute(task, free)
+            if self.rng.random() < _MISS_PROBABILITY:
+                yield from self._miss(task)
+                free = self._frame
+            if _ready(task, self._observation["scene_obs"]):
+                yield from self._execute(task, free)
 
-    def _detour(self) -> Iterator[np.ndarray]:
-        """Wander to some pose over the table, so that the next task starts from anywhere."""
+    def _push(self) -> list[Waypoint]:
+        return push_block(self._observation["scene_obs"], self._geometry, self.rng)
+
+    def _detour(self) -> Waypoint:
+        """Some pose over the table, so that the next task starts from anywhere."""
         pose = random_pose(self.rng)
         gripper = OPEN if self.rng.random() < 0.5 else CLOSED
-        goal = Waypoint(tuple(pose[:3]), tuple(pose[3:]), gripper, 0.03)
+        return Waypoint(tuple(pose[:3]), tuple(pose[3:]), gripper, 0.03, _DETOUR_STEPS)
+
+    def _follow(self, waypoints: Sequence[Waypoint]) -> Iterator[np.ndarray]:
+        """Visit ``waypoints``, giving up each after its time."""
         speed = self.rng.uniform(0.7, 1.0)
-        for waypoint in (*self._leave(goal), goal):
-            for _ in range(min(waypoint.max_steps, _DETOUR_STEPS)):
+        for waypoint in (*depart(self._observation["robot_obs"], waypoints[0]), *waypoints):
+            for _ in range(waypoint.max_steps):
                 robot_obs = self._observation["robot_obs"]
                 if reached(waypoint, robot_obs):
                     break
                 action = toward(waypoint, robot_obs, self.env.target_pose, speed)
-                yield self._noisy(action)
-
-    def _leave(self, goal: Waypoint) -> list[Waypoint]:
-        return depart(self._observation["robot_obs"], goal)
+                yield with_noise(action, self.rng, self.noise)
 
     def _choose(self, counts: dict[str, int]) -> str:
         """A task that can be done now; those done less often so far are likelier."""
@@ -95,17 +112,19 @@ class Play:
         weights = np.array([1.0 / (1 + counts[task]) ** 3 for task in ready])
         return ready[self.rng.choice(len(ready), p=weights / weights.sum())]
 
+    def _miss(self, task: str) -> Iterator[np.ndarray]:
+        """Go for ``task`` beside its object, once."""
+        shifts = misses(task, self._geometry)
+        shift = shifts[self.rng.integers(len(shifts))]
+        expert = self._expert(task, replace(random_manner(self.rng, self.noise), shift=shift))
+        for _ in range(_TASK_STEPS):
+            action = expert.act(self._observation, self.env.target_pose)
+            if expert.plans_done:
+                return
+            yield action
+
     def _execute(self, task: str, free: int) -> Iterator[np.ndarray]:
-        missed = task in _MISSES and self.rng.random() < _MISS_PROBABILITY
-        expert = Expert(
-            task,
-            self.rng,
-            self.noise,
-            speed=self.rng.uniform(0.85, 1.0),
-            reach=self.rng.uniform(0.3, 1.0),
-            miss_m=_MISSES[task] if missed else (0.0, 0.0),
-            scene=self.env.scene,
-        )
+        expert = self._expert(task, random_manner(self.rng, self.noise))
         approach, start = self._frame, self._observation["scene_obs"]
         for _ in range(_TASK_STEPS):
             yield expert.act(self._observation, self.env.target_pose)
@@ -118,7 +137,7 @@ class Play:
             yield expert.act(self._observation, self.env.target_pose)
         stop = self._frame + 1
         if tasks.achieved(task, start, self._observation["scene_obs"]):
-            self.executions.append(Execution(task, free, approach, success, stop, missed))
+            self.executions.append(Execution(task, free, approach, success, stop))
         # A door or drawer that stops half-way could be moved in neither direction.
         plans = expert.plans_done
         for _ in range(_FINISH_STEPS if isinstance(tasks.RULES[task], tasks.Move) else 0):
@@ -127,9 +146,24 @@ class Play:
                 break
             yield action
 
-    def _noisy(self, action: np.ndarray) -> np.ndarray:
-        action[:6] = (action[:6] + self.rng.normal(0.0, self.noise, 6)).clip(-1.0, 1.0)
-        return action
+    def _expert(self, task: str, manner: Manner) -> Expert:
+        return Expert(task, self.rng, manner, self.env.scene)
+
+
+def misses(task: str, geometry: SceneGeometry) -> list[Vector]:
+    """Shifts with which the fingers pass the object of ``task`` without jamming."""
+
+    def inwards(x: float, distance: float) -> float:
+        return -distance if x > 0 else distance
+
+    if task in ("open_drawer", "close_drawer"):
+        return [(0.0, 0.0, 0.06)]
+    if task in ("move_slider_left", "move_slider_right"):
+        behind = -0.10 if task == "move_slider_left" else 0.10
+        return [(behind, 0.0, 0.0), (0.0, -0.06, 0.0)]
+    if task in ("turn_on_lightbulb", "turn_off_lightbulb"):
+        return [(inwards(geometry.switch[0], 0.14), 0.0, 0.0)]
+    return [(inwards(geometry.button[0], 0.08), 0.02, 0.0), (0.0, 0.0, 0.03)]
 
 
 def _ready(task: str, scene_obs: np.ndarray) -> bool:

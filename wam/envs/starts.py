@@ -2,14 +2,30 @@
 
 import numpy as np
 
+from wam import tasks
 from wam.envs.experts import DOWN
-from wam.envs.geometry import DRAWER_LIMIT, SWITCH_LIMIT, SceneGeometry
+from wam.envs.geometry import DRAWER_LIMIT, SWITCH_LIMIT, SceneGeometry, scene_geometry
 from wam.envs.play_table import PlayTableEnv
 from wam.envs.robot import HOME_JOINTS
 
 _MIN_BLOCK_DISTANCE_M = 0.10
 _IK_ROUNDS = 20
 _IK_TOLERANCE_M = 0.005
+
+
+def random_start(
+    env: PlayTableEnv, rng: np.random.Generator, task: str | None = None
+) -> dict[str, np.ndarray]:
+    """Reset options for ``env``: a random pose of the arm over a random scene.
+
+    ``task`` can be done from there. Raises WamError for an unknown task.
+    """
+    robot_obs = random_robot(env, rng)
+    geometry = scene_geometry(env.scene)
+    while True:
+        scene_obs = random_scene(rng, geometry)
+        if task is None or tasks.startable(task, scene_obs):
+            return {"robot_obs": robot_obs, "scene_obs": scene_obs}
 
 
 def random_scene(rng: np.random.Generator, geometry: SceneGeometry) -> np.ndarray:
