@@ -9,7 +9,7 @@ class Execution:
 
     task: str
     free: int
-    """First frame after the previous task, push or miss."""
+    """First frame after the previous task or miss."""
     approach: int
     """Frame at which the expert took over."""
     success: int

@@ -25,9 +25,10 @@ from wam.envs.play_table import Observation, PlayTableEnv
 from wam.envs.pushes import push_block
 from wam.envs.starts import random_pose, random_start
 
+_PUSH_PROBABILITY = 0.3
+"""Where no block can be pushed, which is as often as not, a detour takes the push's place."""
 _DETOUR_PROBABILITY = 0.25
 _DETOUR_STEPS = 12
-_PUSH_PROBABILITY = 0.35
 _MISS_PROBABILITY = 0.06
 _TASK_STEPS = 72
 _FINISH_STEPS = 10
@@ -38,7 +39,7 @@ _MARGIN_M = 0.02
 def random_manner(rng: np.random.Generator, noise: float) -> Manner:
     """A manner that solves its task; ``noise`` as in :class:`Manner`."""
     return Manner(
-        speed=rng.uniform(0.75, 1.0),
+        speed=rng.uniform(0.8, 1.0),
         noise=noise,
         reach=rng.uniform(0.3, 1.0),
         along=rng.uniform(-1.0, 1.0),

@@ -12,9 +12,9 @@ _STANDOFF_M, _CONTACT_M = 0.08, 0.045
 _FREE_M = 0.07
 """Between the fingers coming down and the centre of any block."""
 _BUTTON_FREE_M = 0.10
-_HAND = np.array([(-0.32, -0.22), (0.36, -0.06)])
-"""x and y, low and high, where the hand does not touch the cabinet."""
-_BLOCK = np.array([(-0.38, -0.145), (0.38, -0.04)])
+_HAND = np.array([(-0.32, -0.22), (0.36, -0.055)])
+"""x and y, low and high, where the hand does no more than brush the cabinet's handles."""
+_BLOCK = np.array([(-0.38, -0.145), (0.38, -0.035)])
 """x and y, low and high, where a block stays on the table."""
 _TRIES = 16
 
@@ -29,7 +29,7 @@ def push_block(
         block = lying[rng.integers(len(lying))]
         angle, distance = rng.uniform(-np.pi, np.pi), rng.uniform(0.02, 0.08)
         ahead = np.array([np.cos(angle), np.sin(angle)])
-        aside = rng.uniform(-0.012, 0.012) * np.array([-ahead[1], ahead[0]])
+        aside = rng.uniform(-0.02, 0.02) * np.array([-ahead[1], ahead[0]])
         start = block - _STANDOFF_M * ahead + aside
         stop = block + (distance - _CONTACT_M) * ahead + aside
         end = block + distance * ahead

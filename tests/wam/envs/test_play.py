@@ -1,12 +1,14 @@
 """Play is reproducible, busy and varied, and gets over its misses."""
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
+from pipeline.play_windows import MAX_FRAMES, Window, cut_windows
 from wam import tasks
 from wam.config import TASKS
+from wam.envs.execution import Execution
 from wam.envs.experts import Expert, Manner
 from wam.envs.geometry import SCENES
 from wam.envs.play import Play, misses
@@ -14,21 +16,74 @@ from wam.envs.play_table import PlayTableEnv
 from wam.envs.starts import random_start
 
 
-def test_play_is_reproducible_and_busy(env: PlayTableEnv) -> None:
-    def record() -> tuple[np.ndarray, list]:
-        play = Play(env, np.random.default_rng(1), 0.1)
-        frames = [np.append(o["robot_obs"], o["scene_obs"]) for o in play.frames(250)]
-        return np.stack(frames), play.executions
+@dataclass(frozen=True)
+class Episode:
+    robot_obs: np.ndarray
+    scene_obs: np.ndarray
+    executions: list[Execution]
+    windows: list[Window]
 
-    frames, executions = record()
-    again, _ = record()
-    assert np.array_equal(frames, again)
-    assert len(executions) >= 4
-    for execution in executions:
-        start, end = frames[execution.approach, 15:], frames[execution.stop - 1, 15:]
-        assert tasks.achieved(execution.task, start, end)
-    # Faster than 2 cm per frame would be lost in the relative actions.
-    assert (np.abs(np.diff(frames[:, :3], axis=0)) > 0.02).mean() < 0.05
+
+def record(env: PlayTableEnv, seed: int, frames: int = 400) -> Episode:
+    rng = np.random.default_rng(seed)
+    play = Play(env, rng, 0.1)
+    observations = list(play.frames(frames))
+    robot_obs, scene_obs = (
+        np.stack([observation[name] for observation in observations])
+        for name in ("robot_obs", "scene_obs")
+    )
+    windows = cut_windows(play.executions, scene_obs, rng)
+    return Episode(robot_obs, scene_obs, play.executions, windows)
+
+
+@pytest.fixture(scope="module")
+def episodes(env: PlayTableEnv) -> list[Episode]:
+    return [record(env, seed) for seed in range(3)]
+
+
+def test_play_is_reproducible(env: PlayTableEnv, episodes: list[Episode]) -> None:
+    again = record(env, 1)
+    assert np.array_equal(again.robot_obs, episodes[1].robot_obs)
+    assert np.array_equal(again.scene_obs, episodes[1].scene_obs)
+    assert again.windows == episodes[1].windows
+
+
+def test_play_is_busy(episodes: list[Episode]) -> None:
+    assert all(len(episode.executions) >= 6 for episode in episodes)
+    done = {execution.task for episode in episodes for execution in episode.executions}
+    assert done == set(TASKS)
+
+
+def test_motion_fits_into_relative_actions(episodes: list[Episode]) -> None:
+    """Faster than 2 cm per frame is clipped away (CALVIN contract 1.4)."""
+    for episode in episodes:
+        motion = np.abs(np.diff(episode.robot_obs[:, :3], axis=0))
+        assert (motion > 0.02).mean() < 0.05
+
+
+def test_windows_show_their_task(episodes: list[Episode]) -> None:
+    """CALVIN contract 1.5: achieved between the first frame and the last before ``stop``."""
+    for episode in episodes:
+        assert len(episode.windows) > len(episode.executions)
+        for window in episode.windows:
+            start, end = episode.scene_obs[[window.start, window.stop - 1]]
+            assert window.stop - window.start <= MAX_FRAMES
+            assert tasks.startable(window.task, start)
+            assert tasks.achieved(window.task, start, end)
+
+
+def test_windows_start_all_over_the_table(episodes: list[Episode]) -> None:
+    places = np.stack([e.robot_obs[w.start, :3] for e in episodes for w in e.windows])
+    assert (places.std(0) > [0.10, 0.07, 0.03]).all()
+
+
+def test_blocks_are_pushed_and_stay_on_the_table(episodes: list[Episode]) -> None:
+    moved = []
+    for episode in episodes:
+        blocks = episode.scene_obs[:, 6:].reshape(-1, 3, 6)[:, :, :3]
+        assert (blocks[:, :, 2] > 0.44).all()
+        moved.append(np.linalg.norm(blocks[-1] - blocks[0], axis=1).max())
+    assert max(moved) > 0.02
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -37,7 +92,7 @@ def test_miss_leaves_the_object_alone_and_is_recovered_from(env: PlayTableEnv, t
         rng = np.random.default_rng(2)
         observation, _ = env.reset(options=random_start(env, rng, task))
         start = observation["scene_obs"]
-        missing = Expert(task, rng, replace(Manner(), shift=shift))
+        missing = Expert(task, rng, Manner(shift=shift))
         while True:
             action = missing.act(observation, env.target_pose)
             if missing.plans_done:
