@@ -3,8 +3,8 @@
 The arm moves about over the table with its blocks, touching nothing; ``_tasks`` is the scripted
 expert of each of the eight tasks instead, whose contacts cost the engine more. Actions are recorded
 first and then repeated. Rates are those of the fastest round, which other work on the machine
-disturbs least; the median is reported beside it. With ``--assets`` CALVIN's own scene is measured in
-turn with the embedded one.
+disturbs least; the median is reported beside it. With ``--assets`` CALVIN's own scene is measured
+in turn with the embedded one.
 """
 
 import argparse
