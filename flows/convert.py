@@ -6,6 +6,7 @@ is cached or persisted here. ``wam convert`` does the same work without Prefect.
 """
 
 import argparse
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,8 +19,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.context import refresh_global_settings_context
-from prefect.futures import as_completed
+from prefect.context import FlowRunContext, refresh_global_settings_context
+from prefect.futures import PrefectFuture, as_completed
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed, State
@@ -80,7 +81,7 @@ def convert_flow(profile: str) -> State[Any] | None:
                 "split": split,
                 "frames": content["num_frames"],
                 "episodes": content["num_episodes"],
-                "shards": len(content["shards"]),
+                "shards": content["num_shards"],
             }
             for split, content in manifest["splits"].items()
         ],
@@ -103,8 +104,19 @@ def _map_tasks(jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
     """Run every job as a task; the first failure ends the flow."""
     progress = create_progress_artifact(0.0, key="convert", description="shards written")
     assert isinstance(progress, UUID)
-    futures = [convert_shard.submit(job, f"{job.split}-{job.index}") for job in jobs]
-    for number, future in enumerate(as_completed(futures), start=1):
+    context = FlowRunContext.get()
+    assert context is not None
+    client = context.task_runner.client if isinstance(context.task_runner, DaskTaskRunner) else None
+    waiting = iter(jobs)
+    running: list[PrefectFuture[Any]] = []
+    for number in range(1, len(jobs) + 1):
+        room = max(workers.jobs_ahead(client) - len(running), 0)
+        running += [
+            convert_shard.submit(job, f"{job.split}-{job.index}")
+            for job in itertools.islice(waiting, room)
+        ]
+        future = next(as_completed(running))
+        running.remove(future)
         future.wait()
         if future.state.name == BAD_INPUT:
             raise WamError(future.state.message)

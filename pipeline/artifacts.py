@@ -27,25 +27,32 @@ MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
 """Headline numbers of a stage, or of one of its tasks."""
 _RUN = ".run.json"
+_OWN_DIGEST = "manifest_digest"
+"""Of all else in the manifest."""
 
 
 def digest(value: Any) -> str:
     """Hex digest of a JSON-like value or dataclass; equal values give equal digests."""
     text = json.dumps(value, sort_keys=True, default=_plain, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return new_digest(text.encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return hashlib.file_digest(file, new_digest).hexdigest()
+
+
+def new_digest(content: bytes = b"") -> hashlib.blake2b:
+    """The digest of ``content``, to be updated: what :func:`file_digest` says of the same bytes."""
+    return hashlib.blake2b(content, digest_size=16)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` atomically, with sorted keys."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n")
+        temporary.write_text(_json_text(value))
 
 
 def read_json(path: Path) -> Any:
@@ -75,6 +82,35 @@ def read_manifest(directory: Path, made_by: str) -> dict[str, Any]:
     return read_json(directory / MANIFEST)
 
 
+def verified_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest, of which not a byte has changed since :func:`building` wrote it.
+
+    Raises WamError if it is missing, damaged, or lists no files.
+    """
+    path = directory / MANIFEST
+    manifest = read_json(path)
+    if _OWN_DIGEST not in manifest or "files" not in manifest:
+        raise WamError(f"{path}: lists no checksums; make the artifact again to have them")
+    content = {name: value for name, value in manifest.items() if name != _OWN_DIGEST}
+    if digest(content) != manifest[_OWN_DIGEST] or _json_text(manifest) != path.read_text():
+        raise WamError(f"{path}: damaged (does not fit its own checksum); make the artifact again")
+    return manifest
+
+
+def check_replaceable(output: Path, stage: str) -> None:
+    """Raise WamError if ``output`` exists and is no earlier output of ``stage``.
+
+    :func:`building` removes what lies at its output, which a user may have chosen.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    manifest = output / MANIFEST
+    if not manifest.is_file() or read_json(manifest).get("stage") != stage:
+        raise WamError(
+            f"{output}: exists and is no earlier output of 'wam {stage}'; choose another directory"
+        )
+
+
 @contextlib.contextmanager
 def building(
     output: Path, *, stage: str, params: Any, inputs: dict[str, str]
@@ -82,9 +118,11 @@ def building(
     """Yield ``(partial directory, manifest)`` and put it in place when the block succeeds.
 
     ``inputs`` maps names to digests of what the stage reads (see :func:`fingerprint`). The block
-    may add entries to ``manifest``; they end up in ``manifest.json`` beside the run's own. What an
-    interrupted run with equal ``params`` and ``inputs`` left in the partial directory is kept,
-    anything else removed.
+    may add entries to ``manifest``; they end up in ``manifest.json`` beside the run's own: among
+    these ``files``, size and digest of every file. Digests that the block knows already, it puts
+    into ``manifest["digests"]`` by path, and those files are not read again. What an interrupted
+    run with equal ``params`` and ``inputs`` left in the partial directory is kept, anything else
+    removed.
     """
     identity = {
         "stage": stage,
@@ -103,13 +141,16 @@ def _build(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write_json(partial / _RUN, identity)
-    manifest: dict[str, Any] = {}
+    manifest: dict[str, Any] = {"digests": {}}
     yield partial, manifest
-    files = sorted(path for path in partial.rglob("*") if path.is_file() and path.name != _RUN)
-    digests = {str(path.relative_to(partial)): file_digest(path) for path in files}
-    write_json(
-        partial / MANIFEST, {**identity, **manifest, "files": digests, "versions": versions()}
-    )
+    known = manifest.pop("digests")
+    files = {
+        name: {"bytes": path.stat().st_size, "digest": known.get(name) or file_digest(path)}
+        for path in sorted(partial.rglob("*"))
+        if path.is_file() and (name := str(path.relative_to(partial))) != _RUN
+    }
+    content = {**identity, **manifest, "files": files, "versions": versions()}
+    write_json(partial / MANIFEST, {**content, _OWN_DIGEST: digest(content)})
     (partial / _RUN).unlink()
     put_in_place(partial, output)
 
@@ -159,6 +200,10 @@ def put_in_place(source: Path, target: Path) -> None:
         shutil.rmtree(old)
     else:
         source.rename(target)
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n"
 
 
 def _plain(value: Any) -> Any:

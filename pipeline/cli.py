@@ -31,7 +31,7 @@ STAGES: dict[str, Stage] = {
     "collect": Stage("pipeline.collect", "make CALVIN-format play data in the embedded simulator"),
     "index": Stage("pipeline.index", "list and check the raw frames"),
     "convert": Stage("pipeline.convert", "raw frames to the sharded Zarr store, on Dask"),
-    "export": Stage("pipeline.export", "the store as WebDataset shards"),
+    "export": Stage("pipeline.export", "the store as WebDataset shards or LeRobot data sets"),
     "extract": Stage("pipeline.extract", "demonstrations and start states from the annotations"),
     "train-world-model": Stage(
         "pipeline.train_world_model", "train a world model on the store", "variant"
@@ -77,7 +77,8 @@ def exit_on_error(body: Callable[[], None]) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "inspect":
         inspect = importlib.import_module("pipeline.inspect")
-        if not inspect.run(arguments.path, arguments.frames, as_json=arguments.json):
+        options = {"as_json": arguments.json, "verify": arguments.verify}
+        if not inspect.run(arguments.path, arguments.frames, **options):
             sys.exit(1)
         return
     if arguments.command == "replay":
@@ -90,6 +91,10 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     if arguments.command == "results":
         importlib.import_module("pipeline.report.build").show(Layout.of(arguments.profile))
+        return
+    if arguments.command == "export":
+        export = importlib.import_module("pipeline.export")
+        export.run(profile, Layout.of(arguments.profile), arguments.format, arguments.output)
         return
     stage = STAGES[arguments.command]
     values = [getattr(arguments, stage.argument)] if stage.argument else []
@@ -117,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
                 if stage.argument == "variant"
                 else "the policies of a world model, or the zero-action and expert controls",
             )
+    _add_export_options(commands.choices["export"])
     _add_command(commands, "profile", "check a profile of params.yaml and say what it does")
     _add_command(commands, "results", "print the results table of a finished run")
     inspect = commands.add_parser(
@@ -124,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         help="say what any artifact holds, and check raw frames against CALVIN's format",
         description="Say what an artifact holds: raw frames, index, store, shards, model, results. "
         "Raw frames are checked against CALVIN's format; the exit status is 1 if the pipeline "
-        "cannot use them.",
+        "cannot use them, or if --verify finds damage.",
     )
     inspect.add_argument("path", type=Path)
     inspect.add_argument(
@@ -134,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N|all",
         help="raw frames of each split to look at, beside the ends of episodes and windows "
         "(default: 200)",
+    )
+    inspect.add_argument(
+        "--verify",
+        action="store_true",
+        help="recompute the checksums of all files of an artifact; name the damaged and missing",
     )
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
     replay = commands.add_parser(
@@ -171,6 +182,16 @@ def _add_command(commands: Any, name: str, summary: str) -> argparse.ArgumentPar
         help="top-level key of params.yaml: ci, demo, small, paper or your own (default: demo)",
     )
     return command
+
+
+def _add_export_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--format", choices=("webdataset", "lerobot"), default="webdataset")
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: data/PROFILE/shards or data/PROFILE/lerobot)",
+    )
 
 
 def _describe(name: str, profile: Profile) -> None:

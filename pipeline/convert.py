@@ -7,25 +7,29 @@ where it stopped, and equal input and parameters give equal bytes with any numbe
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import zarr
-from zarr.codecs import ZstdCodec
-
 from pipeline import artifacts, console, workers
-from pipeline.index import Finding, RawIndex, SplitIndex, load_index
+from pipeline.frames import Finding
+from pipeline.index import RawIndex, load_index
 from pipeline.layout import Layout
-from pipeline.origin import ORIGIN
+from pipeline.moments import Moments
 from pipeline.params import Convert, Profile
-from pipeline.schema import EPISODES, SCHEMA_VERSION, STORE_ARRAYS
-from pipeline.shard_job import WRITING, Piece, ShardJob, ShardRecord, read_record, shard_file
-from wam.config import FPS
+from pipeline.schema import SCHEMA_VERSION, STATISTICS_OF, StoreArray
+from pipeline.shard_job import Piece, ShardJob, ShardRecord, read_record
+from pipeline.store_group import (
+    create_arrays,
+    finish_group,
+    parameters,
+    store_arrays,
+    store_path,
+)
 from wam.errors import WamError
 
 FINDINGS = "findings.json"
+"""Episodes that were dropped, and what the index found wrong with the data set."""
 _RECORDS = ".records"
 
 
@@ -41,43 +45,43 @@ def run(profile: Profile, layout: Layout, map_jobs: workers.MapJobs | None = Non
         if not Path(split.directory).is_dir():
             raise WamError(f"{split.directory}: directory not found, but indexed; run 'wam index'")
     settings = profile.convert
-    params = {
-        "shard_frames": settings.shard_frames,
-        "chunk_frames": settings.chunk_frames,
-        "zstd_level": settings.zstd_level,
-        "on_error": settings.on_error,
-    }
+    arrays = _arrays(index, settings)
     with (
         artifacts.building(
             layout.store,
             stage="convert",
-            params=params,
+            params=parameters(settings),
             inputs={"index": artifacts.fingerprint(layout.index, "index")},
         ) as (partial, manifest),
         contextlib.nullcontext(map_jobs) if map_jobs else workers.job_runner(settings) as run_jobs,
     ):
-        index, records = _write_all(index, partial, settings, run_jobs)
-        manifest.update(finalize(index, partial, settings, records))
+        index, jobs = _write_all(index, arrays, partial, settings, run_jobs)
+        manifest.update(finalize(index, arrays, partial, settings, jobs))
     num_frames = sum(split.num_frames for split in index.splits.values())
     dropped = sum(len(split.findings) for split in index.splits.values())
     console.done(
         "convert",
-        f"{num_frames:,} frames in {len(records)} shards at {layout.store}"
+        f"{num_frames:,} frames in {len(jobs)} shards at {layout.store}"
         + (f"; {dropped} invalid episodes dropped, see {FINDINGS}" if dropped else ""),
     )
 
 
-def plan(index: RawIndex, output: Path, settings: Convert) -> list[ShardJob]:
+def plan(
+    index: RawIndex, arrays: dict[str, StoreArray], output: Path, settings: Convert
+) -> list[ShardJob]:
     """One job per shard of every split, in order; a pure function of its arguments."""
     return [
         ShardJob(
             split=name,
             index=start // settings.shard_frames,
-            start=start,
             pieces=_pieces(split.episodes, start, start + settings.shard_frames),
             raw_directory=Path(split.directory),
             digits=split.digits,
-            image_shapes=split.image_shapes,
+            kinds=split.arrays,
+            arrays=arrays,
+            shard_frames=settings.shard_frames,
+            chunk_frames=settings.chunk_frames,
+            zstd_level=settings.zstd_level,
             store=store_path(output, name),
             records=output / _RECORDS,
             skip_episodes=settings.on_error == "skip-episode",
@@ -87,102 +91,124 @@ def plan(index: RawIndex, output: Path, settings: Convert) -> list[ShardJob]:
     ]
 
 
-def store_path(store: Path, split: str) -> Path:
-    """The Zarr group of one split."""
-    return store / f"{split}.zarr"
-
-
-def prepare(index: RawIndex, output: Path, settings: Convert) -> None:
-    """Create the arrays, keeping the shards that earlier runs have written."""
-    for name, split in index.splits.items():
-        group = zarr.open_group(store_path(output, name), mode="a")
-        for array, field in STORE_ARRAYS.items():
-            (store_path(output, name) / array / "zarr.json").unlink(missing_ok=True)
-            chunk = (settings.chunk_frames, *field.shape)
-            shard = (settings.shard_frames, *field.shape)
-            group.create_array(
-                array,
-                shape=(split.num_frames, *field.shape),
-                dtype=field.dtype,
-                chunks=chunk if field.is_image else shard,
-                shards=shard if field.is_image else None,
-                attributes={"meaning": field.meaning},
-                **_encoding(settings),
-            )
-
-
 def finalize(
-    index: RawIndex, output: Path, settings: Convert, records: Iterable[ShardRecord]
+    index: RawIndex,
+    arrays: dict[str, StoreArray],
+    output: Path,
+    settings: Convert,
+    jobs: list[ShardJob],
 ) -> dict[str, Any]:
     """Write what needs all shards, the attributes last; the entries for the store's manifest."""
-    ordered = sorted(records, key=lambda record: (record.split, record.index))
-    training = [record for record in ordered if record.split == "training"]
-    statistics = {
-        "proprio_min": np.min([record.proprio_min for record in training], axis=0).tolist(),
-        "proprio_max": np.max([record.proprio_max for record in training], axis=0).tolist(),
-    }
-    findings = [finding for split in index.splits.values() for finding in split.findings]
-    artifacts.write_json(output / FINDINGS, [dataclasses.asdict(finding) for finding in findings])
-    splits = {}
+    statistics = _statistics(_records(job for job in jobs if job.split == "training"))
+    dropped = [finding for split in index.splits.values() for finding in split.findings]
+    artifacts.write_json(
+        output / FINDINGS,
+        {
+            "dropped_episodes": [dataclasses.asdict(finding) for finding in dropped],
+            "warnings": [dataclasses.asdict(warning) for warning in index.warnings],
+        },
+    )
     for name, split in index.splits.items():
-        shards = [record for record in ordered if record.split == name]
-        assert sum(record.num_frames for record in shards) == split.num_frames
-        _finish_group(store_path(output, name), name, split, settings, statistics, len(shards))
-        splits[name] = {
-            "num_frames": split.num_frames,
-            "num_episodes": len(split.episodes),
-            "shards": [record.files for record in shards],
-        }
-    for record in ordered:
-        (output / _RECORDS / f"{record.split}-{record.index:06d}.json").unlink()
+        finish_group(store_path(output, name), name, split, arrays, settings, statistics)
+    digests = {
+        str(job.file(name).relative_to(output)): digest
+        for job, record in zip(jobs, _records(jobs), strict=True)
+        for name, digest in record.files.items()
+    }
+    for job in jobs:
+        job.record_path.unlink()
     (output / _RECORDS).rmdir()
     return {
         "schema_version": SCHEMA_VERSION,
         "source": index.raw,
         "source_digest": index.digest,
-        "splits": splits,
-        "arrays": {name: dataclasses.asdict(field) for name, field in STORE_ARRAYS.items()},
+        "splits": {
+            name: {
+                "num_frames": split.num_frames,
+                "num_episodes": len(split.episodes),
+                "num_shards": sum(job.split == name for job in jobs),
+            }
+            for name, split in index.splits.items()
+        },
+        "arrays": {name: dataclasses.asdict(array) for name, array in arrays.items()},
         "statistics": statistics,
+        "digests": digests,
     }
 
 
+def _arrays(index: RawIndex, settings: Convert) -> dict[str, StoreArray]:
+    """What is stored of every frame of both splits."""
+    (name, arrays), *others = (
+        (name, store_arrays(split, settings)) for name, split in index.splits.items()
+    )
+    for other, its_arrays in others:
+        for key, array in arrays.items():
+            if array != its_arrays[key]:
+                raise WamError(
+                    f"{key}: {array.dtype} {array.shape} in {name}, {its_arrays[key].dtype} "
+                    f"{its_arrays[key].shape} in {other}; set convert.image_size to make images "
+                    "alike, or leave the array out"
+                )
+    return arrays
+
+
 def _write_all(
-    index: RawIndex, output: Path, settings: Convert, run_jobs: workers.MapJobs
-) -> tuple[RawIndex, list[ShardRecord]]:
-    """All shards, and the index without the episodes that had to be dropped.
+    index: RawIndex,
+    arrays: dict[str, StoreArray],
+    output: Path,
+    settings: Convert,
+    run_jobs: workers.MapJobs,
+) -> tuple[RawIndex, list[ShardJob]]:
+    """Write all shards; the index without the episodes that had to be dropped, and its jobs.
 
     Dropping one moves the rows behind it, so the list of jobs is made anew; shards before it match
     their records and are not written again.
     """
     while True:
-        jobs = plan(index, output, settings)
+        jobs = plan(index, arrays, output, settings)
         _remove_stale(output, jobs)
-        prepare(index, output, settings)
-        records, waiting = _split_done(jobs)
+        for name, split in index.splits.items():
+            create_arrays(store_path(output, name), arrays, split.num_frames, settings)
+        waiting = [job for job in jobs if read_record(job) is None]
         num_frames = sum(job.num_frames for job in jobs)
-        done = sum(record.num_frames for record in records)
+        done = num_frames - sum(job.num_frames for job in waiting)
+        findings: list[Finding] = []
         with console.progress("convert", num_frames, "frames", done=done) as advance:
             for record in run_jobs(waiting):
-                records.append(record)
+                findings += record.findings
                 advance(record.num_frames)
-        findings = [finding for record in records for finding in record.findings]
         if not findings:
-            return index, records
+            return index, jobs
         for finding in findings:
             console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
         index = _drop(index, findings)
 
 
-def _split_done(jobs: list[ShardJob]) -> tuple[list[ShardRecord], list[ShardJob]]:
-    """Records of the jobs done before, and the other jobs."""
-    records, waiting = [], []
+def _records(jobs: Iterable[ShardJob]) -> Iterator[ShardRecord]:
+    """The records of finished jobs, one at a time."""
     for job in jobs:
         record = read_record(job)
-        if record is None:
-            waiting.append(job)
-        else:
-            records.append(record)
-    return records, waiting
+        assert record is not None
+        yield record
+
+
+def _statistics(records: Iterable[ShardRecord]) -> dict[str, dict[str, Any]]:
+    """Of every vector of the frames of ``records``, which are merged in the shards' order."""
+    merged: dict[str, Moments] = {}
+    for record in records:
+        for name in STATISTICS_OF:
+            part = Moments.from_dict(record.moments[name])
+            merged[name] = merged[name].merged(part) if name in merged else part
+    return {
+        name: {
+            "count": moments.count,
+            "min": moments.minimum.tolist(),
+            "max": moments.maximum.tolist(),
+            "mean": moments.mean.tolist(),
+            "std": moments.std.tolist(),
+        }
+        for name, moments in merged.items()
+    }
 
 
 def _pieces(episodes: list[tuple[int, int]], start: int, stop: int) -> tuple[Piece, ...]:
@@ -206,7 +232,11 @@ def _drop(index: RawIndex, findings: list[Finding]) -> RawIndex:
         for finding in sorted(findings, key=lambda finding: finding.file):
             if finding.split == name:
                 first.setdefault(finding.episode, finding)
-        kept = [episode for episode in split.episodes if episode not in first]
+        kept = [
+            (episode, scene)
+            for episode, scene in zip(split.episodes, split.scenes, strict=True)
+            if episode not in first
+        ]
         if not kept:
             raise WamError(
                 f"{split.directory}: every episode is invalid; the first problem is "
@@ -214,8 +244,9 @@ def _drop(index: RawIndex, findings: list[Finding]) -> RawIndex:
             )
         splits[name] = dataclasses.replace(
             split,
-            episodes=kept,
-            num_frames=sum(stop - start for start, stop in kept),
+            episodes=[episode for episode, _ in kept],
+            scenes=[scene for _, scene in kept],
+            num_frames=sum(stop - start for (start, stop), _ in kept),
             findings=[*split.findings, *first.values()],
         )
     return dataclasses.replace(index, splits=splits)
@@ -224,62 +255,10 @@ def _drop(index: RawIndex, findings: list[Finding]) -> RawIndex:
 def _remove_stale(output: Path, jobs: list[ShardJob]) -> None:
     """Remove records and files of shards that no job would write, and half-written files."""
     expected = {job.record_path for job in jobs}
-    for job in jobs:
-        expected.update(shard_file(job.store, name, job.index) for name in STORE_ARRAYS)
-    for directory in [
-        output / _RECORDS,
-        *(store / name for store in {job.store for job in jobs} for name in STORE_ARRAYS),
-    ]:
+    expected.update(job.file(name) for job in jobs for name in job.arrays)
+    directories = {job.store / name for job in jobs for name in job.arrays}
+    for directory in [output / _RECORDS, *directories]:
         directory.mkdir(parents=True, exist_ok=True)
         for path in directory.iterdir():
             if path not in expected:
                 path.unlink()
-
-
-def _finish_group(
-    path: Path,
-    name: str,
-    split: SplitIndex,
-    settings: Convert,
-    statistics: dict[str, list[float]],
-    num_shards: int,
-) -> None:
-    lengths = [stop - start for start, stop in split.episodes]
-    stops = np.cumsum(lengths)
-    episodes = np.stack([stops - lengths, stops], axis=1).astype(np.int64)
-    group = zarr.open_group(path, mode="r+")
-    with zarr.config.set(WRITING):
-        group.create_array(
-            EPISODES,
-            shape=episodes.shape,
-            dtype=episodes.dtype,
-            chunks=episodes.shape,
-            overwrite=True,
-            attributes={"meaning": "first row and one past the last row of every episode"},
-            **_encoding(settings),
-        )[:] = episodes
-    group.update_attributes(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "split": name,
-            "fps": FPS,
-            "num_frames": split.num_frames,
-            "num_shards": num_shards,
-            "scene": split.scene,
-            **{name: getattr(split, name) for name in ORIGIN},
-            "source": split.directory,
-            "source_digest": split.digest,
-            "source_image_shapes": {key: list(v) for key, v in split.image_shapes.items()},
-            **statistics,
-        }
-    )
-
-
-def _encoding(settings: Convert) -> dict[str, Any]:
-    """What all arrays share. Plain Zstd sees a whole chunk and so removes the still background."""
-    return {
-        "compressors": ZstdCodec(level=settings.zstd_level, checksum=True),
-        "fill_value": 0,
-        # One flat directory per array: c.<shard>.0.0.0
-        "chunk_key_encoding": {"name": "default", "separator": "."},
-    }

@@ -1,26 +1,30 @@
 """Stage ``export``: the store as WebDataset shards, for streaming and remote training.
 
 A sample is a stretch of play inside one episode; every array is one Zstandard-compressed ``.npy``.
-The tars are deterministic, and each is written under a temporary name and renamed.
+The tars are deterministic, and each is written under a temporary name and renamed. The other
+format, LeRobot's, is in :mod:`pipeline.lerobot`.
 """
 
 import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numcodecs import Zstd
 
-from pipeline import artifacts, console
+from pipeline import artifacts, console, lerobot
 from pipeline.convert import store_path
 from pipeline.layout import SPLITS, Layout
 from pipeline.params import Export, Profile
-from pipeline.schema import STORE_ARRAYS
 from pipeline.store import Store, open_store
 from wam.atomic import replacing
 
+STAGE = "export"
 ZSTD_LEVEL = 3
+
+Format = Literal["webdataset", "lerobot"]
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,27 @@ class Stretch:
         return f"episode{self.episode:06d}-row{self.start:09d}"
 
 
-def run(profile: Profile, layout: Layout) -> None:
-    """Export ``layout.store`` to ``layout.shards``. Raises WamError if the store is incomplete."""
-    settings = profile.export
-    stores = {split: open_store(store_path(layout.store, split)) for split in SPLITS}
+def run(
+    profile: Profile, layout: Layout, format: Format = "webdataset", output: Path | None = None
+) -> None:
+    """Export ``layout.store`` to ``output``, by default ``layout.shards`` or ``layout.lerobot``.
+
+    Raises WamError if the store is incomplete, or ``output`` holds anything but an earlier export.
+    """
+    if format == "lerobot":
+        lerobot.run(layout, output or layout.lerobot)
+    else:
+        _export_webdataset(profile.export, layout.store, output or layout.shards)
+
+
+def _export_webdataset(settings: Export, store: Path, output: Path) -> None:
+    stores = {split: open_store(store_path(store, split)) for split in SPLITS}
+    artifacts.check_replaceable(output, STAGE)
     with artifacts.building(
-        layout.shards,
-        stage="export",
+        output,
+        stage=STAGE,
         params=settings,
-        inputs={"store": artifacts.fingerprint(layout.store, "convert")},
+        inputs={"store": artifacts.fingerprint(store, "convert")},
     ) as (partial, manifest):
         manifest["splits"] = {
             split: _export_split(store, partial / split, settings)
@@ -55,7 +71,7 @@ def run(profile: Profile, layout: Layout) -> None:
         }
     num_tars = sum(len(split["tars"]) for split in manifest["splits"].values())
     num_samples = sum(split["num_sequences"] for split in manifest["splits"].values())
-    console.done("export", f"{num_samples:,} sequences in {num_tars} tars at {layout.shards}")
+    console.done("export", f"{num_samples:,} sequences in {num_tars} tars at {output}")
 
 
 def plan(episodes: np.ndarray, sequence_frames: int) -> list[Stretch]:
@@ -84,8 +100,8 @@ def _export_split(store: Store, directory: Path, settings: Export) -> dict[str, 
             tars.append(
                 {
                     "name": path.name,
-                    "digest": artifacts.file_digest(path),
                     "num_sequences": len(part),
+                    "sequences": [[one.episode, one.start, one.stop] for one in part],
                     "num_frames": num_frames,
                 }
             )
@@ -103,7 +119,7 @@ def _write_tar(store: Store, stretches: list[Stretch], path: Path) -> None:
 
     codec = Zstd(level=ZSTD_LEVEL, checksum=True)
     start, stop = stretches[0].start, stretches[-1].stop
-    rows = {name: store.read(name, start, stop) for name in STORE_ARRAYS}
+    rows = {name: store.read(name, start, stop) for name in store.arrays}
     with (
         replacing(path) as temporary,
         TarWriter(str(temporary), mtime=0, encoder=False) as tar,

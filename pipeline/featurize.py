@@ -17,8 +17,10 @@ import torch
 from pipeline import artifacts, console
 from pipeline.extract import Demo, load_demos
 from pipeline.features import SplitFeatures, TaskFeatures, save_features
+from pipeline.images import all_to_model_size
 from pipeline.layout import SPLITS, Layout
 from pipeline.params import Features, Profile
+from pipeline.schema import CAMERAS
 from pipeline.seeding import task_generator
 from pipeline.store import Store, open_store
 from wam import device as devices
@@ -211,7 +213,7 @@ class FeatureMaker:
     def _embed(self, store: Store, start: int, stop: int) -> torch.Tensor:
         """Embeddings [rows, E] of the store's rows [start, stop)."""
         proprio = self._normalizers[store.split](store.read("proprio", start, stop))
-        arrays = (store.read("rgb_static", start, stop), store.read("rgb_gripper", start, stop))
+        arrays = (all_to_model_size(store.read(camera, start, stop)) for camera in CAMERAS)
         tensors = [torch.from_numpy(array).split(_EMBED_FRAMES) for array in (*arrays, proprio)]
         parts = [
             self._world_model.embed(*(part.to(self._device) for part in batch))[1]

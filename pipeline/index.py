@@ -1,7 +1,8 @@
 """Stage ``index``: list the raw frames once, check that none is missing, and leave a digest.
 
 The listing stands for the frames in DVC, which would need minutes for 500,000 files: as long as it
-stays the same, byte for byte, nothing downstream runs.
+stays the same, byte for byte, nothing downstream runs. What ``convert.frames`` and
+``convert.scenes`` leave out is left out here, so that all later stages agree on the episodes.
 """
 
 import hashlib
@@ -11,25 +12,21 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import artifacts, console, raw
-from pipeline.frames import ImageShapes, image_shapes, read_valid_frame
+from pipeline import artifacts, conformance, console, raw
+from pipeline.frames import Finding, read_first_frame
 from pipeline.layout import SPLITS, Layout
-from pipeline.params import Profile
+from pipeline.npz import Kind
+from pipeline.params import Convert, Profile
+from pipeline.scenes import episode_scenes
+from pipeline.schema import CAMERAS, VECTORS
 from wam.errors import WamError
 
 INDEX_FILE = "index.json"
 _MAX_STRAY_NAMES = 20
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something wrong with an episode that was dropped for it."""
-
-    split: str
-    episode: tuple[int, int]
-    """Frame ids [start, stop)."""
-    file: str
-    problem: str
+Episodes = list[tuple[int, int]]
+"""Frame ids [start, stop) of every episode."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +34,17 @@ class SplitIndex:
     """The frames of one split."""
 
     directory: str
-    episodes: list[tuple[int, int]]
-    """Frame ids [start, stop) of the episodes whose frames are all there."""
+    episodes: Episodes
+    """The episodes that are used, cut to ``convert.frames``; all their frames are there."""
+    scenes: list[str | None]
+    """Letter of every episode's scene; None where it is unknown."""
     num_frames: int
     digits: int
     """Digits of the frame id in file names."""
     digest: str
     """Of names, sizes and, as ``index.verify`` says, times or contents; and of the small files."""
-    image_shapes: ImageShapes
-    scene: str | None
+    arrays: dict[str, Kind]
+    """Dtype and shape of every array of the first frame."""
     renderer: str | None
     annotations: dict[str, int] | None
     """Number of annotated windows per task; None where the split has no annotations."""
@@ -58,6 +57,16 @@ class SplitIndex:
     scene_source: str | None = None
     backend: str | None = None
 
+    @property
+    def scene(self) -> str | None:
+        """The scene of all episodes; None if there are several, or one is unknown."""
+        return self.scenes[0] if len(set(self.scenes)) == 1 else None
+
+    @property
+    def image_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape (H, W, 3) of the cameras' images."""
+        return {name: self.arrays[name][1] for name in CAMERAS if name in self.arrays}
+
 
 @dataclass(frozen=True)
 class RawIndex:
@@ -66,6 +75,8 @@ class RawIndex:
     raw: str
     verify: str
     splits: dict[str, SplitIndex]
+    warnings: list[conformance.Finding]
+    """Errors and warnings of ``wam inspect`` that need no look into the frames."""
 
     @property
     def digest(self) -> str:
@@ -81,22 +92,31 @@ def run(profile: Profile, layout: Layout) -> None:
     if the first frame is invalid.
     """
     root = raw_directory(profile, layout)
-    skip = profile.convert.on_error == "skip-episode"
+    settings = profile.convert
     splits = {
-        split: index_split(root / split, split, profile.index.verify, skip_episodes=skip)
-        for split in SPLITS
+        split: index_split(root / split, split, profile.index.verify, settings) for split in SPLITS
     }
-    index = RawIndex(str(root), profile.index.verify, splits)
+    findings = conformance.check(root, frames=0)
+    warnings = [finding for finding in findings if finding.severity != "note"]
+    index = RawIndex(str(root), profile.index.verify, splits, warnings)
     artifacts.write_json(layout.index / INDEX_FILE, asdict(index))
     # No versions here, unlike in other manifests: upgrading a package must not re-run everything.
     manifest = {
         "stage": "index",
-        "params": {"verify": profile.index.verify, "on_error": profile.convert.on_error},
+        "params": {
+            "verify": profile.index.verify,
+            "on_error": settings.on_error,
+            "cameras": settings.cameras,
+            "scenes": settings.scenes,
+            "frames": settings.frames,
+        },
         "index": artifacts.file_digest(layout.index / INDEX_FILE),
     }
     artifacts.write_json(layout.index / artifacts.MANIFEST, manifest)
-    for split in splits.values():
-        _report(split)
+    for warning in warnings:
+        console.warn(str(warning))
+    for finding in (finding for split in splits.values() for finding in split.findings):
+        console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
     training, validation = splits["training"], splits["validation"]
     console.done(
         "index",
@@ -136,8 +156,9 @@ def load_index(directory: Path) -> RawIndex:
                 **{
                     **split,
                     "episodes": [tuple(episode) for episode in split["episodes"]],
-                    "image_shapes": {
-                        camera: tuple(shape) for camera, shape in split["image_shapes"].items()
+                    "arrays": {
+                        name: (dtype, tuple(shape))
+                        for name, (dtype, shape) in split["arrays"].items()
                     },
                     "findings": [
                         Finding(**{**finding, "episode": tuple(finding["episode"])})
@@ -147,19 +168,23 @@ def load_index(directory: Path) -> RawIndex:
             )
             for name, split in content["splits"].items()
         },
+        [conformance.Finding(**finding) for finding in content["warnings"]],
     )
 
 
-def index_split(directory: Path, split: str, verify: str, *, skip_episodes: bool) -> SplitIndex:
+def index_split(directory: Path, split: str, verify: str, settings: Convert) -> SplitIndex:
     """Index the frames below one split's ``directory``; see :func:`run` for the errors."""
+    skip_episodes = settings.on_error == "skip-episode"
     if not directory.is_dir():
         raise WamError(
             f"{directory}: directory not found; CALVIN data has {' and '.join(SPLITS)} side by side"
         )
     table = raw.read_episodes(directory)
-    episodes = [(first, last + 1) for first, last in table.tolist()]
+    recorded = [(first, last + 1) for first, last in table.tolist()]
     names, ids, digits = _list_frames(directory)
-    wanted = np.concatenate([np.arange(start, stop) for start, stop in episodes])
+    stray = [names[at] for at in np.flatnonzero(~np.isin(ids, _frame_ids(recorded)))]
+    episodes, scenes = _select(directory, split, recorded, settings)
+    wanted = _frame_ids(episodes)
     missing = wanted[~np.isin(wanted, ids)]
     findings = _missing_frames(directory, split, digits, episodes, missing)
     if findings and not skip_episodes:
@@ -168,17 +193,19 @@ def index_split(directory: Path, split: str, verify: str, *, skip_episodes: bool
             "the files, or set convert.on_error to skip-episode"
         )
     dropped = {finding.episode for finding in findings}
+    scenes = [
+        scene for episode, scene in zip(episodes, scenes, strict=True) if episode not in dropped
+    ]
     kept = [episode for episode in episodes if episode not in dropped]
-    stray = [names[at] for at in np.flatnonzero(~np.isin(ids, wanted))]
     recording = raw.read_recording_config(directory)
     return SplitIndex(
         directory=str(directory),
         episodes=kept,
+        scenes=scenes,
         num_frames=sum(stop - start for start, stop in kept),
         digits=digits,
         digest=_digest(directory, kept, digits, verify),
-        image_shapes=_sample_shapes(directory, kept, digits, skip_episodes=skip_episodes),
-        scene=recording.scene,
+        arrays=_first_arrays(directory, kept, digits, settings),
         renderer=recording.renderer,
         annotations=_count_annotations(directory),
         num_stray=len(stray),
@@ -188,6 +215,45 @@ def index_split(directory: Path, split: str, verify: str, *, skip_episodes: bool
         scene_source=recording.scene_source,
         backend=recording.backend,
     )
+
+
+def _select(
+    directory: Path, split: str, episodes: Episodes, settings: Convert
+) -> tuple[Episodes, list[str | None]]:
+    """The episodes that ``convert.scenes`` and ``convert.frames`` choose, and their scenes."""
+    scenes = episode_scenes(directory, episodes)
+    chosen = list(zip(episodes, scenes, strict=True))
+    if settings.scenes is not None and split == "training":
+        for (start, stop), scene in chosen:
+            if scene is None:
+                raise WamError(
+                    f"{directory / raw.SCENE_INFO}: no scene for the episode of frames {start} to "
+                    f"{stop - 1}; convert.scenes needs one for each"
+                )
+        chosen = [(episode, scene) for episode, scene in chosen if scene in settings.scenes]
+        if not chosen:
+            raise WamError(
+                f"convert.scenes: no episode of {', '.join(settings.scenes)} in {directory}; its "
+                f"frames are from {', '.join(sorted(set(map(str, scenes))))}"
+            )
+    if settings.frames is not None and split in settings.frames:
+        ranges = [(first, last + 1) for first, last in settings.frames[split]]
+        chosen = [
+            ((max(start, low), min(stop, high)), scene)
+            for (start, stop), scene in chosen
+            for low, high in ranges
+            if max(start, low) < min(stop, high)
+        ]
+        if not chosen:
+            raise WamError(
+                f"convert.frames.{split}: no chosen episode of {directory} has a frame in "
+                f"{list(map(list, settings.frames[split]))}"
+            )
+    return [episode for episode, _ in chosen], [scene for _, scene in chosen]
+
+
+def _frame_ids(episodes: Episodes) -> np.ndarray:
+    return np.concatenate([np.arange(start, stop) for start, stop in episodes])
 
 
 def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
@@ -206,7 +272,7 @@ def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
 
 
 def _missing_frames(
-    directory: Path, split: str, digits: int, episodes: list[tuple[int, int]], missing: np.ndarray
+    directory: Path, split: str, digits: int, episodes: Episodes, missing: np.ndarray
 ) -> list[Finding]:
     findings = []
     for start, stop in episodes if len(missing) else []:
@@ -218,10 +284,10 @@ def _missing_frames(
     return findings
 
 
-def _digest(directory: Path, episodes: list[tuple[int, int]], digits: int, verify: str) -> str:
+def _digest(directory: Path, episodes: Episodes, digits: int, verify: str) -> str:
     """Digest of the frames that will be used, and of the small files beside them."""
     total = hashlib.blake2b(digest_size=16)
-    for name in (raw.EPISODE_TABLE, raw.ANNOTATIONS, raw.RECORDING):
+    for name in (raw.EPISODE_TABLE, raw.SCENE_INFO, raw.ANNOTATIONS, raw.RECORDING):
         path = directory / name
         content = artifacts.file_digest(path) if path.is_file() else "-"
         total.update(f"{name} {content}\n".encode())
@@ -249,16 +315,17 @@ def _line(directory: str, name: str, verify: str) -> str:
     return f"{name} {found.st_size}\n"
 
 
-def _sample_shapes(
-    directory: Path, episodes: list[tuple[int, int]], digits: int, *, skip_episodes: bool
-) -> ImageShapes:
-    """Image shapes of the first frame; of the first valid one where episodes may be skipped."""
+def _first_arrays(
+    directory: Path, episodes: Episodes, digits: int, settings: Convert
+) -> dict[str, Kind]:
+    """The arrays of the first frame; of the first valid one where episodes may be skipped."""
     problem = WamError(f"{directory}: no complete episode is left")
     for start, _ in episodes:
+        path = raw.frame_path(directory, start, digits)
         try:
-            return image_shapes(read_valid_frame(raw.frame_path(directory, start, digits)))
+            return read_first_frame(path, (*settings.cameras, *VECTORS))
         except WamError as error:
-            if not skip_episodes:
+            if settings.on_error == "fail":
                 raise
             problem = error
     raise problem
@@ -271,17 +338,3 @@ def _count_annotations(directory: Path) -> dict[str, int] | None:
     for annotation in raw.read_annotations(directory):
         counts[annotation.task] = counts.get(annotation.task, 0) + 1
     return dict(sorted(counts.items()))
-
-
-def _report(split: SplitIndex) -> None:
-    if split.num_stray:
-        console.warn(
-            f"{split.directory}: {split.num_stray} frame files belong to no episode and are "
-            f"ignored ({split.stray[0]}, ...)"
-        )
-    for finding in split.findings:
-        console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
-    if split.annotations is None:
-        console.warn(f"{split.directory}: no language annotations")
-    if split.renderer is None:
-        console.warn(f"{split.directory}: {raw.RECORDING} does not tell the renderer")

@@ -1,4 +1,4 @@
-"""``wam inspect PATH``: what an artifact holds, as a table, and what is wrong with raw frames."""
+"""``wam inspect PATH``: what an artifact holds, as a table, and what is wrong with it."""
 
 import contextlib
 import json
@@ -13,12 +13,13 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import artifacts, conformance, index
+from pipeline import artifacts, conformance, index, lerobot
 from pipeline.conformance import SEVERITIES, Finding
 from pipeline.console import console, done
 from pipeline.extract import DEMOS_FILE, load_demos
-from pipeline.schema import EPISODES, STORE_ARRAYS
-from pipeline.store import open_store
+from pipeline.schema import EPISODES
+from pipeline.store import open_store, verify_store
+from pipeline.verify import verify as verify_artifact
 from wam.errors import WamError
 
 Rows = list[tuple[str, Any]]
@@ -36,7 +37,7 @@ class Description:
     facts: dict[str, Any]
     """Of every split by its name where there are splits of raw frames; else by what they say."""
     findings: list[Finding] = field(default_factory=list)
-    """Where raw frames differ from CALVIN's format."""
+    """Where raw frames differ from CALVIN's format, or files from their checksums."""
 
     @property
     def is_usable(self) -> bool:
@@ -44,19 +45,20 @@ class Description:
         return not any(finding.severity == "error" for finding in self.findings)
 
 
-def run(path: Path, frames: int | None, *, as_json: bool) -> bool:
+def run(path: Path, frames: int | None, *, as_json: bool, verify: bool = False) -> bool:
     """Print what ``path`` holds; whether it is free of errors.
 
-    ``frames`` is how many raw frames per split are looked at, None for all. Raises WamError if the
-    path is absent or unknown, or an artifact of ours is damaged.
+    ``frames`` is how many raw frames per split are looked at, None for all; ``verify`` recomputes
+    the checksums of an artifact. Raises WamError if the path is absent or unknown, or an artifact
+    of ours is damaged and not verified.
     """
     if as_json:
         with contextlib.redirect_stdout(sys.stderr):  # the progress bar
-            description = describe(path, frames)
+            description = describe(path, frames, verify=verify)
         content = {"path": str(path), **asdict(description)}
         console.print(json.dumps(content, default=str), markup=False, emoji=False)
         return description.is_usable
-    description = describe(path, frames)
+    description = describe(path, frames, verify=verify)
     title = f"{description.kind}  {escape(str(path))}"
     if description.kind == _RAW:
         console.print(_raw_table(title, description.facts))
@@ -68,16 +70,29 @@ def run(path: Path, frames: int | None, *, as_json: bool) -> bool:
     for name, value in description.facts.items():
         table.add_row(name, escape(_text(value)))
     console.print(table)
-    return True
+    if verify:
+        _print_findings(description.findings)
+    return description.is_usable
 
 
-def describe(path: Path, frames: int | None = conformance.SAMPLE) -> Description:
-    """Kind of the artifact at ``path``, its facts and, for raw frames, all findings."""
+def describe(
+    path: Path, frames: int | None = conformance.SAMPLE, *, verify: bool = False
+) -> Description:
+    """Kind of the artifact at ``path``, its facts and all findings.
+
+    Raw frames are always checked, files of an artifact on ``verify`` only.
+    """
     if not path.exists():
         raise WamError(f"{path}: not found")
+    if verify:
+        facts, findings = _verify(path)
+        if findings:
+            return Description("damaged artifact", facts, findings)
+    else:
+        facts = {}
     for kind, matches, rows in _KINDS:
         if matches(path):
-            return Description(kind, dict(rows(path)))
+            return Description(kind, dict(rows(path)) | facts)
     if conformance.find_splits(path):
         survey = conformance.read_survey(path, frames)
         return Description(_RAW, conformance.describe(survey), conformance.judge(survey))
@@ -85,6 +100,29 @@ def describe(path: Path, frames: int | None = conformance.SAMPLE) -> Description
         f"{path}: not an artifact of wam; expected CALVIN frames, an index, a store or .zarr, "
         "shards, demos, a directory with config.json and model.safetensors, or a summary.json"
     )
+
+
+def _verify(path: Path) -> tuple[dict[str, Any], list[Finding]]:
+    """What the checksums say of the artifact that ``path`` is, or is a part of."""
+    is_split = path.suffix == ".zarr"
+    root = path.parent if is_split or path.is_file() else path
+    is_store = is_split or _made_by("convert")(path)
+    verdict = verify_store(path) if is_store else verify_artifact(root)
+    stage = artifacts.read_json(root / artifacts.MANIFEST)["stage"]
+    findings = [
+        Finding(
+            check="checksum",
+            severity="error",
+            file=damage.file,
+            found=damage.problem,
+            expected="what its stage wrote",
+            advice=f"Run stage {stage} again.",
+        )
+        for damage in verdict.damages
+    ]
+    num_intact = verdict.num_files - len(findings)
+    text = f"{num_intact:,} of {verdict.num_files:,} files, {verdict.num_bytes / 1e6:,.2f} MB"
+    return {"intact": text}, findings
 
 
 def _raw_table(title: str, facts: dict[str, dict[str, Any]]) -> Table:
@@ -148,7 +186,7 @@ def _describe_zarr(path: Path) -> Rows:
         ("frames", f"{store.num_frames:,} in {len(store.episodes)} episodes"),
         ("scene, renderer", f"{store.attrs['scene']}, {store.attrs['renderer']}"),
     ]
-    for name in (*STORE_ARRAYS, EPISODES):
+    for name in (*store.arrays, EPISODES):
         array = store.array(name)
         stored = sum(file.stat().st_size for file in (path / name).iterdir())
         ratio = stored / max(array.nbytes, 1)
@@ -168,6 +206,26 @@ def _describe_shards(path: Path) -> Rows:
                 split,
                 f"{content['num_frames']:,} frames in {content['num_sequences']:,} sequences, "
                 f"{len(content['tars'])} tars, {stored / 1e6:.2f} MB",
+            )
+        )
+    return rows
+
+
+def _describe_lerobot(path: Path) -> Rows:
+    manifest = artifacts.read_manifest(path, lerobot.STAGE)
+    rows: Rows = [("format", f"LeRobotDataset {manifest['params']['codebase_version']}")]
+    for split, content in manifest["splits"].items():
+        stored = sum(
+            entry["bytes"]
+            for name, entry in manifest["files"].items()
+            if name.startswith(f"{split}/")
+        )
+        rows.append(
+            (
+                split,
+                f"{content['num_frames']:,} frames in {content['num_episodes']:,} episodes, "
+                f"{content['num_tasks']:,} tasks, {content['num_files']} data files, "
+                f"{stored / 1e6:.2f} MB",
             )
         )
     return rows
@@ -250,6 +308,7 @@ _KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Rows]], ...] =
     ("store", _made_by("convert"), _describe_store),
     ("split of a store", lambda path: path.suffix == ".zarr", _describe_zarr),
     ("WebDataset shards", _made_by("export"), _describe_shards),
+    ("LeRobot data sets", _made_by(lerobot.STAGE), _describe_lerobot),
     ("demonstrations", _made_by("extract"), _describe_demos),
     ("demonstrations", lambda path: path.name == DEMOS_FILE, _describe_demos),
     ("model", lambda path: (path / _CONFIG).is_file(), _describe_model),

@@ -44,9 +44,19 @@ class Layout:
         return self.root / "shards"
 
     @property
+    def lerobot(self) -> Path:
+        """LeRobot data sets of the store, one per split."""
+        return self.root / "lerobot"
+
+    @property
     def demos(self) -> Path:
         """Demonstrations, held-out starts and imagination starts per task."""
         return self.root / "demos"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded frames that training maps into memory; no artifact, made again when needed."""
+        return self.root / "cache"
 
     def world_model(self, variant: str) -> Path:
         return self.root / "world_model" / variant

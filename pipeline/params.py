@@ -13,7 +13,9 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from pipeline.schema import OWN_ARRAYS
 from wam.config import (
+    IMAGE_SIZE,
     TASKS,
     FinetuneConfig,
     PolicyConfig,
@@ -32,6 +34,9 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Task = Literal[TASKS]  # type: ignore[valid-type]
+Camera = Literal["rgb_static", "rgb_gripper"]
+Scene = Literal["A", "B", "C", "D"]
+Split = Literal["training", "validation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +118,20 @@ class Index:
 class Convert:
     """Raw frames to the sharded Zarr store."""
 
+    cameras: tuple[Camera, ...]
+    """Training needs both; one is enough for other uses."""
+    image_size: Positive | None
+    """Pixels of the square images in the store, area-interpolated; null: as recorded. The world
+    model sees 64, to which its readers resize larger ones."""
+    depth: bool
+    """Store the cameras' depth images too."""
+    extra_keys: tuple[str, ...]
+    """Further arrays of the raw frames, stored as they are."""
+    scenes: tuple[Scene, ...] | None
+    """Training episodes of these scenes alone; null: all. The validation split stays whole."""
+    frames: dict[Split, tuple[tuple[Count, Count], ...]] | None
+    """Ranges [first, last] of frame ids, both inclusive, by split; null or no entry: all frames. An
+    episode that a range cuts becomes a shorter one."""
     shard_frames: Positive
     chunk_frames: Positive
     zstd_level: Annotated[int, Field(ge=1, le=22)]
@@ -138,6 +157,22 @@ class Extract:
     play_starts_per_task: Count
     """Play frames that satisfy a task's pre-condition, as further starts of imagined episodes."""
     seed: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loader:
+    """How the training of the world model reads its batches."""
+
+    reader: Literal["streams", "windows", "shards"]
+    """Contiguous streams with carried state, or random windows, from the store; or random windows
+    from the WebDataset shards, tar by tar."""
+    shards: str | None
+    """Directory or URL of the shards; null: those that ``wam export`` makes."""
+    cache: Literal["none", "ram", "memmap"]
+    """Decode frames whenever they are read, or keep them in memory, or in a file that processes
+    share (25 kB per frame)."""
+    workers: Count
+    """Threads that prepare batches; 0: none beside training itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +218,7 @@ class Profile:
     extract: Extract
     world_model: WorldModelConfig
     train_world_model: WorldModelTraining
+    loader: Loader
     features: Features
     reward: RewardConfig
     policy: PolicyConfig
@@ -237,7 +273,7 @@ def _check_keys(kind: type, mapping: dict[str, Any], where: str) -> None:
             raise WamError(f"{where}: missing parameter '{key}'")
 
 
-_MAY_BE_ZERO = {"seed", "seeds", "warmup", "critic_warmup", "play_starts_per_task"}
+_MAY_BE_ZERO = {"seed", "seeds", "warmup", "critic_warmup", "play_starts_per_task", "workers"}
 
 
 def _check_numbers(section: Any, where: str) -> None:
@@ -260,6 +296,7 @@ def _check_relations(profile: Profile, where: str) -> None:
     """What no single field can say."""
     _check_numbers(profile, where)
     convert, training = profile.convert, profile.train_world_model
+    _check_convert(convert, f"{where}.convert")
     if convert.shard_frames % convert.chunk_frames:
         nearest = convert.shard_frames // convert.chunk_frames * convert.chunk_frames
         raise WamError(
@@ -279,6 +316,36 @@ def _check_relations(profile: Profile, where: str) -> None:
         )
     if training.window < 2:
         raise WamError(f"{where}.train_world_model.window={training.window}: needs at least 2")
+
+
+def _check_convert(convert: Convert, where: str) -> None:
+    for name in ("cameras", "extra_keys", "scenes"):
+        values = getattr(convert, name)
+        if values is not None and len(set(values)) < len(values):
+            raise WamError(f"{where}.{name}: names {max(values, key=values.count)} twice")
+    for name in ("cameras", "scenes"):
+        if getattr(convert, name) == ():
+            raise WamError(f"{where}.{name}: must not be empty")
+    if convert.image_size is not None and convert.image_size < IMAGE_SIZE:
+        raise WamError(
+            f"{where}.image_size={convert.image_size}: needs at least {IMAGE_SIZE}, which the "
+            "world model sees, or null for the recorded size"
+        )
+    for key in convert.extra_keys:
+        if key in OWN_ARRAYS or not key.isidentifier():
+            raise WamError(
+                f"{where}.extra_keys: {key!r} is not the name of a further array; not allowed are "
+                f"{', '.join(OWN_ARRAYS)}"
+            )
+    for split, ranges in (convert.frames or {}).items():
+        free = 0
+        for first, last in ranges:
+            if not free <= first <= last:
+                raise WamError(
+                    f"{where}.frames.{split}: [{first}, {last}] is reversed, or not after the "
+                    "range before it; expected ascending ranges [first, last], both inclusive"
+                )
+            free = last + 1
 
 
 def _suggestion(name: str, known: Any) -> str:

@@ -4,12 +4,9 @@ Source: CALVIN contract 1.2 to 1.7. ``directory`` is always that of one split.
 """
 
 import contextlib
-import functools
 import io
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +16,8 @@ import numpy as np
 import yaml
 
 from pipeline import safe_pickle
+from pipeline.moments import Moments
+from pipeline.npz import DAMAGED, Kind, Npz
 from wam.atomic import replacing
 from wam.errors import WamError
 
@@ -30,6 +29,9 @@ STATISTICS = "statistics.yaml"
 SCENE_INFO = "scene_info.npy"
 ANNOTATIONS = Path("lang_annotations/auto_lang_ann.npy")
 RECORDING = Path(".hydra/merged_config.yaml")
+
+_STATISTICS_FRAMES = 1000
+"""Frames of an episode that are in memory at a time."""
 
 _FRAME_NAME = re.compile(r"episode_(\d+)\.npz")
 # A scene is named, or spelled out with the table that it loads (contract 1.7, 2.8).
@@ -105,32 +107,22 @@ def read_frame(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
 
     Raises WamError naming the file if it is missing, truncated or damaged, or lacks a key.
     """
-    # Thrice as fast as np.load, which parses every header anew as Python source.
     with _open_frame(path) as archive:
-        found = {name.removesuffix(".npy") for name in archive.namelist()}
-        missing = [key for key in keys if key not in found]
+        missing = [key for key in keys if key not in archive]
         if missing:
-            raise WamError(f"{path}: {missing[0]} is missing; found {', '.join(sorted(found))}")
-        return {key: _parse_npy(archive.read(f"{key}.npy")) for key in keys}
+            raise WamError(f"{path}: {missing[0]} is missing; found {', '.join(archive.names)}")
+        return {key: archive[key] for key in keys}
 
 
-def examine_frame(
-    path: Path, keys: Iterable[str]
-) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, tuple[int, ...]]]]:
+def examine_frame(path: Path, keys: Iterable[str]) -> tuple[dict[str, np.ndarray], dict[str, Kind]]:
     """Those of ``keys`` that a frame file holds, and the dtype and shape of every array in it.
 
     Arrays that are not asked for are not inflated. Raises WamError naming the file if it is
     missing, truncated or damaged.
     """
     with _open_frame(path) as archive:
-        names = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        arrays = {key: _parse_npy(archive.read(names[key])) for key in keys if key in names}
-        return arrays, {
-            key: (str(arrays[key].dtype), arrays[key].shape)
-            if key in arrays
-            else _read_npy_header(archive, name)
-            for key, name in sorted(names.items())
-        }
+        arrays = {key: archive[key] for key in keys if key in archive}
+        return arrays, {key: archive.kind(key) for key in archive.names}
 
 
 def write_split(directory: Path, episodes: Sequence[tuple[int, int]]) -> None:
@@ -327,93 +319,50 @@ def write_npy(path: Path, array: np.ndarray) -> None:
     _write_bytes(path, buffer.getvalue())
 
 
-_DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-)
-
-
 @contextlib.contextmanager
-def _open_frame(path: Path) -> Iterator[zipfile.ZipFile]:
+def _open_frame(path: Path) -> Iterator[Npz]:
     """The archive of a frame; whatever its reader trips over becomes a WamError naming the file."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
+        # No Python file object: its buffer would be larger than what is read of a frame.
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield Npz(descriptor)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError:
         raise WamError(f"{path}: frame file not found") from None
     except OSError as error:
         raise WamError(f"{path}: cannot be read ({error.strerror})") from None
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, WamError):
             raise
         raise WamError(f"{path}: truncated or damaged frame file ({error})") from None
 
 
-def _parse_npy(content: bytes) -> np.ndarray:
-    """The array of a ``.npy`` file. Raises ValueError if it is damaged or would need unpickling."""
-    stop = _npy_header_stop(content)
-    shape, is_fortran, dtype = _parse_npy_header(content[:stop])
-    array = np.frombuffer(content, dtype, offset=stop)
-    return array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
-
-
-def _read_npy_header(archive: zipfile.ZipFile, name: str) -> tuple[str, tuple[int, ...]]:
-    """Dtype and shape; a camera's image is not inflated for them."""
-    with archive.open(name) as file:
-        content = file.read(_SHORTEST_NPY)
-        content += file.read(max(0, _npy_header_stop(content) - len(content)))
-    shape, _, dtype = _parse_npy_header(content[: _npy_header_stop(content)])
-    return str(dtype), shape
-
-
-_SHORTEST_NPY = 12
-"""Bytes that hold the length of the header in every version of the format."""
-
-
-def _npy_header_stop(content: bytes) -> int:
-    # Magic string, version, length of the header, header (format version 1 or 2 and 3).
-    length_bytes = 2 if content[6:7] == b"\x01" else 4
-    start = 8 + length_bytes
-    return start + int.from_bytes(content[8:start], "little")
-
-
-@functools.lru_cache(maxsize=256)
-def _parse_npy_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    file = io.BytesIO(header)
-    if np.lib.format.read_magic(file) == (1, 0):
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    if dtype.hasobject:
-        raise ValueError("holds Python objects instead of numbers")
-    return shape, is_fortran, dtype
-
-
 def _write_statistics(directory: Path, table: np.ndarray) -> None:
     """``statistics.yaml`` (CALVIN contract 1.6) over all frames of the episodes."""
-    keys = ("robot_obs", "scene_obs", "actions")
-    frames = [
-        read_frame(frame_path(directory, frame_id), keys)
-        for first, last in table.tolist()
-        for frame_id in range(first, last + 1)
-    ]
-    values = {key: np.stack([frame[key] for frame in frames]) for key in keys}
+    found: dict[str, Moments] = {}
+    for first, last in table.tolist():
+        for start in range(first, last + 1, _STATISTICS_FRAMES):
+            stop = min(start + _STATISTICS_FRAMES, last + 1)
+            frames = [
+                read_frame(frame_path(directory, frame_id), ("robot_obs", "scene_obs", "actions"))
+                for frame_id in range(start, stop)
+            ]
+            for key in frames[0]:
+                moments = Moments.of(np.stack([frame[key] for frame in frames]))
+                found[key] = found[key].merged(moments) if key in found else moments
     content: dict[str, Any] = {
-        "act_min_bound": values["actions"].min(0).tolist(),
-        "act_max_bound": values["actions"].max(0).tolist(),
+        "act_min_bound": found["actions"].minimum.tolist(),
+        "act_max_bound": found["actions"].maximum.tolist(),
     }
     for key in ("robot_obs", "scene_obs"):
-        constant = values[key].min(0) == values[key].max(0)
+        constant = found[key].minimum == found[key].maximum
         content[key] = [
             {
                 "_target_": "calvin_agent.utils.transforms.NormalizeVector",
-                "mean": values[key].mean(0).tolist(),
-                "std": np.where(constant, 1.0, values[key].std(0)).tolist(),
+                "mean": found[key].mean.tolist(),
+                "std": np.where(constant, 1.0, found[key].std).tolist(),
             }
         ]
     _write_bytes(directory / STATISTICS, yaml.safe_dump(content, sort_keys=True).encode())

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wam.config import ACTION_SIZE, IMAGE_SIZE, PROPRIO_SIZE
+from wam.config import ACTION_SIZE, PROPRIO_SIZE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the store's layout; a reader refuses any other."""
 
 CAMERAS = ("rgb_static", "rgb_gripper")
+"""What training needs; a store may hold one of them for other uses."""
+DEPTHS = {"rgb_static": "depth_static", "rgb_gripper": "depth_gripper"}
+"""The depth image of each camera, float32 [H, W] in m along the optical axis."""
 ROBOT_OBS_SIZE = 15
 SCENE_OBS_SIZE = 24
 
@@ -65,7 +68,7 @@ TOLERANCE = 1e-3
 """By how much a value may exceed its bounds (min-max round trips, solver overshoot)."""
 
 RAW_KEYS = (*CAMERAS, *VECTORS)
-"""What a raw frame must hold; further keys are ignored."""
+"""What a raw frame must hold; further keys are ignored unless ``convert`` is asked for them."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +82,11 @@ class StoreArray:
 
     @property
     def is_image(self) -> bool:
-        return len(self.shape) == 3
+        """Whether a row is an image or larger, so that the file of a shard has chunks."""
+        return len(self.shape) > 1
 
 
-STORE_ARRAYS: dict[str, StoreArray] = {
-    "rgb_static": StoreArray(
-        "uint8", (IMAGE_SIZE, IMAGE_SIZE, 3), "static camera, RGB, top row first"
-    ),
-    "rgb_gripper": StoreArray(
-        "uint8", (IMAGE_SIZE, IMAGE_SIZE, 3), "wrist camera, RGB, top row first"
-    ),
+ROW_ARRAYS: dict[str, StoreArray] = {
     "actions": StoreArray("float32", (ACTION_SIZE,), VECTORS["actions"].meaning),
     "rel_actions": StoreArray("float32", (ACTION_SIZE,), VECTORS["rel_actions"].meaning),
     "robot_obs": StoreArray("float64", (ROBOT_OBS_SIZE,), VECTORS["robot_obs"].meaning),
@@ -100,6 +98,23 @@ STORE_ARRAYS: dict[str, StoreArray] = {
     ),
     "frame_id": StoreArray("int64", (), "id of the raw frame"),
 }
+"""What every store holds besides its images."""
+
+STATISTICS_OF = ("actions", "rel_actions", "robot_obs", "scene_obs", "proprio")
+"""The arrays whose range, mean and standard deviation the conversion computes."""
+
+MEANINGS = {
+    "rgb_static": "static camera, RGB, top row first",
+    "rgb_gripper": "wrist camera, RGB, top row first",
+    "depth_static": "static camera, depth along the optical axis (m), top row first",
+    "depth_gripper": "wrist camera, depth along the optical axis (m), top row first",
+}
+"""Of the images."""
 
 EPISODES = "episodes"
 """int64 [E, 2]: first row and one past the last row of every episode."""
+EPISODE_SCENE = "episode_scene"
+"""int8 [E]: place of every episode's scene in the attribute ``scenes``, -1 where it is unknown."""
+
+OWN_ARRAYS = (*CAMERAS, *DEPTHS.values(), *ROW_ARRAYS, EPISODES, EPISODE_SCENE)
+"""All names that mean something in a store."""

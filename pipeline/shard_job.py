@@ -1,34 +1,28 @@
 """The unit of conversion: one job writes exactly one shard of every array of a split.
 
 Two writers in one shard would lose data silently, so nothing smaller is ever written. A job is a
-small value that can be sent to any process; writing it again gives the same bytes.
+small value that can be sent to any process; writing it again gives the same bytes. Images pass
+through it chunk by chunk, so that its memory does not depend on the size of a shard.
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-import zarr
 
 from pipeline import artifacts, raw
-from pipeline.frames import ImageShapes, read_valid_frame
-from pipeline.images import to_model_size
-from pipeline.index import Finding
-from pipeline.schema import CAMERAS, STORE_ARRAYS, VECTORS
+from pipeline.frames import Finding, check_frame, check_values, read_frame
+from pipeline.images import resized
+from pipeline.moments import Moments
+from pipeline.npz import Kind
+from pipeline.schema import STATISTICS_OF, VECTORS, StoreArray
+from pipeline.shard_file import ShardFile, write_chunk_file, writing_shard
 from wam import proprio
 from wam.errors import WamError
-
-WRITING = {
-    # The Rust pipeline orders chunks inside a shard differently from run to run.
-    "codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline",
-    # A chunk of zeros has to exist too: a missing file always means missing data.
-    "array.write_empty_chunks": True,
-    "threading.max_workers": 1,
-    "async.concurrency": 1,
-}
-"""Zarr settings under which equal data gives equal bytes."""
 
 
 class Piece(NamedTuple):
@@ -48,13 +42,17 @@ class ShardJob:
     split: str
     index: int
     """Place of the shard in the arrays."""
-    start: int
-    """First row."""
     pieces: tuple[Piece, ...]
     """Where its frames come from, in order."""
     raw_directory: Path
     digits: int
-    image_shapes: ImageShapes
+    kinds: dict[str, Kind]
+    """Dtype and shape of the first raw frame's arrays, which all frames have to have."""
+    arrays: dict[str, StoreArray]
+    """What is stored, of kinds that can be made of the raw arrays."""
+    shard_frames: int
+    chunk_frames: int
+    zstd_level: int
     store: Path
     """The split's Zarr group, whose arrays exist already."""
     records: Path
@@ -69,11 +67,21 @@ class ShardJob:
     @property
     def digest(self) -> str:
         """Changes with the rows of the shard, not with their number in the whole store."""
-        return artifacts.digest([self.split, self.index, self.start, self.pieces])
+        return artifacts.digest([self.split, self.index, self.pieces])
+
+    @property
+    def raw_keys(self) -> list[str]:
+        """The arrays that are read of every frame."""
+        return list(dict.fromkeys([*(key for key in self.arrays if key in self.kinds), *VECTORS]))
 
     @property
     def record_path(self) -> Path:
         return self.records / f"{self.split}-{self.index:06d}.json"
+
+    def file(self, name: str) -> Path:
+        """The file of array ``name`` that this job writes."""
+        places = [str(self.index), *("0" for _ in self.arrays[name].shape)]
+        return self.store / name / ".".join(["c", *places])
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,8 @@ class ShardRecord:
     job: str
     """Digest of the job."""
     num_frames: int
-    proprio_min: list[float]
-    proprio_max: list[float]
+    moments: dict[str, dict[str, Any]]
+    """:class:`Moments` of the vectors."""
     files: dict[str, str]
     """Digest of the shard's file in each array."""
     findings: list[Finding]
@@ -103,28 +111,12 @@ def write_shard(job: ShardJob) -> ShardRecord:
     if done is not None:
         return done
     cv2.setNumThreads(1)  # the jobs are the parallelism
-    rows, findings = _read_rows(job)
-    if findings:
-        return ShardRecord(job.split, job.index, job.digest, 0, [], [], {}, findings)
-    with zarr.config.set(WRITING):
-        group = zarr.open_group(job.store, mode="r+")
-        for name, values in rows.items():
-            array = group[name]
-            assert isinstance(array, zarr.Array)
-            assert job.start == job.index * shard_rows(array)
-            array[job.start : job.start + job.num_frames] = values
-    record = ShardRecord(
-        split=job.split,
-        index=job.index,
-        job=job.digest,
-        num_frames=job.num_frames,
-        proprio_min=rows["proprio"].min(0).tolist(),
-        proprio_max=rows["proprio"].max(0).tolist(),
-        files={
-            name: artifacts.file_digest(shard_file(job.store, name, job.index)) for name in rows
-        },
-        findings=[],
-    )
+    try:
+        record = _write(job)
+    except WamError:
+        if not job.skip_episodes:
+            raise
+        return ShardRecord(job.split, job.index, job.digest, 0, {}, {}, list(_invalid(job)))
     artifacts.write_json(job.record_path, asdict(record))
     return record
 
@@ -134,44 +126,87 @@ def read_record(job: ShardJob) -> ShardRecord | None:
     if not job.record_path.is_file():
         return None
     record = ShardRecord(**artifacts.read_json(job.record_path))
-    files_exist = all(shard_file(job.store, name, job.index).is_file() for name in record.files)
+    files_exist = all(job.file(name).is_file() for name in record.files)
     return record if record.job == job.digest and files_exist else None
 
 
-def shard_rows(array: zarr.Array[Any]) -> int:
-    """Rows in one file of ``array``."""
-    return (array.shards or array.chunks)[0]
-
-
-def shard_file(store: Path, name: str, index: int) -> Path:
-    """The file that holds shard ``index`` of array ``name``."""
-    return store / name / ".".join(["c", str(index), *("0" for _ in STORE_ARRAYS[name].shape)])
-
-
-def _read_rows(job: ShardJob) -> tuple[dict[str, np.ndarray], list[Finding]]:
-    rows = {
-        name: np.empty((job.num_frames, *array.shape), array.dtype)
-        for name, array in STORE_ARRAYS.items()
-    }
-    findings = []
-    row = 0
-    for piece in job.pieces:
-        try:
-            for frame_id in range(piece.start, piece.stop):
-                path = raw.frame_path(job.raw_directory, frame_id, job.digits)
-                frame = read_valid_frame(path, job.image_shapes)
-                for camera in CAMERAS:
-                    rows[camera][row] = to_model_size(frame[camera])
-                for name in VECTORS:
-                    rows[name][row] = frame[name]
-                rows["frame_id"][row] = frame_id
-                row += 1
-        except WamError as error:
-            if not job.skip_episodes:
-                raise
-            file, _, problem = str(error).partition(": ")
-            findings.append(Finding(job.split, piece.episode, file, problem))
-    if findings:
-        return {}, findings
+def _write(job: ShardJob) -> ShardRecord:
+    frame_ids = np.concatenate([np.arange(piece.start, piece.stop) for piece in job.pieces])
+    paths = [raw.frame_path(job.raw_directory, at, job.digits) for at in frame_ids.tolist()]
+    with contextlib.ExitStack() as stack:
+        shards = {
+            name: stack.enter_context(
+                writing_shard(
+                    job.file(name),
+                    (job.chunk_frames, *array.shape),
+                    array.dtype,
+                    job.shard_frames // job.chunk_frames,
+                    job.zstd_level,
+                )
+            )
+            for name, array in job.arrays.items()
+            if array.is_image
+        }
+        rows = {
+            key: np.empty((len(paths), *shape), np.float64 if key in VECTORS else dtype)
+            for key, (dtype, shape) in job.kinds.items()
+            if key in job.raw_keys and key not in shards
+        }
+        for start in range(0, len(paths), job.chunk_frames):
+            block = slice(start, start + job.chunk_frames)
+            part = {key: values[block] for key, values in rows.items()}
+            _read_block(job, paths[block], shards, part)
+            for shard in shards.values():
+                shard.write_chunk(len(paths[block]))
     rows["proprio"] = proprio.from_robot_obs(rows["robot_obs"])
-    return rows, findings
+    rows["frame_id"] = frame_ids
+    stored = {name: rows[name].astype(job.arrays[name].dtype) for name in rows}
+    files = {
+        name: write_chunk_file(job.file(name), values, job.shard_frames, job.zstd_level)
+        for name, values in stored.items()
+    }
+    return ShardRecord(
+        split=job.split,
+        index=job.index,
+        job=job.digest,
+        num_frames=len(paths),
+        moments={name: Moments.of(stored[name]).to_dict() for name in STATISTICS_OF},
+        files=files | {name: shard.digest for name, shard in shards.items()},
+        findings=[],
+    )
+
+
+def _read_block(
+    job: ShardJob,
+    paths: Sequence[Path],
+    shards: dict[str, ShardFile],
+    rows: dict[str, np.ndarray],
+) -> None:
+    """Read the frames of one chunk: images into ``shards``, all else into ``rows``."""
+    keys = job.raw_keys
+    num_read = 0
+    try:
+        for path in paths:
+            frame = read_frame(path, job.kinds, keys)
+            for name, shard in shards.items():
+                shard.chunk[num_read] = resized(frame[name], shard.chunk.shape[1:3])
+            for key, values in rows.items():
+                values[num_read] = frame[key]
+            num_read += 1
+    finally:
+        # Also after an error: a frame before that one may be the first that is invalid.
+        vectors = {name: rows[name][:num_read] for name in VECTORS}
+        check_values(paths[:num_read], vectors)
+
+
+def _invalid(job: ShardJob) -> Iterator[Finding]:
+    """The first invalid frame of every piece that has one."""
+    for piece in job.pieces:
+        for frame_id in range(piece.start, piece.stop):
+            path = raw.frame_path(job.raw_directory, frame_id, job.digits)
+            try:
+                check_frame(path, job.kinds, job.raw_keys)
+            except WamError as error:
+                file, _, problem = str(error).partition(": ")
+                yield Finding(job.split, piece.episode, file, problem)
+                break

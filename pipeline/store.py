@@ -4,7 +4,8 @@ The layout is plain Zarr v3 (``zarr.open_group(path, mode="r")`` reads it); this
 check that it is complete, and the few look-ups that several stages share.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import numpy as np
 import zarr
 
 from pipeline import artifacts
-from pipeline.schema import EPISODES, SCHEMA_VERSION, STORE_ARRAYS
-from pipeline.shard_job import shard_file, shard_rows
+from pipeline.array_reader import ArrayReader
+from pipeline.schema import EPISODE_SCENE, EPISODES, SCHEMA_VERSION, StoreArray
+from pipeline.verify import Verdict, file_problem, size_problem, verify
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
+
+_SHARD = re.compile(r"(?P<split>\w+)\.zarr/(?P<array>\w+)/c\.(?P<number>\d+)[.0]*")
 
 
 @dataclass(frozen=True)
@@ -36,28 +40,43 @@ class Store:
         return int(self.attrs["num_frames"])
 
     @cached_property
+    def arrays(self) -> dict[str, StoreArray]:
+        """What every frame has, by name; which images, and of what shape, is up to ``convert``."""
+        return {
+            name: StoreArray(array["dtype"], tuple(array["shape"]), array["meaning"])
+            for name, array in self.attrs["arrays"].items()
+        }
+
+    @cached_property
     def episodes(self) -> np.ndarray:
         """int64 [E, 2]: rows [start, stop) of every episode."""
         return self.read(EPISODES)
 
     def array(self, name: str) -> zarr.Array[Any]:
         """The Zarr array called ``name``. Raises WamError for an unknown name."""
-        if name not in STORE_ARRAYS and name != EPISODES:
-            raise WamError(f"{self.path}: no array '{name}'; known: {', '.join(STORE_ARRAYS)}")
+        if name not in (*self.arrays, EPISODES, EPISODE_SCENE):
+            raise WamError(
+                f"{self.path}: no array '{name}'; the store has {', '.join(self.arrays)}. Images "
+                "are chosen by convert.cameras, convert.depth and convert.extra_keys; run "
+                "'wam convert' again"
+            )
         array = self.group[name]
         assert isinstance(array, zarr.Array)
         return array
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [start, stop) of an array, by default all. Raises WamError if they are damaged."""
-        array = self.array(name)
-        try:
-            return np.asarray(array[start:stop])
-        except (RuntimeError, ValueError) as error:
-            raise WamError(
-                f"{self.path}/{name}: damaged between rows {start} and {stop} ({error}); "
-                "run 'wam convert' again"
-            ) from None
+        return self.reader(name)[start:stop]
+
+    def reader(self, name: str) -> ArrayReader:
+        """The reader of the array called ``name``. Raises WamError for an unknown name."""
+        if name not in self._readers:
+            self._readers[name] = ArrayReader(self.path / self.array(name).basename)
+        return self._readers[name]
+
+    @cached_property
+    def _readers(self) -> dict[str, ArrayReader]:
+        return {}
 
     def rows_of_frame_ids(self, frame_ids: np.ndarray) -> np.ndarray:
         """Rows (int64) of raw frame ids. Raises WamError naming the first that is not stored."""
@@ -73,60 +92,79 @@ class Store:
         """int64 [N], ascending."""
         return self.read("frame_id")
 
+    @cached_property
+    def episode_scenes(self) -> list[str | None]:
+        """Letter of every episode's scene; None where it is unknown."""
+        scenes = [*self.attrs["scenes"], None]  # an unknown one is -1
+        return [scenes[place] for place in self.read(EPISODE_SCENE).tolist()]
+
     def episode_of_rows(self, rows: np.ndarray) -> np.ndarray:
         """Index (int64) of the episode that each row belongs to."""
         return np.searchsorted(self.episodes[:, 0], rows, side="right") - 1
 
     def proprio_normalizer(self) -> ProprioNormalizer:
         """Min-max normalisation with the statistics of the training split."""
-        return ProprioNormalizer.from_dict(self.attrs)
+        found = self.attrs["statistics"]["proprio"]
+        return ProprioNormalizer(found["min"], found["max"])
 
 
 def open_store(path: Path) -> Store:
     """The store of one split, ``<layout.store>/training.zarr`` or ``validation.zarr``.
 
-    Raises WamError if it is absent, incomplete (the attributes or a shard's file are missing), or
-    of another schema version.
+    Raises WamError if it is absent, incomplete, or of another schema version. Sizes of all files
+    and content of the metadata are compared with the manifest of the profile's store; what the
+    shards hold is checked when it is read.
     """
     if not (path / "zarr.json").is_file():
         raise WamError(f"{path}: no store here; run 'wam convert' first")
+    _check_files(path)
     group = zarr.open_group(path, mode="r")
     attrs = dict(group.attrs)
     version = attrs.get("schema_version")
-    if version is None:
-        raise WamError(f"{path}: incomplete store (no attributes); run 'wam convert' again")
     if version != SCHEMA_VERSION:
         raise WamError(
             f"{path}: store of schema version {version}, expected {SCHEMA_VERSION}; "
             "run 'wam convert' again"
         )
     store = Store(path, group, attrs)
-    _check_complete(store)
+    _check_arrays(store)
     return store
 
 
-def verify_store(path: Path) -> list[str]:
-    """Names of the shard files below a profile's store that differ from its manifest.
+def verify_store(path: Path) -> Verdict:
+    """Compare every file of a profile's store, or of one split of it, with the manifest.
 
-    Raises WamError if the manifest or a file is missing.
+    Of a damaged shard the verdict tells the rows and episodes that it holds. Raises WamError if the
+    manifest is missing or damaged.
     """
-    manifest = artifacts.read_manifest(path, "convert")
-    damaged = []
-    for split, content in manifest["splits"].items():
-        for index, files in enumerate(content["shards"]):
-            for name, digest in files.items():
-                file = shard_file(path / f"{split}.zarr", name, index)
-                if not file.is_file():
-                    raise WamError(f"{file}: missing; run 'wam convert' again")
-                if artifacts.file_digest(file) != digest:
-                    damaged.append(str(file))
-    return damaged
+    root, below = (path.parent, f"{path.name}/") if path.suffix == ".zarr" else (path, "")
+    verdict = verify(root, below)
+    damaged = {damage.file for damage in verdict.damages}
+    manifest = artifacts.verified_manifest(root)
+    damages = [
+        replace(damage, problem=f"{damage.problem}; {shard}")
+        if (shard := _describe_shard(root, damage.file, manifest, damaged))
+        else damage
+        for damage in verdict.damages
+    ]
+    return replace(verdict, damages=damages)
 
 
-def _check_complete(store: Store) -> None:
-    for name, field in STORE_ARRAYS.items():
-        if not (store.path / name / "zarr.json").is_file():
-            raise WamError(f"{store.path}: incomplete store (no {name}); run 'wam convert' again")
+def _check_files(path: Path) -> None:
+    if not (path.parent / artifacts.MANIFEST).is_file():
+        raise WamError(
+            f"{path.parent}: incomplete store (no {artifacts.MANIFEST}); run 'wam convert' again"
+        )
+    for name, entry in artifacts.verified_manifest(path.parent)["files"].items():
+        if name.startswith(f"{path.name}/"):
+            file = path.parent / name
+            check = file_problem if file.name == "zarr.json" else size_problem
+            if problem := check(file, entry):
+                raise WamError(f"{file}: {problem}; run 'wam convert' again")
+
+
+def _check_arrays(store: Store) -> None:
+    for name, field in store.arrays.items():
         array = store.array(name)
         expected = (store.num_frames, *field.shape)
         if array.shape != expected or array.dtype != np.dtype(field.dtype):
@@ -134,8 +172,22 @@ def _check_complete(store: Store) -> None:
                 f"{store.path}/{name}: {array.dtype} {array.shape}; "
                 f"expected {field.dtype} {expected}; run 'wam convert' again"
             )
-        present = {path.name for path in (store.path / name).iterdir()}
-        for index in range(-(-store.num_frames // shard_rows(array))):
-            file = shard_file(store.path, name, index)
-            if file.name not in present:
-                raise WamError(f"{file}: shard missing; run 'wam convert' again")
+
+
+def _describe_shard(
+    root: Path, file: str, manifest: dict[str, Any], damaged: set[str]
+) -> str | None:
+    """Array, number, rows and episodes of the shard in ``file``; None for any other file."""
+    match = _SHARD.fullmatch(file)
+    if match is None or match["array"] in (EPISODES, EPISODE_SCENE):
+        return None
+    first = int(match["number"]) * manifest["params"]["shard_frames"]
+    last = first + manifest["params"]["shard_frames"] - 1
+    last = min(last, manifest["splits"][match["split"]]["num_frames"] - 1)
+    text = f"{match['array']}, shard {match['number']}: rows {first} to {last}"
+    table = f"{match['split']}.zarr/{EPISODES}"
+    if any(name.startswith(table) for name in damaged):
+        return text
+    stops = ArrayReader(root / table)[:][:, 1]
+    first_episode, last_episode = np.searchsorted(stops, [first, last], side="right").tolist()
+    return f"{text}, episodes {first_episode} to {last_episode}"

@@ -14,11 +14,10 @@ import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from pipeline import artifacts, console
-from pipeline.dataset import StreamLoader, validation_windows
 from pipeline.film import write_film_strip
 from pipeline.layout import Layout
 from pipeline.params import Profile
-from pipeline.store import open_store
+from pipeline.training_data import open_training_data
 from wam import device as devices
 from wam.assessment import Predictions, assess, predict
 from wam.atomic import replacing
@@ -45,25 +44,19 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     config = profile.world_model
     if variant == "dreamerv2":
         config = replace(config, action_scale=0.0)
-    store = open_store(layout.store / "training.zarr")
-    windows = validation_windows(
-        open_store(layout.store / "validation.zarr"),
-        profile.evaluate.open_loop_steps + 1,
-        profile.evaluate.open_loop_sequences,
-        training.seed,
-    )
+    data = open_training_data(profile, layout, device)
     params = {
         "variant": variant,
         "world_model": asdict(config),
         "train_world_model": asdict(training),
         "open_loop": [profile.evaluate.open_loop_sequences, profile.evaluate.open_loop_steps],
+        "reader": profile.loader.reader,
         "device": device.type,
     }
-    inputs = {"store": artifacts.fingerprint(layout.store, "convert")}
     output = layout.world_model(variant)
-    with artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (partial, _):
+    with artifacts.building(output, stage=STAGE, params=params, inputs=data.inputs) as (partial, _):
         model = WorldModel(config, seed=training.seed)
-        with StreamLoader(store, training.batch, training.window, training.seed) as batches:
+        with data.batches as batches:
             trainer = Trainer(
                 model,
                 batches,
@@ -71,14 +64,12 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
                 action_scale=config.action_scale,
                 directory=partial,
                 device=device,
-                validate=lambda: assess(model, windows, training.seed, device),
+                validate=lambda: assess(model, data.validation, training.seed, device),
             )
             outcome = _train(trainer, training.updates, f"world model {variant}")
-        description = world_model_config(
-            model, variant, store.proprio_normalizer(), updates=outcome.updates
-        )
+        description = world_model_config(model, variant, data.normalizer, updates=outcome.updates)
         save_model(partial, model, description)
-        horizons = write_predictions(partial, model, windows, training.seed, device)
+        horizons = write_predictions(partial, model, data.validation, training.seed, device)
         _write_curve(partial / CURVE_FILE, Journal(partial / METRICS_FILE).records())
         summary = summarize(outcome, Journal(partial / VALIDATION_FILE).records()[-1], horizons)
         artifacts.write_json(partial / "summary.json", summary)

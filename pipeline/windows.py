@@ -1,102 +1,231 @@
-"""Which rows every training batch holds: contiguous streams and fixed validation windows.
+"""Which rows every training batch holds, as a pure function of (seed, epoch).
 
 Streams (algorithm contract 1.6): each batch row walks its own part of the play data, one window
-after the other, so that the recurrent state can be carried from batch to batch. Every epoch lays
-the windows anew, with a random phase per episode, so that all frames take part.
+after the other, so that the recurrent state can be carried from batch to batch. Random windows:
+every possible window once per epoch. Tar windows: the play data in the order in which whole tars
+are streamed. No window ever crosses an episode.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from wam.errors import WamError
 
+_EPOCHS_KEPT = 2
+"""A reader that works ahead needs two epochs at their edge."""
+
 
 @dataclass(frozen=True)
 class Position:
-    """The next batch of a stream."""
+    """The next batch of a reader."""
 
     epoch: int
     batch: int
 
 
-class Streams:
-    """The order of all windows, as a pure function of (seed, epoch).
+class Windows(NamedTuple):
+    """The windows of one batch."""
 
-    ``episodes`` is int64 [E, 2], rows [start, stop). Windows never cross an episode. Raises
-    WamError if there are fewer windows than batch rows.
+    starts: np.ndarray
+    """int64 [B], first rows."""
+    is_first: np.ndarray
+    """bool [B], the window does not continue the same batch row's previous one."""
+
+
+class Streams:
+    """Contiguous windows: consecutive batches continue each other in every batch row.
+
+    ``episodes`` is int64 [E, 2], rows [start, stop). Every epoch lays the windows anew, with a
+    random phase per episode, so that all frames take part. Raises WamError if there are fewer
+    windows than batch rows.
     """
 
     def __init__(self, episodes: np.ndarray, batch: int, window: int, seed: int) -> None:
-        self.episodes = np.asarray(episodes, np.int64)
-        self.batch, self.window, self.seed = batch, window, seed
-        lengths = self.episodes[:, 1] - self.episodes[:, 0]
-        # One window fewer than this when a phase is drawn that pushes the last one out.
-        fewest = int(np.maximum((lengths - window + 1) // window, lengths >= window).sum())
-        if fewest < batch:
-            raise WamError(
-                f"train_world_model.batch={batch}: the data hold only {fewest} windows of "
-                f"{window} frames; lower train_world_model.batch or window, or collect more frames"
-            )
-        self._laid: dict[int, np.ndarray] = {}
+        self._episodes = np.asarray(episodes, np.int64)
+        self._batch, self._window, self._seed = batch, window, seed
+        _check_enough(int(fewest_windows(self._episodes, window).sum()), batch, window)
+        self.starts = lru_cache(_EPOCHS_KEPT)(self._lay)
 
-    def starts(self, epoch: int) -> np.ndarray:
-        """int64 [batches, B]: first row of every window of an epoch.
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self.starts(epoch))
 
-        Consecutive batches continue each other in every column, except where an episode ends. Every
-        window is used once, but for the remainder that does not fill a batch.
-        """
-        if epoch not in self._laid:
-            # A reader that prefetches needs two epochs at their edge.
-            self._laid = {known: self._laid[known] for known in self._laid if known == epoch - 1}
-            self._laid[epoch] = self._lay(epoch)
-        return self._laid[epoch]
-
-    def is_first(self, position: Position) -> np.ndarray:
-        """bool [B]: the row's window does not continue the row's previous one.
-
-        True at the start of an epoch and of an episode.
-        """
+    def item(self, position: Position) -> Windows:
+        """The windows of a batch; without a past at the start of an epoch and of an episode."""
         starts = self.starts(position.epoch)
-        if position.batch == 0:
-            return np.ones(self.batch, bool)
         now = starts[position.batch]
-        continues = now == starts[position.batch - 1] + self.window
-        return ~continues | np.isin(now, self.episodes[:, 0])
-
-    def following(self, position: Position) -> Position:
-        """The position one batch later."""
-        if position.batch + 1 < len(self.starts(position.epoch)):
-            return Position(position.epoch, position.batch + 1)
-        return Position(position.epoch + 1, 0)
+        if position.batch == 0:
+            return Windows(now, np.ones(len(now), bool))
+        continues = now == starts[position.batch - 1] + self._window
+        return Windows(now, ~continues | np.isin(now, self._episodes[:, 0]))
 
     def _lay(self, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, epoch])
-        lengths = self.episodes[:, 1] - self.episodes[:, 0]
-        # Any phase below the window's length, as long as one window still fits.
-        phases = rng.integers(0, np.clip(lengths - self.window + 1, 1, self.window))
-        windows = np.concatenate(
-            [
-                np.arange(start + phase, stop - self.window + 1, self.window)
-                for (start, stop), phase in zip(self.episodes.tolist(), phases, strict=True)
-            ]
-        )
+        """int64 [batches, B]: first row of every window of an epoch, each used once.
+
+        Left out is the remainder that does not fill a batch.
+        """
+        rng = np.random.default_rng([self._seed, epoch])
+        windows = _lay_windows(self._episodes, self._window, rng)
         windows = np.roll(windows, -int(rng.integers(len(windows))))
-        num_batches = len(windows) // self.batch
-        return windows[: num_batches * self.batch].reshape(self.batch, num_batches).T
+        num_batches = len(windows) // self._batch
+        return windows[: num_batches * self._batch].reshape(self._batch, num_batches).T
+
+
+class RandomWindows:
+    """All windows that lie inside an episode, overlapping or not, in random order.
+
+    An epoch holds every window once, but for a random remainder that does not fill a batch.
+    Arguments and errors are those of :class:`Streams`.
+    """
+
+    def __init__(self, episodes: np.ndarray, batch: int, window: int, seed: int) -> None:
+        self._all = all_windows(episodes, window)
+        self._batch, self._seed = batch, seed
+        _check_enough(len(self._all), batch, window)
+        self._order = lru_cache(_EPOCHS_KEPT)(self._shuffle)
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self._all) // self._batch
+
+    def item(self, position: Position) -> Windows:
+        """The windows of a batch; none has a past."""
+        first = position.batch * self._batch
+        starts = self._order(position.epoch)[first : first + self._batch]
+        return Windows(starts, np.ones(len(starts), bool))
+
+    def _shuffle(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(self._all)
+
+
+class TarItem(NamedTuple):
+    """The windows of one batch in tars."""
+
+    tars: np.ndarray
+    """int64 [B], numbers of the tars."""
+    starts: np.ndarray
+    """int64 [B], first rows."""
+    finished: frozenset[int]
+    """Tars that no later batch of the epoch needs."""
+
+
+class TarWindows:
+    """Windows in the order in which tars are streamed, for one of ``world_size`` ranks.
+
+    ``runs[i]`` is int64 [R, 2], the rows [start, stop) of tar ``i`` that follow each other in one
+    episode. Every epoch draws an order of the tars, deals them out to the ranks, lays windows with
+    a random phase and shuffles those of ``shuffle_tars`` neighbouring tars: so few tars need to be
+    open at a time, and they are opened one after the other. All ranks have equally many batches of
+    ``batch`` windows. Raises WamError if a rank may get fewer windows than that.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[np.ndarray],
+        batch: int,
+        window: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle_tars: int = 8,
+    ) -> None:
+        self._runs = runs
+        self._batch, self._window, self._seed = batch, window, seed
+        self._rank, self._world_size, self._shuffle_tars = rank, world_size, shuffle_tars
+        counts = np.sort([fewest_windows(tar, window).sum() for tar in runs])
+        fewest = int(counts[: len(runs) // world_size].sum())
+        if fewest < batch:
+            raise WamError(
+                f"train_world_model.batch: a rank needs {batch} windows of {window} frames, but "
+                f"{len(runs)} tars dealt out to {world_size} ranks may hold only {fewest} for one; "
+                "lower train_world_model.batch or window, or export.sequences_per_shard"
+            )
+        self._epoch = lru_cache(_EPOCHS_KEPT)(self._lay)
+
+    def num_batches(self, epoch: int) -> int:
+        """Batches of an epoch."""
+        return len(self._epoch(epoch))
+
+    def item(self, position: Position) -> TarItem:
+        """The windows of a batch; none has a past."""
+        return self._epoch(position.epoch)[position.batch]
+
+    def _lay(self, epoch: int) -> list[TarItem]:
+        rng = np.random.default_rng([self._seed, epoch])
+        order = rng.permutation(len(self._runs))
+        # Every rank lays the windows of all, so as to know how many batches the others have.
+        windows = [_lay_windows(self._runs[tar], self._window, rng) for tar in order]
+        counts = np.array([len(starts) for starts in windows])
+        ranks = np.arange(len(order)) % self._world_size
+        totals = np.bincount(ranks, counts, self._world_size)
+        num_batches = int(totals.min()) // self._batch
+        own = np.flatnonzero(ranks == self._rank)
+        place = np.repeat(np.arange(len(own)), counts[own])
+        shuffled = np.argsort(place + self._shuffle_tars * rng.random(len(place)))
+        shuffled = shuffled[: num_batches * self._batch].reshape(num_batches, self._batch)
+        tars = order[own][place[shuffled]]
+        starts = np.concatenate([windows[i] for i in own])[shuffled]
+        last = {tar: batch for batch, row in enumerate(tars.tolist()) for tar in row}
+        finished: list[set[int]] = [set() for _ in range(num_batches)]
+        for tar, batch in last.items():
+            finished[batch].add(tar)
+        return [
+            TarItem(*item[:2], frozenset(item[2]))
+            for item in zip(tars, starts, finished, strict=True)
+        ]
+
+
+def all_windows(episodes: np.ndarray, window: int) -> np.ndarray:
+    """int64 [W]: first rows of all windows that lie inside an episode, ascending."""
+    return np.concatenate(
+        [np.empty(0, np.int64)]
+        + [np.arange(start, stop - window + 1) for start, stop in np.asarray(episodes).tolist()]
+    )
 
 
 def fixed_windows(episodes: np.ndarray, window: int, count: int, seed: int) -> np.ndarray:
-    """int64 [count]: first rows of random windows that never cross an episode.
+    """int64 [count]: first rows of random windows that never cross an episode, ascending.
 
     All possible windows are equally likely; none is drawn twice while there are enough of them.
     Raises WamError if no episode is long enough.
     """
-    starts = np.concatenate(
-        [np.arange(start, stop - window + 1) for start, stop in np.asarray(episodes).tolist()]
-        or [np.empty(0, np.int64)]
-    )
+    starts = all_windows(episodes, window)
     if len(starts) == 0:
         raise WamError(f"window={window}: longer than every episode of the split")
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(starts, count, replace=count > len(starts)))
+
+
+def fewest_windows(runs: np.ndarray, window: int) -> np.ndarray:
+    """int64 [R]: windows that fit one after the other into rows [start, stop), whatever the phase.
+
+    One fewer than without a phase where there is one that pushes the last window out.
+    """
+    lengths = runs[:, 1] - runs[:, 0]
+    return np.maximum((lengths - window + 1) // window, lengths >= window)
+
+
+def _lay_windows(runs: np.ndarray, window: int, rng: np.random.Generator) -> np.ndarray:
+    """int64 [W]: windows one after the other in every run, from a random phase on."""
+    lengths = runs[:, 1] - runs[:, 0]
+    # Any phase below the window's length, as long as one window still fits.
+    phases = rng.integers(0, np.clip(lengths - window + 1, 1, window))
+    return np.concatenate(
+        [
+            np.arange(start + phase, stop - window + 1, window)
+            for (start, stop), phase in zip(runs.tolist(), phases, strict=True)
+        ]
+    )
+
+
+def _check_enough(windows: int, batch: int, window: int) -> None:
+    if windows < batch:
+        raise WamError(
+            f"train_world_model.batch={batch}: the data hold only {windows} windows of "
+            f"{window} frames; lower train_world_model.batch or window, or collect more frames"
+        )

@@ -1,6 +1,7 @@
 """Running shard jobs: in this process, on a local Dask cluster, or on an existing one."""
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -36,7 +37,7 @@ def job_runner(settings: Convert) -> Iterator[MapJobs]:
                 f"convert.dask_address: no Dask scheduler answers at {target} ({error}); start one "
                 "with 'dask scheduler', or set it to null for a local cluster"
             ) from None
-        yield lambda jobs: _map_dask(client, jobs)
+        yield lambda jobs: map_dask(client, jobs)
 
 
 def local_cluster(workers: int) -> dict[str, Any]:
@@ -50,24 +51,45 @@ def local_cluster(workers: int) -> dict[str, Any]:
     }
 
 
-def _map_dask(client: Any, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
+def jobs_ahead(client: Any) -> int:
+    """How many unfinished jobs the scheduler of a Dask ``client`` should know; None: one process.
+
+    One per thread that runs and one that waits: all of them at once would take memory that grows
+    with the data. Workers may join or leave an existing cluster at any time.
+    """
+    return 2 * max(sum(client.nthreads().values()), 1) if client else 2
+
+
+def map_dask(client: Any, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
+    """Do all jobs on the cluster of ``client``, a few at a time; see :data:`MapJobs`."""
     from distributed import KilledWorker, as_completed
 
-    futures = client.map(_attempt, jobs, pure=False)
+    waiting = iter(jobs)
+    running: set[Any] = set()
+    finished = as_completed()
+
+    def submit() -> None:
+        for job in itertools.islice(waiting, max(jobs_ahead(client) - len(running), 0)):
+            future = client.submit(_attempt, job, pure=False)
+            running.add(future)
+            finished.add(future)
+
     try:
-        for future in as_completed(futures):
+        submit()
+        for future in finished:
             result = future.result()
+            running.remove(future)
             if isinstance(result, WamError):
                 raise result
+            submit()
             yield result
-            future.release()
     except KilledWorker as error:
         raise WamError(
             f"convert: Dask workers died repeatedly ({error}); lower convert.workers or give them "
             "more memory, then run again: finished shards are kept"
         ) from None
     finally:
-        client.cancel(futures)
+        client.cancel(list(running))
 
 
 def _attempt(job: ShardJob) -> ShardRecord | WamError:

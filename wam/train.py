@@ -122,9 +122,9 @@ class Trainer:
 
     def _update(self, batch: Batch) -> None:
         training = self._training
-        chance = uniform(batch.is_first.shape, self._resets, "cpu")
-        batch = batch._replace(is_first=batch.is_first | (chance < training.reset_probability))
         batch = batch.to(self._device, non_blocking=True)
+        chance = uniform(batch.is_first.shape, self._resets, self._device)
+        batch = batch._replace(is_first=batch.is_first | (chance < training.reset_probability))
         with self._autocast():
             loss, metrics, state = self._model.loss(
                 batch, self._state, self._noise, self._scheduled_action_scale()

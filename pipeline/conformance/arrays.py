@@ -25,14 +25,14 @@ DOCUMENTED: Arrays = {
 _ARRAY_CHECKS: dict[str, tuple[Severity, str]] = {
     "key-missing": ("error", "The pipeline needs it"),
     "key-differs": ("warning", "Not used here, but other readers expect all frames alike"),
-    "key-unexpected": ("note", "Not used here"),
+    "key-unexpected": ("note", "Left out unless convert.extra_keys names it"),
     "dtype": ("error", "The stage 'convert' refuses it"),
     "dtype-differs": ("warning", "Read alike here; the data may come from two sources"),
     "float32": ("note", "As documented; CALVIN's own files hold float64. Read alike"),
     "shape": ("error", "The stage 'convert' refuses it"),
     "image-shapes-differ": ("error", "The stage 'convert' refuses a second size"),
     "image-size": ("note", f"Images are resized to {IMAGE_SIZE}x{IMAGE_SIZE} anyway"),
-    "unused-array": ("note", "Not used here"),
+    "unused-array": ("note", "Left out unless convert.depth or convert.extra_keys asks for it"),
 }
 """Severity and advice of what can be wrong with a frame's arrays."""
 

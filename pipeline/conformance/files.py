@@ -90,7 +90,7 @@ def _small_files(split: Split) -> Iterator[tuple[str, str | Path, Loaded[Any], S
             raw.SCENE_INFO,
             split.scene_info,
             "warning",
-            "Not used here; it tells the scene of every frame where a split has several",
+            "It tells the scene of every episode where a split has several",
         )
 
 

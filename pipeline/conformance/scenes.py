@@ -99,7 +99,7 @@ def scene_ranges(split: Split) -> Iterator[Finding]:
             found=f"scene {foreign[0]!r}",
             count=len(foreign),
             expected="calvin_scene_A to D",
-            advice="Not used here",
+            advice="Such names are ignored",
         )
     ranges = np.array(list(split.scene_info.values()), np.int64).reshape(-1, 2)
     inside = (ranges[:, 0] <= split.episodes[:, :1]) & (split.episodes[:, 1:] <= ranges[:, 1])
@@ -112,7 +112,8 @@ def scene_ranges(split: Split) -> Iterator[Finding]:
             found=f"{inside[lost[0]].sum()} scenes have episode {split.episodes[lost[0]].tolist()}",
             count=len(lost),
             expected="ranges [first, last], both inclusive, that give each episode one scene",
-            advice="Not used here; rebuild it, or take it from the current release",
+            advice="Their scene counts as unknown; rebuild the file, or take it from the current "
+            "release",
         )
 
 
@@ -134,8 +135,9 @@ def scene_info(split: Split) -> Iterator[Finding]:
             file=split.file(raw.SCENE_INFO),
             found=found,
             expected=expected,
-            advice="Not used here. A known error: A for D in training data from before 2023-02-24, "
-            "and that of ABC and ABCD before 2022-09-16 (mees/calvin#40)",
+            advice="It counts only where it names several scenes. A known error: A for D in "
+            "training data from before 2023-02-24, and that of ABC and ABCD before 2022-09-16 "
+            "(mees/calvin#40)",
         )
 
 

@@ -165,9 +165,10 @@ def find_splits(root: Path) -> dict[str, Path]:
 def read_survey(root: Path, frames: int | None = SAMPLE) -> Survey:
     """Read the tables of ``root`` and ``frames`` frames of each split; None reads every frame.
 
-    The sample is spread evenly. The ends of the episodes, the ends of the windows of the eight
-    tasks and the frames that both splits use come on top of it, up to ``frames`` of each. Raises
-    WamError if ``root`` holds no CALVIN frames, or a process that reads frames dies.
+    With 0 none is read, and checks of frames find nothing. The sample is spread evenly. The ends of
+    the episodes, the ends of the windows of the eight tasks and the frames that both splits use
+    come on top of it, up to ``frames`` of each. Raises WamError if ``root`` holds no CALVIN frames,
+    or a process that reads frames dies.
     """
     directories = find_splits(root)
     if not directories:
@@ -176,6 +177,8 @@ def read_survey(root: Path, frames: int | None = SAMPLE) -> Survey:
     shared = functools.reduce(np.intersect1d, [split.used for split in splits.values()])
     if len(splits) == 1:
         shared = shared[:0]
+    if frames == 0:
+        return Survey(root, splits, shared)
     for name, split in splits.items():
         ids = split.used if frames is None else _chosen(split, shared, frames)
         splits[name] = replace(split, sample=_read_sample(split, ids))

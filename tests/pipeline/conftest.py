@@ -1,5 +1,6 @@
 """A tiny data set in CALVIN's format, and a profile that fits it."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import convert, index, raw
+from pipeline import convert, export, index, raw
 from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
 from wam.tasks import DRAWER, LED
@@ -71,8 +72,6 @@ def raw_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own_raw(raw_root: Path, tmp_path: Path) -> Path:
     """A copy of the data set that a test may damage."""
-    import shutil
-
     return Path(shutil.copytree(raw_root, tmp_path / "raw"))
 
 
@@ -112,4 +111,18 @@ def converted(
     profile = make_profile(raw_root)
     index.run(profile, layout)
     convert.run(profile, layout)
+    return layout
+
+
+@pytest.fixture(scope="session")
+def exported(
+    converted: Layout,
+    raw_root: Path,
+    make_profile: Callable[..., Profile],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Layout:
+    """Read only: the store and the WebDataset shards of the tiny data set."""
+    layout = Layout(tmp_path_factory.mktemp("export"))
+    shutil.copytree(converted.store, layout.store)
+    export.run(make_profile(raw_root), layout)
     return layout

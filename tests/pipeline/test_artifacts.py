@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifacts import building, digest, fingerprint, read_manifest
+from pipeline.artifacts import (
+    MANIFEST,
+    building,
+    check_replaceable,
+    digest,
+    file_digest,
+    fingerprint,
+    read_manifest,
+    verified_manifest,
+)
 from wam.errors import WamError
 
 
@@ -59,6 +68,42 @@ def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "out" / "manifest.json").write_text('{"stage": ')
     with pytest.raises(WamError, match=r"manifest\.json: not valid JSON"):
         read_manifest(tmp_path / "out", "test")
+
+
+def test_known_digests_are_not_computed_again(tmp_path: Path) -> None:
+    with building(tmp_path / "out", stage="test", params=1, inputs={}) as (partial, manifest):
+        (partial / "known").write_text("one")
+        (partial / "other").write_text("three")
+        manifest["digests"]["known"] = "digest of the writer"
+    files = verified_manifest(tmp_path / "out")["files"]
+    assert files == {
+        "known": {"bytes": 3, "digest": "digest of the writer"},
+        "other": {"bytes": 5, "digest": file_digest(tmp_path / "out" / "other")},
+    }
+
+
+def test_any_changed_byte_of_the_manifest_is_noticed(tmp_path: Path) -> None:
+    build(tmp_path / "out", "one")
+    path = tmp_path / "out" / MANIFEST
+    content = path.read_bytes()
+    for at in range(len(content)):
+        for other in (content[at] ^ 1, ord(" "), ord("1")):
+            if other != content[at]:
+                path.write_bytes(content[:at] + bytes([other]) + content[at + 1 :])
+                with pytest.raises(WamError, match=r"out/manifest\.json: "):
+                    verified_manifest(tmp_path / "out")
+
+
+def test_only_an_earlier_output_is_replaced(tmp_path: Path) -> None:
+    check_replaceable(tmp_path / "out", "test")
+    build(tmp_path / "out", "one")
+    check_replaceable(tmp_path / "out", "test")
+    with pytest.raises(WamError, match="exists and is no earlier output of 'wam other'"):
+        check_replaceable(tmp_path / "out", "other")
+    with pytest.raises(WamError, match="choose another directory"):
+        check_replaceable(tmp_path, "test")
+    (tmp_path / "empty").mkdir()
+    check_replaceable(tmp_path / "empty", "test")
 
 
 def test_digest_depends_on_content_alone() -> None:

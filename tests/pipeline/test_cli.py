@@ -102,6 +102,20 @@ def test_a_stage_without_its_input_says_which_stage_makes_it(
     assert needed in fails([*stage, "--profile", "ci"], capsys)
 
 
+def test_export_takes_a_format_and_a_directory(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyarrow")
+    for stage in ("index", "convert", "export"):
+        main([stage, "--profile", "ci"])
+    assert Path("data/ci/shards/manifest.json").is_file()
+    lerobot = ["export", "--profile", "ci", "--format", "lerobot"]
+    main([*lerobot, "--output", "elsewhere"])
+    assert Path("elsewhere/validation/meta/info.json").is_file()
+    assert not Path("data/ci/lerobot").exists()
+    assert "data: exists and is no earlier" in fails([*lerobot, "--output", "data"], capsys)
+
+
 @pytest.mark.parametrize("stage", [*STAGES, "inspect", "profile", "results"])
 def test_every_command_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

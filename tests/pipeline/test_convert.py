@@ -58,7 +58,7 @@ def test_store_has_episodes_statistics_and_source(converted: Layout) -> None:
     assert (training.attrs["robot_model"], training.attrs["scene_source"]) == ("light", None)
     plain = zarr.open_group(converted.store / "training.zarr", mode="r")
     assert plain["rgb_static"].shape == (120, 64, 64, 3)
-    assert verify_store(converted.store) == []
+    assert verify_store(converted.store).damages == []
 
 
 def test_bytes_do_not_depend_on_workers(
@@ -224,7 +224,7 @@ def test_skip_episode_drops_it_and_says_why(
     training = open_store(layout.store / "training.zarr")
     np.testing.assert_array_equal(training.episodes, [[0, 40], [40, 80]])
     np.testing.assert_array_equal(training.frame_ids, [*range(100, 140), *range(200, 240)])
-    (finding,) = artifacts.read_json(layout.store / convert.FINDINGS)
+    (finding,) = artifacts.read_json(layout.store / convert.FINDINGS)["dropped_episodes"]
     assert finding["episode"] == [140, 180]
     assert finding["file"].endswith("episode_0000151.npz")
     # The store is the one that the data without that episode would give.
@@ -268,8 +268,22 @@ def test_incomplete_store_is_refused(converted: Layout, tmp_path: Path) -> None:
     with pytest.raises(WamError, match="no store here; run 'wam convert'"):
         open_store(path)
     shutil.copytree(converted.store / "training.zarr", path)
-    (path / "rgb_static" / "c.1.0.0.0").unlink()
-    with pytest.raises(WamError, match=r"rgb_static/c\.1\.0\.0\.0: shard missing"):
+    with pytest.raises(WamError, match=r"incomplete store \(no manifest\.json\)"):
+        open_store(path)
+    shutil.copy(converted.store / "manifest.json", tmp_path)
+    assert open_store(path).num_frames == 120
+    shard = path / "rgb_static" / "c.1.0.0.0"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    with pytest.raises(WamError, match=r"rgb_static/c\.1\.0\.0\.0: [\d,]+ bytes instead of [\d,]+"):
+        open_store(path)
+    shard.unlink()
+    with pytest.raises(WamError, match=r"rgb_static/c\.1\.0\.0\.0: missing"):
+        open_store(path)
+    shard.write_bytes(content)
+    metadata = path / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"num_frames": 120', '"num_frames": 121'))
+    with pytest.raises(WamError, match=r"training\.zarr/zarr\.json: checksum differs"):
         open_store(path)
 
 
@@ -280,9 +294,11 @@ def test_damaged_shard_is_named(converted: Layout, tmp_path: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[40] ^= 1
     shard.write_bytes(bytes(content))
-    assert verify_store(root) == [str(shard)]
+    (damage,) = verify_store(root).damages
+    assert damage.file == "training.zarr/rgb_static/c.1.0.0.0"
+    assert damage.problem.endswith("rgb_static, shard 1: rows 32 to 63, episodes 0 to 1")
     store = open_store(root / "training.zarr")
-    with pytest.raises(WamError, match="rgb_static: damaged between rows 32 and 40"):
+    with pytest.raises(WamError, match=r"rgb_static/c\.1\.0\.0\.0: damaged between rows 32 and 40"):
         store.read("rgb_static", 32, 40)
 
 

@@ -1,18 +1,28 @@
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from pipeline.dataset import StreamLoader, validation_windows
+from pipeline import convert, export
+from pipeline.dataset import store_batches, store_frames, validation_windows
+from pipeline.images import all_to_model_size
 from pipeline.layout import Layout
+from pipeline.loader import Delivery
+from pipeline.params import Profile
+from pipeline.shard_stream import shard_validation_windows
+from pipeline.shards import open_split
 from pipeline.store import Store, open_store
-from pipeline.windows import Position, Streams, fixed_windows
+from pipeline.windows import Position, RandomWindows, Streams, fixed_windows
 from wam.actions import NULL_ACTION
 from wam.batch import Batch
 from wam.errors import WamError
+
+READERS = ["streams", "windows"]
+CACHES = ["none", "ram", "memmap"]
 
 
 @pytest.fixture
@@ -20,111 +30,43 @@ def store(converted: Layout) -> Store:
     return open_store(converted.store / "training.zarr")
 
 
-def table(lengths: list[int]) -> np.ndarray:
-    stops = np.cumsum(lengths)
-    return np.stack([stops - lengths, stops], axis=1)
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=6),
-    batch=st.integers(1, 4),
-    window=st.integers(2, 12),
-    seed=st.integers(0, 1000),
-    epoch=st.integers(0, 3),
-)
-def test_streams_cover_every_frame_once_per_epoch(
-    lengths: list[int], batch: int, window: int, seed: int, epoch: int
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("cache", CACHES)
+def test_batches_hold_the_stores_rows(
+    store: Store, tmp_path: Path, reader: str, cache: str
 ) -> None:
-    episodes = table(lengths)
-    try:
-        streams = Streams(episodes, batch, window, seed)
-    except WamError:
-        return
-    starts = streams.starts(epoch)
-    rows = (starts[..., None] + np.arange(window)).ravel()
-    assert len(np.unique(rows)) == len(rows), "no frame twice in an epoch"
-    first = np.searchsorted(episodes[:, 0], starts, side="right")
-    last = np.searchsorted(episodes[:, 0], starts + window - 1, side="right")
-    np.testing.assert_array_equal(first, last, "a window crosses an episode")
-    assert (starts + window <= episodes[first - 1, 1]).all()
-    # What is left over: the frames around the windows of an episode, and less than one batch.
-    most = sum(min(length, 2 * window - 2) for length in lengths) + (batch - 1) * window
-    assert len(rows) >= sum(lengths) - most
-
-
-@settings(deadline=None, max_examples=40)
-@given(
-    lengths=st.lists(st.integers(20, 90), min_size=1, max_size=6),
-    batch=st.integers(1, 3),
-    seed=st.integers(0, 1000),
-)
-def test_is_first_exactly_where_a_row_does_not_continue(
-    lengths: list[int], batch: int, seed: int
-) -> None:
-    episodes, window = table(lengths), 5
-    episode_of_row = np.repeat(np.arange(len(lengths)), lengths)
-    streams = Streams(episodes, batch, window, seed)
-    position, previous = Position(0, 0), None
-    for _ in range(30):
-        starts = streams.starts(position.epoch)[position.batch]
-        is_first = streams.is_first(position)
-        for column, start in enumerate(starts):
-            continues = (
-                previous is not None
-                and position.batch > 0
-                and start == previous[column] + window
-                and episode_of_row[start] == episode_of_row[start - 1]
-            )
-            assert is_first[column] != continues
-        position, previous = streams.following(position), starts
-
-
-def test_order_depends_on_seed_and_epoch_only() -> None:
-    episodes = table([200, 300])
-    a, b = (Streams(episodes, 4, 8, seed=3) for _ in range(2))
-    b.starts(5)
-    np.testing.assert_array_equal(a.starts(2), b.starts(2))
-    assert not np.array_equal(a.starts(0), a.starts(1))
-    assert not np.array_equal(a.starts(0), Streams(episodes, 4, 8, seed=4).starts(0))
-
-
-def test_too_few_windows_is_an_error() -> None:
-    with pytest.raises(WamError, match=r"batch=9: the data hold only 8 windows of 10 frames"):
-        Streams(table([49, 49]), 9, 10, seed=0)
-
-
-@pytest.mark.parametrize("cache", ["ram", "none"])
-def test_batches_hold_the_stores_rows(store: Store, cache: str) -> None:
-    batch_rows, window = 2, 8
-    streams = Streams(store.episodes, batch_rows, window, seed=1)
+    rows_of_batch, window = 2, 8
+    order = {"streams": Streams, "windows": RandomWindows}[reader](
+        store.episodes, rows_of_batch, window, seed=1
+    )
     images = {name: store.read(name) for name in ("rgb_static", "rgb_gripper")}
     actions = store.read("rel_actions")
     proprio = store.proprio_normalizer()(store.read("proprio"))
-    position = Position(0, 0)
-    with StreamLoader(store, batch_rows, window, seed=1, cache=cache) as loader:  # type: ignore[arg-type]
-        for _ in range(12):
-            batch = next(loader)
-            starts = streams.starts(position.epoch)[position.batch]
-            rows = starts + np.arange(window)[:, None]
-            for name, stored in images.items():
-                np.testing.assert_array_equal(getattr(batch, name).numpy(), stored[rows])
-            np.testing.assert_array_equal(batch.proprio.numpy(), proprio[rows])
-            np.testing.assert_array_equal(batch.action.numpy(), actions[rows])
-            first = batch.is_first.numpy()
-            np.testing.assert_array_equal(first[0], streams.is_first(position))
-            assert not first[1:].any()
-            prev_action = batch.prev_action.numpy()
-            np.testing.assert_array_equal(prev_action[~first], actions[rows - 1][~first])
-            assert (prev_action[first] == np.array(NULL_ACTION, np.float32)).all()
-            assert batch.id_mask.shape == (window - 1, batch_rows)
-            assert batch.id_mask.all()
-            position = streams.following(position)
+    options: dict[str, Any] = {"batch": rows_of_batch, "window": window, "seed": 1, "cache": cache}
+    with store_batches(store, reader, **options, cache_directory=tmp_path) as batches:  # type: ignore[arg-type]
+        for epoch in range(2):
+            for number in range(order.num_batches(epoch)):
+                batch = next(batches)
+                windows = order.item(Position(epoch, number))
+                rows = windows.starts + np.arange(window)[:, None]
+                for name, stored in images.items():
+                    np.testing.assert_array_equal(getattr(batch, name).numpy(), stored[rows])
+                np.testing.assert_array_equal(batch.proprio.numpy(), proprio[rows])
+                np.testing.assert_array_equal(batch.action.numpy(), actions[rows])
+                first = batch.is_first.numpy()
+                np.testing.assert_array_equal(first[0], windows.is_first)
+                assert not first[1:].any()
+                prev_action = batch.prev_action.numpy()
+                np.testing.assert_array_equal(prev_action[~first], actions[rows - 1][~first])
+                assert (prev_action[first] == np.array(NULL_ACTION, np.float32)).all()
+                assert batch.id_mask.shape == (window - 1, rows_of_batch)
+                assert batch.id_mask.all()
 
 
-def test_batch_types(store: Store) -> None:
-    with StreamLoader(store, 3, 6, seed=0) as loader:
-        batch = next(loader)
+@pytest.mark.parametrize("reader", READERS)
+def test_batch_types(store: Store, reader: str) -> None:
+    with store_batches(store, reader, batch=3, window=6, seed=0) as batches:  # type: ignore[arg-type]
+        batch = next(batches)
     assert batch.rgb_static.shape == batch.rgb_gripper.shape == (6, 3, 64, 64, 3)
     assert batch.rgb_static.dtype == torch.uint8
     assert batch.proprio.shape == (6, 3, 18)
@@ -133,28 +75,111 @@ def test_batch_types(store: Store) -> None:
         assert getattr(batch, name).dtype == torch.float32
     assert batch.is_first.dtype == batch.id_mask.dtype == torch.bool
     assert 0 <= batch.proprio.min() <= batch.proprio.max() <= 1
+    assert all(field.is_contiguous() for field in batch)
 
 
+@pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("taken", [0, 1, 4, 5, 6, 11])
-def test_resume_continues_exactly(store: Store, taken: int) -> None:
-    """Also at the edges of epochs, which have 4 or 5 batches here."""
-    with StreamLoader(store, 3, 7, seed=2) as loader:
+def test_resume_continues_exactly(store: Store, reader: str, taken: int) -> None:
+    """Also at the edges of epochs, which have 4 or 5 batches of streams here; with any workers."""
+    options: dict[str, Any] = {"batch": 3, "window": 7, "seed": 2}
+    with store_batches(store, reader, **options, cache="ram") as batches:  # type: ignore[arg-type]
         for _ in range(taken):
-            next(loader)
-        state = loader.state_dict()
-        expected = [next(loader) for _ in range(8)]
-    with StreamLoader(store, 3, 7, seed=2, cache="none", prefetch=0) as loader:
-        next(loader)
-        loader.load_state_dict(state)
-        assert loader.state_dict() == state
-        for batch in expected:
-            _assert_equal(next(loader), batch)
+            next(batches)
+        state = batches.state_dict()
+        expected = [next(batches) for _ in range(8)]
+    for workers in (0, 1, 2):
+        delivery = Delivery(workers=workers)
+        with store_batches(store, reader, **options, delivery=delivery) as batches:  # type: ignore[arg-type]
+            next(batches)
+            batches.load_state_dict(state)
+            for batch in expected:
+                _assert_equal(next(batches), batch)
 
 
-def test_state_of_another_stream_is_refused(store: Store) -> None:
-    with StreamLoader(store, 3, 7, seed=2) as loader, StreamLoader(store, 3, 8, seed=2) as other:
-        with pytest.raises(WamError, match=r"loader state: window is 8, this loader's is 7"):
-            loader.load_state_dict(other.state_dict())
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_side_by_side_are_the_batch_of_one_process(
+    store: Store, reader: str, world_size: int
+) -> None:
+    options: dict[str, Any] = {"batch": 6, "window": 5, "seed": 4}
+    ranks = [
+        store_batches(
+            store,
+            reader,  # type: ignore[arg-type]
+            **options,
+            delivery=Delivery(rank=rank, world_size=world_size, workers=rank % 3),
+        )
+        for rank in range(world_size)
+    ]
+    with store_batches(store, reader, **options) as whole:  # type: ignore[arg-type]
+        for _ in range(10):
+            parts = [next(rank) for rank in ranks]
+            joined = Batch(*(torch.cat(fields, 1) for fields in zip(*parts, strict=True)))
+            _assert_equal(joined, next(whole))
+            assert {str(rank.state_dict()) for rank in ranks} == {str(whole.state_dict())}
+    for rank in ranks:
+        rank.close()
+
+
+def test_state_of_another_reader_is_refused(store: Store) -> None:
+    options: dict[str, Any] = {"batch": 3, "seed": 2, "delivery": Delivery(workers=0)}
+    batches = store_batches(store, "streams", window=7, **options)
+    with pytest.raises(WamError, match=r"loader state: window is 8, this loader's is 7"):
+        batches.load_state_dict(store_batches(store, "streams", window=8, **options).state_dict())
+    with pytest.raises(WamError, match=r"loader state: reader is 'windows'"):
+        batches.load_state_dict(store_batches(store, "windows", window=7, **options).state_dict())
+
+
+def test_larger_images_are_brought_to_the_models_size(
+    converted: Layout,
+    raw_root: Path,
+    make_profile: Callable[..., Profile],
+    tmp_path: Path,
+) -> None:
+    profile = make_profile(raw_root)
+    profile = replace(profile, convert=replace(profile.convert, image_size=None))
+    layout = Layout(tmp_path)
+    layout.index.symlink_to(converted.index)
+    convert.run(profile, layout)
+    large = open_store(layout.store / "training.zarr")
+    assert large.arrays["rgb_gripper"].shape == (72, 80, 3)
+    small = open_store(converted.store / "training.zarr")
+    np.testing.assert_array_equal(
+        all_to_model_size(large.read("rgb_gripper", 7, 9)), small.read("rgb_gripper", 7, 9)
+    )
+    for cache in CACHES:
+        with (
+            store_batches(small, "windows", batch=3, window=5, seed=0) as expected,
+            store_batches(
+                large,
+                "windows",
+                batch=3,
+                window=5,
+                seed=0,
+                cache=cache,  # type: ignore[arg-type]
+                cache_directory=tmp_path,
+            ) as found,
+        ):
+            for _ in range(5):
+                _assert_equal(next(found), next(expected))
+    export.run(profile, layout)
+    windows = shard_validation_windows(open_split(layout.shards, "training"), 8, 5, seed=0)
+    _assert_equal(windows, validation_windows(small, 8, 5, seed=0))
+
+
+def test_a_cache_in_a_file_needs_a_directory(store: Store) -> None:
+    with pytest.raises(WamError, match="needs a directory"):
+        store_frames(store, "memmap")
+
+
+def test_the_cache_is_keyed_by_the_stores_digest(converted: Layout, tmp_path: Path) -> None:
+    store = open_store(converted.store / "training.zarr")
+    store_frames(store, "memmap", tmp_path)
+    (file,) = tmp_path.iterdir()
+    made = file.stat().st_mtime_ns
+    store_frames(store, "memmap", tmp_path)
+    assert [path.stat().st_mtime_ns for path in tmp_path.iterdir()] == [made]
 
 
 def test_validation_windows_are_fixed_and_start_without_a_past(converted: Layout) -> None:
@@ -166,8 +191,7 @@ def test_validation_windows_are_fixed_and_start_without_a_past(converted: Layout
     assert batch.id_mask.all()
     _assert_equal(batch, validation_windows(store, 16, 10, seed=5))
     starts = fixed_windows(store.episodes, 16, 10, seed=5)
-    assert len(set(starts.tolist())) == 10
-    assert np.all((starts % 40) + 16 <= 40)
+    np.testing.assert_array_equal(batch.rgb_static[3].numpy(), store.read("rgb_static")[starts + 3])
     with pytest.raises(WamError, match="window=41: longer than every episode"):
         validation_windows(store, 41, 1, seed=0)
 

@@ -12,28 +12,14 @@ from numcodecs import Zstd
 from pipeline import export, shards
 from pipeline.layout import Layout
 from pipeline.params import Profile
-from pipeline.schema import STORE_ARRAYS
 from pipeline.store import open_store
 from wam.errors import WamError
-
-
-@pytest.fixture(scope="module")
-def exported(
-    converted: Layout,
-    raw_root: Path,
-    make_profile: Callable[..., Profile],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Layout:
-    layout = Layout(tmp_path_factory.mktemp("export"))
-    shutil.copytree(converted.store, layout.store)
-    export.run(make_profile(raw_root), layout)
-    return layout
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])
 def test_sequences_equal_the_store(exported: Layout, split: str) -> None:
     store = open_store(exported.store / f"{split}.zarr")
-    stored = {name: store.read(name) for name in STORE_ARRAYS}
+    stored = {name: store.read(name) for name in store.arrays}
     covered = []
     for sequence in shards.read_sequences(exported.shards, split):
         assert sequence.arrays.keys() == stored.keys()
@@ -75,6 +61,19 @@ def test_bytes_are_reproducible_and_tars_resumed(
     profile = make_profile(raw_root)
     export.run(profile, layout)
     assert _digests(layout.shards) == _digests(exported.shards)
+
+
+def test_a_chosen_directory_is_used_and_nothing_foreign_replaced(
+    exported: Layout, raw_root: Path, make_profile: Callable[..., Profile], tmp_path: Path
+) -> None:
+    output = tmp_path / "elsewhere"
+    export.run(make_profile(raw_root), exported, output=output)
+    assert _digests(output) == _digests(exported.shards)
+    export.run(make_profile(raw_root), exported, output=output)
+    (tmp_path / "photographs").write_text("precious")
+    with pytest.raises(WamError, match="is no earlier output of 'wam export'"):
+        export.run(make_profile(raw_root), exported, output=tmp_path)
+    assert (tmp_path / "photographs").read_text() == "precious"
 
 
 def test_damaged_tar_is_named(exported: Layout, tmp_path: Path) -> None:

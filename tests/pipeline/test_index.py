@@ -87,7 +87,9 @@ def test_stray_frames_are_reported_and_ignored(
     training = index.load_index(layout.index).splits["training"]
     assert (training.num_stray, training.stray) == (1, ["episode_0000099.npz"])
     assert training.num_frames == 120
-    assert "belong to no episode" in capsys.readouterr().out
+    assert "belongs to no episode" in capsys.readouterr().out
+    warnings = index.load_index(layout.index).warnings
+    assert "stray-frames" in {warning.check for warning in warnings}
 
 
 def test_other_digit_counts_are_detected_and_mixed_ones_refused(

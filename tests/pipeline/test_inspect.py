@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,43 @@ def test_frames_without_a_table_are_still_recognised(own_raw: Path) -> None:
         (own_raw / split / raw.EPISODE_TABLE).unlink()
     checks = {found.check for found in inspect.describe(own_raw).findings}
     assert "episode-table-missing" in checks
+
+
+def test_checksums_are_recomputed_on_verify(
+    converted: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Path(shutil.copytree(converted.store, tmp_path / "store"))
+    main(["inspect", str(store), "--verify"])
+    num_files = len([path for path in store.rglob("*") if path.is_file()]) - 1
+    assert f"{num_files} of {num_files} files" in capsys.readouterr().out
+    (store / "training.zarr/rgb_gripper/c.3.0.0.0").unlink()
+    damaged = store / "validation.zarr/robot_obs/c.0.0"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect", str(store), "--verify"])
+    assert stop.value.code == 1
+    output = capsys.readouterr().out
+    assert "errors (2)" in output
+    assert (
+        "training.zarr/rgb_gripper/c.3.0.0.0: missing; rgb_gripper, shard 3: rows 96 to 119, "
+        "episodes 2 to 2" in output
+    )
+    assert "validation.zarr/robot_obs/c.0.0: checksum differs" in output
+    with pytest.raises(SystemExit):
+        main(["inspect", str(store / "validation.zarr"), "--verify", "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert [found["file"] for found in content["findings"]] == ["validation.zarr/robot_obs/c.0.0"]
+
+
+def test_what_has_no_checksums_cannot_be_verified(
+    raw_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect", str(raw_root), "--verify"])
+    assert stop.value.code == 1
+    assert "no manifest.json here that lists checksums" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("frames", ["0", "-3", "some"])

@@ -102,6 +102,20 @@ def _payloads(marker: Path) -> dict[str, bytes]:
         "os.system": pickle.dumps(_Call(os.system, command)),
         "exec": pickle.dumps(_Call(exec, code)),
         "eval inside annotations": pickle.dumps({"language": {"task": [_Call(eval, code)]}}),
+        "call inside an object array": pickle.dumps(np.array([_Call(os.system, command)], object)),
+        "call inside nested object arrays": pickle.dumps(
+            {"language": {"emb": np.array([np.array([_Call(eval, code), 1], object), 2], object)}}
+        ),
+        "call as a key": pickle.dumps({"info": {(1, _Call(os.system, command)): 2}}),
+        "call at protocol 0": pickle.dumps(_Call(os.system, command), protocol=0),
+        "call as __setstate__": (
+            b"ctypes\nSimpleNamespace\n(tR}S'__setstate__'\ncos\nsystem\nsb"
+            + f"S'{command}'\nb.".encode()
+        ),
+        "state of an instance": b"cnumpy\ndtype\n(S'f8'\ntR}S'order'\nS'O'\nsb.",
+        "slots of an instance": b"cnumpy\ndtype\n(S'f8'\ntR(N}S'name'\nS'O'\nstb.",
+        "persistent id": b"Psystem\n.",
+        "registered extension": b"\x82\x01.",
         "getattr": b"c__builtin__\ngetattr\n.",
         "old opcodes": f"(S'{command}'\nios\nsystem\n.".encode(),
         "object array": b"cnumpy\nload\n(S'x'\ntR.",

@@ -135,6 +135,24 @@ def test_a_killed_stage_goes_on_and_ends_the_same(
     assert read_manifest(directory, "train-world-model")["params"]["variant"] == "wam"
 
 
+def test_the_shards_suffice(profile: Profile, exported: Layout, tmp_path: Path) -> None:
+    """Without the store; the validation windows and the normaliser are the store's."""
+    layouts = {reader: Layout(tmp_path / reader) for reader in ("windows", "shards")}
+    shutil.copytree(exported.store, layouts["windows"].store)
+    shutil.copytree(exported.shards, layouts["shards"].shards)
+    summaries = {}
+    for reader, layout in layouts.items():
+        loader = replace(profile.loader, reader=reader, cache="memmap", workers=2)
+        train_world_model.run(replace(profile, loader=loader), layout, "wam")
+        assert not layout.world_model("wam").with_name("wam.partial").exists()
+        summaries[reader] = read_json(layout.world_model("wam") / "summary.json")
+    _, normalizer = load_world_model(layouts["shards"].world_model("wam"), "cpu")
+    store = open_store(exported.store / "training.zarr")
+    assert normalizer.to_dict() == store.proprio_normalizer().to_dict()
+    assert summaries["shards"].keys() == summaries["windows"].keys()
+    assert all(any(layout.cache.iterdir()) for layout in layouts.values())
+
+
 def test_a_missing_store_is_named(profile: Profile, tmp_path: Path) -> None:
     with pytest.raises(WamError, match=r"training\.zarr: no store here"):
         train_world_model.run(profile, Layout(tmp_path), "wam")

@@ -1,0 +1,448 @@
+"""The data engine against what CALVIN's users have: reading, size, conversion, memory.
+
+Frames of the embedded simulator are recorded once in CALVIN's own sizes (200x200 and 84x84, with
+depth). Everything is measured on them, opponents in turn, so that the ratios of one run can be
+trusted on a busy machine. A rate is that of the fastest round; a ratio is made of such rates.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import cycle, islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import torch
+
+from pipeline import collect, console, convert, export, index, raw, workers
+from pipeline.dataset import store_batches
+from pipeline.images import to_model_size
+from pipeline.layout import SPLITS, Layout
+from pipeline.loader import Delivery, Loader
+from pipeline.params import Profile, load_profile
+from pipeline.schema import CAMERAS, VECTORS
+from pipeline.shard_job import write_shard
+from pipeline.shard_stream import shard_batches
+from pipeline.shards import open_split
+from pipeline.store import Store, open_store
+from pipeline.store_group import store_path
+from wam.train import Trainer
+from wam.world_model import WorldModel
+
+PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
+WINDOW, BATCH = 50, 8
+NEEDED = (*CAMERAS, *VECTORS)
+READ = (*CAMERAS, "robot_obs", "rel_actions")
+"""What a loader of windows reads of every frame."""
+SCALE = (4_000, 10_000, 20_000)
+EXTRAPOLATED = (512_000, 2_400_000)
+H100_FRAMES_PER_S = 40_000
+
+Rates = dict[str, list[float]]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
+    if arguments.convert is not None:
+        convert_all(*arguments.convert)
+        return
+    with tempfile.TemporaryDirectory(prefix="wam-data-") as scratch:
+        root = arguments.data or Path(scratch)
+        profile = record(root, arguments.frames)
+        layout = Layout(root)
+        prepare(profile, layout)
+        work = Path(scratch) / "work"
+        result = {
+            **windows(layout, root, arguments.rounds),
+            **size(layout, root),
+            **readers(profile, layout, work, arguments.rounds),
+            **conversion(profile, layout, work, arguments.rounds),
+        }
+        if not arguments.quick:
+            result |= scale(layout, work)
+    result["fed_h100_cores"] = {
+        cache: round(H100_FRAMES_PER_S / result[f"frames_per_s_windows_{cache}"], 1)
+        for cache in ("none", "ram")
+    }
+    if arguments.json:
+        console.console.print(json.dumps(result), markup=False, emoji=False)
+    else:
+        for name, value in result.items():
+            console.console.print(f"{name:32} {value}", markup=False)
+
+
+def record(root: Path, frames: int) -> Profile:
+    """A profile whose raw frames lie below ``root``; they are recorded unless they are there."""
+    base = load_profile("ci", PARAMS)
+    settings = replace(
+        base.collect,
+        training_frames=frames,
+        validation_frames=frames // 4,
+        episode_frames=frames // 4,
+        static_size=200,
+        gripper_size=84,
+        depth=True,
+    )
+    profile = replace(base, collect=settings)
+    collect.run(profile, Layout(root))
+    return replace(
+        profile,
+        raw=replace(base.raw, path=str(Layout(root).raw)),
+        convert=replace(base.convert, shard_frames=500),
+    )
+
+
+def prepare(profile: Profile, layout: Layout) -> None:
+    """Index, store and tars of the frames, and one 64x64 ``.npz`` per training frame."""
+    index.run(profile, layout)
+    convert.run(profile, layout, in_process)
+    export.run(profile, layout)
+    target = small_frames(layout.root)
+    target.mkdir(exist_ok=True)
+    for path in raw_frames(layout):
+        if not (target / path.name).is_file():
+            frame = raw.read_frame(path, NEEDED)
+            for camera in CAMERAS:
+                frame[camera] = to_model_size(frame[camera])
+            np.savez_compressed(target / path.name, **frame)
+
+
+def small_frames(root: Path) -> Path:
+    """Directory of the 64x64 frames."""
+    return root / "npz64"
+
+
+def raw_frames(layout: Layout) -> list[Path]:
+    """The training frames in order."""
+    return sorted((layout.raw / "training").glob("episode_*.npz"))
+
+
+def windows(layout: Layout, root: Path, rounds: int) -> dict[str, Any]:
+    """Random windows of 50 frames with both cameras: the store against files, on one thread."""
+    store = open_store(store_path(layout.store, "training"))
+    small, large = sorted(small_frames(root).iterdir()), raw_frames(layout)
+    rng = np.random.default_rng(0)
+    with (
+        _windows(store, "none") as compressed,
+        _windows(store, "ram") as in_memory,
+    ):
+
+        def files(paths: list[Path], resize: bool) -> int:
+            start = int(rng.integers(len(paths) - WINDOW))
+            read_files(paths[start : start + WINDOW], resize)
+            return WINDOW
+
+        rates = take_turns(
+            {
+                "windows_none": lambda: batches(compressed, 12),
+                "windows_ram": lambda: batches(in_memory, 60),
+                "npz": lambda: sum(files(small, False) for _ in range(6)),
+                "raw_npz": lambda: sum(files(large, True) for _ in range(2)),
+            },
+            rounds,
+        )
+    best = {name: max(found) for name, found in rates.items()}
+    return {
+        "windows_vs_npz": ratio(best["windows_none"], best["npz"]),
+        "windows_ram_vs_npz": ratio(best["windows_ram"], best["npz"]),
+        "windows_vs_raw_npz": ratio(best["windows_none"], best["raw_npz"]),
+        **{f"frames_per_s_{name}": round(rate) for name, rate in best.items()},
+    }
+
+
+def read_files(paths: Sequence[Path], resize: bool) -> dict[str, np.ndarray]:
+    """A window as loaders of per-frame files read it."""
+    frames: dict[str, list[np.ndarray]] = {name: [] for name in READ}
+    for path in paths:
+        with np.load(path) as file:
+            for name in READ:
+                value = file[name]
+                if resize and name in CAMERAS:
+                    value = cv2.resize(value, (64, 64), interpolation=cv2.INTER_AREA)
+                frames[name].append(value)
+    return {name: np.stack(values) for name, values in frames.items()}
+
+
+def size(layout: Layout, root: Path) -> dict[str, Any]:
+    """Bytes of the store against those of the same frames as 64x64 files."""
+    stored = _bytes(store_path(layout.store, "training"))
+    files = _bytes(small_frames(root))
+    large = sum(path.stat().st_size for path in raw_frames(layout))
+    return {
+        "store_vs_npz_bytes": round(stored / files, 3),
+        "store_vs_raw_bytes": round(stored / large, 4),
+        "store_bytes_per_frame": round(stored / len(raw_frames(layout))),
+    }
+
+
+def readers(profile: Profile, layout: Layout, work: Path, rounds: int) -> dict[str, Any]:
+    """Each reader with one worker against what training the ``small`` world model consumes."""
+    store = open_store(store_path(layout.store, "training"))
+    one = Delivery(workers=1)
+    kinds: dict[str, Callable[[], Loader[Any]]] = {
+        "windows": lambda: _windows(store, "none", one),
+        "streams": lambda: store_batches(
+            store, "streams", batch=BATCH, window=WINDOW, seed=0, delivery=one
+        ),
+        "shards": lambda: shard_batches(
+            open_split(layout.shards, "training"),
+            batch=2,
+            window=WINDOW,
+            seed=0,
+            delivery=one,
+        ),
+    }
+    opened = {name: make() for name, make in kinds.items()}
+    try:
+        rates = take_turns(
+            {name: lambda loader=loader: batches(loader, 10) for name, loader in opened.items()},
+            rounds,
+        )
+    finally:
+        for loader in opened.values():
+            loader.close()
+    training = training_rate(store, work)
+    slowest = min(max(found) for found in rates.values())
+    return {
+        "stream_vs_training": ratio(slowest, training),
+        **{f"{name}_vs_training": ratio(max(found), training) for name, found in rates.items()},
+        **{f"frames_per_s_{name}_1_worker": round(max(found)) for name, found in rates.items()},
+        "frames_per_s_training_small": round(training),
+    }
+
+
+def training_rate(store: Store, work: Path) -> float:
+    """Frames per second that training the ``small`` world model takes on this machine."""
+    small = load_profile("small", PARAMS)
+    training = replace(small.train_world_model, updates=6, log_every=1)
+    work.mkdir(parents=True, exist_ok=True)
+    times = [time.perf_counter()]
+    with store_batches(
+        store, "streams", batch=training.batch, window=training.window, seed=0, cache="ram"
+    ) as loader:
+        trainer = Trainer(
+            WorldModel(small.world_model, seed=0),
+            loader,
+            training,
+            action_scale=small.world_model.action_scale,
+            directory=work,
+            device=torch.device("cpu"),
+        )
+        trainer.run(lambda step, record: times.append(time.perf_counter()))
+    fastest = min(after - before for before, after in pairwise(times[1:]))
+    return training.batch * training.window / fastest
+
+
+def conversion(profile: Profile, layout: Layout, work: Path, rounds: int) -> dict[str, Any]:
+    """Converting the recorded frames against merely inflating what is needed of them."""
+    paths = [p for split in SPLITS for p in sorted((layout.raw / split).glob("episode_*.npz"))]
+    two = replace(profile.convert, workers=2)
+    with workers.job_runner(two) as on_two:
+
+        def converted(map_jobs: workers.MapJobs) -> int:
+            target = Layout(work / "converted")
+            shutil.rmtree(target.root, ignore_errors=True)
+            shutil.copytree(layout.index, target.index)
+            convert.run(profile, target, map_jobs)
+            return len(paths)
+
+        converted(on_two)  # the workers have imported everything by now
+        rates = take_turns(
+            {
+                "inflate": lambda: inflate(paths),
+                "convert": lambda: converted(in_process),
+                "convert_2_workers": lambda: converted(on_two),
+            },
+            rounds,
+        )
+    best = {name: max(found) for name, found in rates.items()}
+    return {
+        "convert_vs_inflate": ratio(best["convert"], best["inflate"]),
+        "convert_scaling_2_workers": ratio(best["convert_2_workers"], best["convert"]),
+        **{f"frames_per_s_{name}": round(rate) for name, rate in best.items()},
+    }
+
+
+def inflate(paths: Sequence[Path]) -> int:
+    """Open every frame and inflate the arrays that conversion needs, nothing more."""
+    for path in paths:
+        with zipfile.ZipFile(path) as file:
+            for name in NEEDED:
+                file.read(f"{name}.npy")
+    return len(paths)
+
+
+def scale(layout: Layout, work: Path) -> dict[str, Any]:
+    """Time, disk and memory of whole conversions of more and more frames, and beyond."""
+    rows = []
+    for frames in SCALE:
+        source, target = work / f"raw-{frames}", work / f"store-{frames}"
+        multiply(layout.raw, source, frames)
+        command = [sys.executable, __file__, "--convert", str(source), str(target)]
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        peak = peak_memory(process)
+        if process.returncode:
+            raise SystemExit(f"conversion of {frames} frames failed")
+        seconds = time.perf_counter() - start
+        rows.append(
+            {
+                "frames": frames,
+                "seconds": round(seconds, 1),
+                "megabytes": round(_bytes(target / "store") / 1e6, 1),
+                "peak_megabytes": round(peak / 1e6),
+            }
+        )
+        shutil.rmtree(source)
+        shutil.rmtree(target)
+    frames_, seconds_, megabytes_ = (
+        np.array([row[key] for row in rows], float) for key in ("frames", "seconds", "megabytes")
+    )
+    time_line, size_line = (np.polyfit(frames_, values, 1) for values in (seconds_, megabytes_))
+    raw_bytes = _bytes(layout.raw / "training") / len(raw_frames(layout))
+    return {
+        "memory_20000_vs_4000": round(rows[-1]["peak_megabytes"] / rows[0]["peak_megabytes"], 2),
+        "scale": rows,
+        "extrapolated": {
+            str(frames): {
+                "hours_2_workers": round(float(np.polyval(time_line, frames)) / 3600, 2),
+                "store_gigabytes": round(float(np.polyval(size_line, frames)) / 1000, 1),
+                "raw_gigabytes": round(raw_bytes * frames / 1e9, 1),
+                "peak_megabytes": rows[-1]["peak_megabytes"],
+            }
+            for frames in EXTRAPOLATED
+        },
+    }
+
+
+def multiply(source: Path, target: Path, frames: int) -> None:
+    """A data set of ``frames`` training frames whose files are links to those of ``source``."""
+    for split, count in (("training", frames), ("validation", 500)):
+        directory = target / split
+        directory.mkdir(parents=True)
+        files = sorted((source / split).glob("episode_*.npz"))
+        for frame_id, path in enumerate(islice(cycle(files), count)):
+            os.link(path, raw.frame_path(directory, frame_id))
+        raw.write_npy(directory / raw.EPISODE_TABLE, np.array([[0, count - 1]]))
+
+
+def convert_all(source: Path, target: Path) -> None:
+    """Index and convert the frames below ``source`` on two workers."""
+    base = load_profile("ci", PARAMS)
+    profile = replace(
+        base,
+        raw=replace(base.raw, path=str(source)),
+        convert=replace(base.convert, workers=2),
+    )
+    index.run(profile, Layout(target))
+    convert.run(profile, Layout(target))
+
+
+def peak_memory(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for ``process``; the most bytes that it and its children had in memory together."""
+    peak = 0
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        root = psutil.Process(process.pid)
+        while not done.wait(0.1):
+            try:
+                family = [root, *root.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                return
+            peak = max(peak, sum(_resident(member) for member in family))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    process.wait()
+    done.set()
+    watcher.join()
+    return peak
+
+
+def take_turns(contestants: dict[str, Callable[[], int]], rounds: int) -> Rates:
+    """Frames per second of each in every round; a contestant returns its number of frames."""
+    rates: Rates = {name: [] for name in contestants}
+    title = ", ".join(contestants)
+    with console.progress(title, (rounds + 1) * len(contestants), "rounds") as advance:
+        for turn in range(rounds + 1):
+            for name, run in contestants.items():
+                start = time.perf_counter()
+                frames = run()
+                if turn:  # the first round warms up
+                    rates[name].append(frames / (time.perf_counter() - start))
+                advance()
+    return rates
+
+
+def batches(loader: Iterator[Any], count: int) -> int:
+    """Take ``count`` batches; the number of their frames."""
+    frames = 0
+    for _ in range(count):
+        length, rows = next(loader).rgb_static.shape[:2]
+        frames += length * rows
+    return frames
+
+
+def in_process(jobs: Sequence[Any]) -> Iterator[Any]:
+    """Conversion on this core alone."""
+    return map(write_shard, jobs)
+
+
+def ratio(ours: float, theirs: float) -> float:
+    return round(ours / theirs, 2)
+
+
+def _windows(store: Store, cache: Any, delivery: Delivery | None = None) -> Loader[Any]:
+    return store_batches(
+        store,
+        "windows",
+        batch=BATCH,
+        window=WINDOW,
+        seed=0,
+        cache=cache,
+        delivery=delivery or Delivery(workers=0),
+    )
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=2000, help="training frames to record")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="keep the recorded frames here and use them again"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions (default: 5)")
+    parser.add_argument("--quick", action="store_true", help="leave out memory and large data sets")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--convert", nargs=2, type=Path, metavar=("RAW", "OUTPUT"), help=argparse.SUPPRESS
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What the world model is trained on and tested with, read as ``loader`` asks for."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from pipeline import artifacts
+from pipeline.convert import store_path
+from pipeline.dataset import store_batches, validation_windows
+from pipeline.layout import SPLITS, Layout
+from pipeline.loader import Delivery, Loader
+from pipeline.params import Profile
+from pipeline.shard_stream import shard_batches, shard_validation_windows
+from pipeline.shards import open_split
+from pipeline.store import open_store
+from wam.batch import Batch
+from wam.proprio import ProprioNormalizer
+
+
+class TrainingData(NamedTuple):
+    """The readers of one run."""
+
+    batches: Loader[Any]
+    """Of the training split; to be closed."""
+    validation: Batch
+    """Held-out windows, fixed by the seed; the same from the store and from its shards."""
+    normalizer: ProprioNormalizer
+    inputs: dict[str, str]
+    """Digests of what is read, by name."""
+
+
+def open_training_data(profile: Profile, layout: Layout, device: torch.device) -> TrainingData:
+    """The data for training on ``device``.
+
+    Raises WamError if a split is absent, damaged or too small, or a cache has no room.
+    """
+    loader, training = profile.loader, profile.train_world_model
+    windows = (
+        profile.evaluate.open_loop_steps + 1,
+        profile.evaluate.open_loop_sequences,
+        training.seed,
+    )
+    options: dict[str, Any] = {
+        "batch": training.batch,
+        "window": training.window,
+        "seed": training.seed,
+        "cache": loader.cache,
+        "cache_directory": layout.cache,
+        "delivery": Delivery(workers=loader.workers, device=device),
+    }
+    if loader.reader == "shards":
+        location = loader.shards or layout.shards
+        split, held_out_split = (open_split(location, name) for name in SPLITS)
+        validation = shard_validation_windows(held_out_split, *windows)
+        return TrainingData(
+            shard_batches(split, **options),
+            validation,
+            split.proprio_normalizer(),
+            {"shards": split.digest},
+        )
+    store, held_out = (open_store(store_path(layout.store, split)) for split in SPLITS)
+    validation = validation_windows(held_out, *windows)
+    return TrainingData(
+        store_batches(store, loader.reader, **options),
+        validation,
+        store.proprio_normalizer(),
+        {"store": artifacts.fingerprint(layout.store, "convert")},
+    )
