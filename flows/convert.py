@@ -21,7 +21,6 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, refresh_global_settings_context
 from prefect.futures import PrefectFuture, as_completed
-from prefect.server.api.server import SubprocessASGIServer
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed, State
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
@@ -150,6 +149,9 @@ def _ensure_server() -> None:
     Left to themselves, all workers would start servers of their own.
     """
     if PREFECT_API_URL.value() is None:
+        # Imported here: the whole server, for which all Dask workers would need three seconds more.
+        from prefect.server.api.server import SubprocessASGIServer
+
         server = SubprocessASGIServer()
         server.start()  # stops when this process exits, after the last log records are sent
         os.environ["PREFECT_API_URL"] = server.api_url

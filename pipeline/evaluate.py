@@ -18,7 +18,6 @@ from rich.table import Table
 
 from pipeline import clips, console
 from pipeline.artifacts import building, fingerprint, read_json, write_json
-from pipeline.convert import store_path
 from pipeline.extract import Start, load_demos
 from pipeline.images import to_model_size
 from pipeline.layout import Layout
@@ -27,6 +26,7 @@ from pipeline.origin import mismatch
 from pipeline.params import Profile
 from pipeline.report.results import STAGES, Policy
 from pipeline.store import open_store
+from pipeline.store_group import store_path
 from wam.config import TASKS
 from wam.envs.backend import SimulatorConfig, make_env, require_packages
 from wam.envs.pool import EnvPool, Episode

@@ -15,10 +15,10 @@ import numpy as np
 from numcodecs import Zstd
 
 from pipeline import artifacts, console, lerobot
-from pipeline.convert import store_path
 from pipeline.layout import SPLITS, Layout
 from pipeline.params import Export, Profile
 from pipeline.store import Store, open_store
+from pipeline.store_group import store_path
 from wam.atomic import replacing
 
 STAGE = "export"

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import artifacts, console, raw
-from pipeline.convert import store_path
 from pipeline.index import load_index
 from pipeline.layout import Layout
 from pipeline.params import Extract, Profile
 from pipeline.store import Store, open_store
+from pipeline.store_group import store_path
 from wam import tasks
 from wam.config import TASKS
 from wam.errors import WamError

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline import artifacts
-from pipeline.convert import store_path
 from pipeline.dataset import store_batches, validation_windows
 from pipeline.layout import SPLITS, Layout
 from pipeline.loader import Delivery, Loader
@@ -13,6 +12,7 @@ from pipeline.params import Profile
 from pipeline.shard_stream import shard_batches, shard_validation_windows
 from pipeline.shards import open_split
 from pipeline.store import open_store
+from pipeline.store_group import store_path
 from wam.batch import Batch
 from wam.proprio import ProprioNormalizer
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, console, raw
-from pipeline.convert import store_path
 from pipeline.index import load_index
 from pipeline.layout import SPLITS, Layout
 from pipeline.lerobot.data import FILE_MB, RECORDS, plan, write_files
@@ -18,6 +17,7 @@ from pipeline.lerobot.labels import label_frames
 from pipeline.lerobot.meta import CODEBASE_VERSION, write_meta
 from pipeline.lerobot.split import Split
 from pipeline.store import open_store
+from pipeline.store_group import store_path
 from wam.errors import WamError
 
 STAGE = "export --format lerobot"

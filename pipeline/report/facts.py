@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import MANIFEST
-from pipeline.convert import store_path
 from pipeline.extract import load_demos
 from pipeline.layout import SPLITS, Layout
 from pipeline.origin import ORIGIN
@@ -17,6 +16,7 @@ from pipeline.params import Profile
 from pipeline.report.results import NAMES
 from pipeline.report.sources import fingerprint, manifest, optional_json, size
 from pipeline.store import Store, open_store
+from pipeline.store_group import store_path
 from wam.config import FPS, VARIANTS
 
 Pairs = list[tuple[str, str]]

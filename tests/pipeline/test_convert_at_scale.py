@@ -50,6 +50,22 @@ def test_the_scheduler_knows_few_jobs_at_a_time(
     assert max(known) <= 2 + 1  # the finished one is still held
 
 
+def test_an_existing_scheduler_writes_the_same_bytes(
+    raw_root: Path, make_profile: MakeProfile, converted: Layout, tmp_path: Path
+) -> None:
+    from distributed import LocalCluster
+
+    layout = Layout(tmp_path)
+    shutil.copytree(converted.index, layout.index)
+    profile = make_profile(raw_root)
+    with LocalCluster(
+        processes=False, n_workers=2, threads_per_worker=1, protocol="tcp", dashboard_address=None
+    ) as cluster:
+        settings = replace(profile.convert, dask_address=cluster.scheduler_address)
+        convert.run(replace(profile, convert=settings), layout)
+    assert digests(layout.store) == digests(converted.store)
+
+
 @pytest.fixture
 def project(raw_root: Path, tmp_path: Path) -> Path:
     """A working directory with a profile ``many`` of a few thousand tiny frames, indexed."""

@@ -37,6 +37,8 @@ def depth_and_touch(frame_id: int) -> dict[str, np.ndarray]:
         "depth_gripper": ramp + np.float32(frame_id % 7),
         "rgb_tactile": np.full((16, 12, 6), frame_id % 251, np.uint8),
         "force": np.array([frame_id, -1, 2], np.int32),
+        "touched": np.array(frame_id % 3 == 0),
+        "heat": np.full((2, 3), frame_id, ">f2"),
     }
 
 
@@ -68,17 +70,17 @@ def test_original_images_depth_and_further_arrays_are_stored_as_they_are(
         tmp_path / "data",
         image_size=None,
         depth=True,
-        extra_keys=("rgb_tactile", "force"),
+        extra_keys=("rgb_tactile", "force", "touched", "heat"),
     )
     store = training(layout)
     assert store.arrays["rgb_gripper"].shape == (72, 80, 3)
     assert store.arrays["depth_gripper"].dtype == "float32"
-    names = ["rgb_static", "rgb_gripper", "depth_static", "depth_gripper", "rgb_tactile", "force"]
+    names = ["rgb_static", "rgb_gripper", *depth_and_touch(0)]
     stored = {name: store.read(name) for name in names}
     for row, frame_id in enumerate(store.frame_ids.tolist()):
         frame = raw.read_frame(raw.frame_path(rich_raw / "training", frame_id), names)
         for name in names:
-            assert stored[name].dtype == frame[name].dtype
+            assert stored[name].dtype == frame[name].dtype.newbyteorder("=")
             np.testing.assert_array_equal(stored[name][row], frame[name])
 
 
