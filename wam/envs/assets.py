@@ -1,5 +1,6 @@
 """The files of a scene: our own, generated once into a cache, or CALVIN's by path."""
 
+import functools
 import hashlib
 import os
 import shutil
@@ -11,7 +12,7 @@ import pybullet_data
 
 from wam.envs.arm_model import RobotModel, arm_files
 from wam.envs.geometry import scene_geometry
-from wam.envs.table_model import block_files, floor_files, table_files
+from wam.envs.table_model import Files, block_files, floor_files, table_files
 from wam.errors import WamError
 
 
@@ -26,13 +27,13 @@ class SceneAssets:
     """(name, file) in the order of ``scene_obs``."""
     scaling: float
     """Global scaling of table and blocks."""
-    frame: Path | None = None
-    """The table's fixed part, where ``table`` holds the jointed parts alone."""
+    fixtures: tuple[tuple[str, Path], ...] = ()
+    """(link, file): fixed parts that are bodies of their own, and the table's link that each is."""
 
     @property
     def rigid(self) -> bool:
-        """Blocks and frame are rigid bodies, whose contacts cost half of a jointed body's."""
-        return self.frame is not None
+        """Blocks and fixtures are rigid bodies, whose contacts cost half of a jointed body's."""
+        return bool(self.fixtures)
 
 
 def embedded_assets(scene: str, robot_model: RobotModel) -> SceneAssets:
@@ -40,11 +41,7 @@ def embedded_assets(scene: str, robot_model: RobotModel) -> SceneAssets:
     geometry = scene_geometry(scene)
     if robot_model not in ("light", "full"):
         raise WamError(f"robot_model: unknown model {robot_model!r}; known: light, full")
-    meshes = Path(pybullet_data.getDataPath()) / "franka_panda" / "meshes"
-    files = arm_files(meshes, robot_model) | table_files(geometry) | floor_files()
-    for colour, size in geometry.blocks:
-        files |= block_files(colour, size)
-    directory = _materialise(files)
+    directory = _materialise(_embedded_files(scene, robot_model))
     blocks = tuple(
         (f"block_{colour}", directory / f"block_{colour}.urdf") for colour, _ in geometry.blocks
     )
@@ -54,8 +51,18 @@ def embedded_assets(scene: str, robot_model: RobotModel) -> SceneAssets:
         directory / "plane.urdf",
         blocks,
         1.0,
-        directory / "frame.urdf",
+        (("base_link", directory / "frame.urdf"), ("plank_link", directory / "plank.urdf")),
     )
+
+
+@functools.cache
+def _embedded_files(scene: str, robot_model: RobotModel) -> Files:
+    geometry = scene_geometry(scene)
+    meshes = Path(pybullet_data.getDataPath()) / "franka_panda" / "meshes"
+    files = arm_files(meshes, robot_model) | table_files(geometry) | floor_files()
+    for colour, size in geometry.blocks:
+        files |= block_files(colour, size)
+    return files
 
 
 def calvin_assets(directory: Path, scene: str) -> SceneAssets:

@@ -29,11 +29,8 @@ FPS = 30
 _SUBSTEPS = 8
 _GRAVITY = -9.8
 _HOME_WIDTH_M = 0.08
-_PARKED_JOINTS = (-1.57, -0.3, 0.0, -2.2, 0.0, 2.0, 0.78)
-"""The arm folded on the far side of its base, away from the table."""
-
-# Bullet's own collision group and mask: fixed links do not collide with each other.
-_FIXED, _MOVING = (2, ~2), (1, ~0)
+_CONSTRUCTION_SEED = 8
+"""Of a layout in whose wake CALVIN's recordings are repeated exactly."""
 
 
 class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
@@ -48,10 +45,9 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
     :mod:`wam.envs.actions`. The reward is always 0 and no step terminates: tasks are judged by
     :mod:`wam.envs.oracle` from two ``info``.
 
-    Every environment owns a physics client. In the embedded scenes a reset leaves no trace of
-    earlier episodes: the same reset and actions give the same states to the last bit. With CALVIN's
-    own ``assets`` the first episode of an environment repeats CALVIN's to the last bit; later ones
-    may differ in the order in which contacts are solved, as they do in CALVIN (contract 2.5).
+    Every environment owns a physics client, and every episode a world that is built anew, in some
+    40 ms: the engine remembers more than the states of its bodies (contract 2.5), so only then do
+    the same reset and actions give the same states to the last bit.
 
     Raises WamError for an unknown scene, renderer or robot model, a missing asset, and malformed
     reset states or actions; after the latter the environment goes on as if nothing had been asked.
@@ -71,8 +67,8 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         depth: bool = False,
     ) -> None:
         self.scene = scene
-        geometry = scene_geometry(scene)
-        files = (
+        self._geometry = scene_geometry(scene)
+        self._assets = (
             embedded_assets(scene, robot_model)  # type: ignore[arg-type]
             if assets is None
             else calvin_assets(Path(assets), scene)
@@ -87,7 +83,7 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
                 # It shows only bodies that are loaded after it.
                 with quiet_driver():
                     load_egl(self._client)
-            self._build(geometry, files, repeatable=assets is None)
+            self._build()
         except BaseException:
             self.close()
             raise
@@ -101,16 +97,16 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         self._ready = False
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
 
-    def _build(self, geometry: Any, files: Any, *, repeatable: bool) -> None:
+    def _build(self) -> None:
+        """Robot, table, blocks and floor in an empty world."""
         client = self._client
-        if repeatable:
-            # Sorts the pairs that may touch. CALVIN's recordings are reproduced only in the order
-            # of their appearance, which depends on what happened before in the same client.
+        if self._assets.rigid:
+            # Sorts the pairs that may touch, which CALVIN does not.
             pybullet.setPhysicsEngineParameter(
                 deterministicOverlappingPairs=1, physicsClientId=client
             )
         pybullet.setGravity(0, 0, _GRAVITY, physicsClientId=client)
-        self.robot = Robot(client, files.arm)
+        self.robot = Robot(client, self._assets.arm)
         pedestal = pybullet.createVisualShape(
             pybullet.GEOM_CYLINDER,
             radius=PEDESTAL_RADIUS,
@@ -123,7 +119,12 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         )
         self.robot.add_gear()
         self.robot.reset(np.array(HOME_JOINTS), _HOME_WIDTH_M, 1.0)
-        self.table = Table(client, geometry, files)
+        self.table = Table(client, self._geometry, self._assets)
+        if not self._assets.rigid:
+            # CALVIN samples a layout when it is constructed, and the order in which contacts are
+            # solved depends on what was near what. Its layout is not known.
+            self.table.reset(None, np.random.default_rng(_CONSTRUCTION_SEED))
+        self._untouched = True
 
     @property
     def target_pose(self) -> np.ndarray:
@@ -141,7 +142,10 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         """
         robot_obs, scene_obs = reset_states(options)
         super().reset(seed=seed)
-        self._forget()
+        if not self._untouched:
+            pybullet.resetSimulation(physicsClientId=self._client)
+            self._build()
+        self._untouched = False
         self.table.reset(scene_obs, self.np_random)
         if robot_obs is None:
             self.robot.reset(np.array(HOME_JOINTS), _HOME_WIDTH_M, 1.0)
@@ -177,19 +181,6 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
             with quiet, contextlib.suppress(pybullet.error):
                 pybullet.disconnect(physicsClientId=self._client)
             self._client = -1
-
-    def _forget(self) -> None:
-        """Leave nothing of the last episode in the engine: no velocity, no contact."""
-        client = self._client
-        self.robot.reset(np.array(_PARKED_JOINTS), _HOME_WIDTH_M, 1.0)
-        self.table.park()
-        pybullet.stepSimulation(physicsClientId=client)
-        movable = self.table.blocks.values()
-        for uid in range(pybullet.getNumBodies(physicsClientId=client)):
-            for link in range(-1, pybullet.getNumJoints(uid, physicsClientId=client)):
-                kind = _FIXED if link == -1 and uid not in movable else _MOVING
-                # Takes the link out of the search for pairs that may touch and puts it back anew.
-                pybullet.setCollisionFilterGroupMask(uid, link, *kind, physicsClientId=client)
 
     def _observe(self) -> tuple[Observation, dict[str, Any]]:
         robot_obs, robot_info = self.robot.observe()

@@ -40,7 +40,7 @@ class Table:
             self._joints[info[1].decode()] = index
             self.links[info[12].decode()] = index
         self._joint_order = [self._joints[n] for n in (g.SLIDE, g.DRAWER, g.BUTTON, g.SWITCH)]
-        self._frame = None if assets.frame is None else self._load_frame(assets.frame)
+        self._fixtures = {self._load_fixture(path): self.links[link] for link, path in assets.fixtures}
         self.bulb = self.led = 0
         self._button_pressed = self._switch_on = False
 
@@ -56,8 +56,8 @@ class Table:
         )
         return uid
 
-    def _load_frame(self, path: Path) -> int:
-        """The table's fixed part, which its jointed parts pass through."""
+    def _load_fixture(self, path: Path) -> int:
+        """A fixed part of the table, which its jointed parts pass through."""
         uid = self._load(path, rigid=True)
         for link in self.links.values():
             pybullet.setCollisionFilterPair(
@@ -82,15 +82,6 @@ class Table:
         for index, uid in enumerate(self.blocks.values()):
             pose = scene_obs[6 + 6 * index : 12 + 6 * index]
             self._place(uid, pose[:3], pose[3:])
-
-    def park(self) -> None:
-        """Close everything and move the blocks far away from each other."""
-        for name in (g.SLIDE, g.DRAWER, g.BUTTON, g.SWITCH):
-            pybullet.resetJointState(
-                self.uid, self._joints[name], 0.0, 0.0, physicsClientId=self._client
-            )
-        for index, uid in enumerate(self.blocks.values()):
-            self._place(uid, (3.0 + index, 3.0, 3.0), (0.0, 0.0, 0.0))
 
     def update(self) -> None:
         """Button and switch logic, once per control step."""
@@ -147,25 +138,27 @@ class Table:
     def contacts(self, uid: int) -> Sequence[tuple]:
         """PyBullet's contact points of body ``uid``, its own side first.
 
-        The frame, where it is a body of its own, shows as the table's ``base_link``.
+        Fixtures show as the links of the table that they are.
         """
         points = pybullet.getContactPoints(bodyA=uid, physicsClientId=self._client)
-        if self._frame is None:
+        fixtures = self._fixtures
+        if not fixtures:
             return points
         if uid == self.uid:
-            points += pybullet.getContactPoints(bodyA=self._frame, physicsClientId=self._client)
-        return [self._with_frame_as_base(point) for point in points]
+            for fixture in fixtures:
+                points += pybullet.getContactPoints(bodyA=fixture, physicsClientId=self._client)
+        return [
+            self._as_table(point) if point[1] in fixtures or point[2] in fixtures else point
+            for point in points
+        ]
 
-    def _with_frame_as_base(self, point: tuple) -> tuple:
-        flag, body, other, *rest = point
-        if body != self._frame != other:
-            return point
-        return (
-            flag,
-            self.uid if body == self._frame else body,
-            self.uid if other == self._frame else other,
-            *rest,
-        )
+    def _as_table(self, point: tuple) -> tuple:
+        flag, body, other, link, other_link, *rest = point
+        if body in self._fixtures:
+            body, link = self.uid, self._fixtures[body]
+        if other in self._fixtures:
+            other, other_link = self.uid, self._fixtures[other]
+        return (flag, body, other, link, other_link, *rest)
 
     def _reset_joint(self, name: str, position: float, control: int) -> None:
         joint = self._joints[name]

@@ -21,10 +21,10 @@ _FLOOR_TILE_M, _FLOOR_TILES = 0.5, 8
 
 
 def table_files(scene: g.SceneGeometry) -> Files:
-    """``table.urdf`` and ``frame.urdf`` with the meshes and textures that they name.
+    """``table.urdf``, ``frame.urdf`` and ``plank.urdf`` with the meshes and textures they name.
 
-    The frame is the fixed part: contacts with a rigid body of its own cost far less than those
-    with the base of a jointed body.
+    Frame and plank are fixed: contacts with rigid bodies of their own cost far less than those
+    with links of a jointed body.
     """
     writer = _Writer()
     writer.texture("base_wood", scene.base_colour)
@@ -41,8 +41,16 @@ def table_files(scene: g.SceneGeometry) -> Files:
     )
     base = link("base_link", mass=0.0)
     parts = [base, *_moving_links(writer), *_fixed_links(writer, scene), *_joints(scene)]
+    plank = link(
+        "plank",
+        mass=0.0,
+        collisions=writer.hulls("plank", [_plank(scene)]),
+        visuals=[writer.wooden("plank", [_plank(scene)], "base_wood")],
+        contact=_TABLE_CONTACT,
+    )
     writer.files["table.urdf"] = robot(f"play_table_{scene.name}", parts).encode()
     writer.files["frame.urdf"] = robot("play_table_frame", [frame]).encode()
+    writer.files["plank.urdf"] = robot("play_table_plank", [plank]).encode()
     return writer.files
 
 
@@ -172,13 +180,11 @@ def _moving_links(writer: "_Writer") -> list[str]:
 
 
 def _fixed_links(writer: "_Writer", scene: g.SceneGeometry) -> list[str]:
-    """LED, light bulb and the plank of the shelf."""
-    c0, c1 = scene.opening
+    """LED, light bulb and, empty, the plank of the shelf."""
     led = [box((-0.08, 0.08), (0.0, 0.016), (-0.02, 0.02))]
     low = -0.056 + (0.004 if scene.name == "B" else 0.0)
     light = [box((-0.028, 0.028), (0.0, 0.05), (low, low + 0.056))]
     bulb = [sphere((0.0, 0.025, low + 0.028), 0.028)]
-    plank = [box((-(c1 - c0) / 2, (c1 - c0) / 2), (0.0, 0.02), (-0.07, 0.07))]
     return [
         _link("led", 0.204, writer.hulls("led", led), [writer.plain("led", led, _WHITE)]),
         _link(
@@ -187,12 +193,7 @@ def _fixed_links(writer: "_Writer", scene: g.SceneGeometry) -> list[str]:
             writer.hulls("light", light),
             [writer.plain("bulb", bulb, _WHITE)],
         ),
-        _link(
-            "plank",
-            2.84375,
-            writer.hulls("plank", plank),
-            [writer.wooden("plank", plank, "base_wood")],
-        ),
+        _link("plank", 2.84375, [], []),
     ]
 
 
@@ -259,6 +260,14 @@ def _base(scene: g.SceneGeometry) -> list[Solid]:
         box((c0, c1), (0.16, 0.18), (0.42, roof)),
         prism((c0, c1), roof_outline),
     ]
+
+
+def _plank(scene: g.SceneGeometry) -> Solid:
+    """The shelf's floor, where the blocks lie."""
+    c0, c1 = scene.opening
+    x, y, z = scene.plank
+    half = (c1 - c0) / 2
+    return box((x - half, x + half), (y - 0.07, y + 0.07), (z, z + 0.02))
 
 
 def _visible_base(scene: g.SceneGeometry) -> list[Solid]:
