@@ -40,7 +40,9 @@ class Table:
             self._joints[info[1].decode()] = index
             self.links[info[12].decode()] = index
         self._joint_order = [self._joints[n] for n in (g.SLIDE, g.DRAWER, g.BUTTON, g.SWITCH)]
-        self._fixtures = {self._load_fixture(path): self.links[link] for link, path in assets.fixtures}
+        self._fixtures = {
+            self._load_fixture(path): self.links[link] for link, path in assets.fixtures
+        }
         self.bulb = self.led = 0
         self._button_pressed = self._switch_on = False
 
