@@ -33,11 +33,11 @@ from pipeline.layout import SPLITS, Layout
 from pipeline.loader import Delivery, Loader
 from pipeline.params import Profile, load_profile
 from pipeline.schema import CAMERAS, VECTORS
-from pipeline.shard_job import write_shard
 from pipeline.shard_stream import shard_batches
 from pipeline.shards import open_split
 from pipeline.store import Store, open_store
 from pipeline.store_group import store_path
+from wam.device import keep_freed_memory
 from wam.train import Trainer
 from wam.world_model import WorldModel
 
@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.convert is not None:
         convert_all(*arguments.convert)
         return
+    keep_freed_memory()
     with tempfile.TemporaryDirectory(prefix="wam-data-") as scratch:
         root = arguments.data or Path(scratch)
         profile = record(root, arguments.frames)
@@ -107,7 +108,7 @@ def record(root: Path, frames: int) -> Profile:
 def prepare(profile: Profile, layout: Layout) -> None:
     """Index, store and tars of the frames, and one 64x64 ``.npz`` per training frame."""
     index.run(profile, layout)
-    convert.run(profile, layout, in_process)
+    convert.run(profile, layout, map)
     export.run(profile, layout)
     target = small_frames(layout.root)
     target.mkdir(exist_ok=True)
@@ -251,18 +252,18 @@ def conversion(profile: Profile, layout: Layout, work: Path, rounds: int) -> dic
     two = replace(profile.convert, workers=2)
     with workers.job_runner(two) as on_two:
 
-        def converted(map_jobs: workers.MapJobs) -> int:
+        def converted(run_jobs: workers.JobRunner) -> int:
             target = Layout(work / "converted")
             shutil.rmtree(target.root, ignore_errors=True)
             shutil.copytree(layout.index, target.index)
-            convert.run(profile, target, map_jobs)
+            convert.run(profile, target, run_jobs)
             return len(paths)
 
         converted(on_two)  # the workers have imported everything by now
         rates = take_turns(
             {
                 "inflate": lambda: inflate(paths),
-                "convert": lambda: converted(in_process),
+                "convert": lambda: converted(map),
                 "convert_2_workers": lambda: converted(on_two),
             },
             rounds,
@@ -395,11 +396,6 @@ def batches(loader: Iterator[Any], count: int) -> int:
         length, rows = next(loader).rgb_static.shape[:2]
         frames += length * rows
     return frames
-
-
-def in_process(jobs: Sequence[Any]) -> Iterator[Any]:
-    """Conversion on this core alone."""
-    return map(write_shard, jobs)
 
 
 def ratio(ours: float, theirs: float) -> float:

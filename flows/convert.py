@@ -8,7 +8,7 @@ is cached or persisted here. ``wam convert`` does the same work without Prefect.
 import argparse
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from pipeline import artifacts, convert, workers
 from pipeline.cli import exit_on_error
 from pipeline.layout import Layout
 from pipeline.params import Convert, load_profile
-from pipeline.shard_job import ShardJob, ShardRecord, write_shard
+from pipeline.shard_job import ShardJob, ShardRecord
 from wam.errors import WamError
 
 BAD_INPUT = "BadInput"
@@ -56,10 +56,12 @@ def _is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def convert_shard(job: ShardJob, index: str) -> ShardRecord | State[Any]:
+def convert_shard(
+    write: Callable[[ShardJob], ShardRecord], job: ShardJob, index: str
+) -> ShardRecord | State[Any]:
     """Write one shard of every array."""
     try:
-        return write_shard(job)
+        return write(job)
     except WamError as error:
         return Failed(name=BAD_INPUT, message=str(error))
 
@@ -69,7 +71,7 @@ def convert_flow(profile: str) -> State[Any] | None:
     """Convert the indexed frames of a profile into its Zarr store."""
     layout = Layout.of(profile)
     try:
-        convert.run(load_profile(profile), layout, map_jobs=_map_tasks)
+        convert.run(load_profile(profile), layout, run_jobs=_run_tasks)
     except WamError as error:
         return Failed(name=BAD_INPUT, message=str(error))
     manifest = artifacts.read_manifest(layout.store, "convert")
@@ -99,7 +101,9 @@ def task_runner(settings: Convert) -> TaskRunner[Any]:
     return DaskTaskRunner(cluster_kwargs=workers.local_cluster(settings.workers))
 
 
-def _map_tasks(jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
+def _run_tasks(
+    function: Callable[[ShardJob], ShardRecord], jobs: Sequence[ShardJob]
+) -> Iterator[ShardRecord]:
     """Run every job as a task; the first failure ends the flow."""
     progress = create_progress_artifact(0.0, key="convert", description="shards written")
     assert isinstance(progress, UUID)
@@ -111,7 +115,7 @@ def _map_tasks(jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
     for number in range(1, len(jobs) + 1):
         room = max(workers.jobs_ahead(client) - len(running), 0)
         running += [
-            convert_shard.submit(job, f"{job.split}-{job.index}")
+            convert_shard.submit(function, job, f"{job.split}-{job.index}")
             for job in itertools.islice(waiting, room)
         ]
         future = next(as_completed(running))

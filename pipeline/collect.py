@@ -24,7 +24,7 @@ from wam.errors import WamError
 
 RECEIPT = "collect.json"
 """The receipt's copy among the frames; it is written last."""
-PLAY_VERSION = 2
+PLAY_VERSION = 3
 """To be raised whenever the same settings and seed give other frames."""
 _SETTINGS = ".settings.json"
 

@@ -18,7 +18,7 @@ from pipeline.layout import Layout
 from pipeline.moments import Moments
 from pipeline.params import Convert, Profile
 from pipeline.schema import SCHEMA_VERSION, STATISTICS_OF, StoreArray
-from pipeline.shard_job import Piece, ShardJob, ShardRecord, read_record
+from pipeline.shard_job import Piece, ShardJob, ShardRecord, read_record, write_shard
 from pipeline.store_group import (
     create_arrays,
     finish_group,
@@ -33,10 +33,10 @@ FINDINGS = "findings.json"
 _RECORDS = ".records"
 
 
-def run(profile: Profile, layout: Layout, map_jobs: workers.MapJobs | None = None) -> None:
+def run(profile: Profile, layout: Layout, run_jobs: workers.JobRunner | None = None) -> None:
     """Convert the indexed frames into ``layout.store``.
 
-    ``map_jobs`` runs the shard jobs; by default ``convert.workers`` and ``convert.dask_address``
+    ``run_jobs`` runs the shard jobs; by default ``convert.workers`` and ``convert.dask_address``
     decide. Raises WamError naming the first invalid frame; under ``on_error: skip-episode`` the
     episode is dropped instead and ``findings.json`` tells why.
     """
@@ -53,9 +53,9 @@ def run(profile: Profile, layout: Layout, map_jobs: workers.MapJobs | None = Non
             params=parameters(settings),
             inputs={"index": artifacts.fingerprint(layout.index, "index")},
         ) as (partial, manifest),
-        contextlib.nullcontext(map_jobs) if map_jobs else workers.job_runner(settings) as run_jobs,
+        contextlib.nullcontext(run_jobs) if run_jobs else workers.job_runner(settings) as runner,
     ):
-        index, jobs = _write_all(index, arrays, partial, settings, run_jobs)
+        index, jobs = _write_all(index, arrays, partial, settings, runner)
         manifest.update(finalize(index, arrays, partial, settings, jobs))
     num_frames = sum(split.num_frames for split in index.splits.values())
     dropped = sum(len(split.findings) for split in index.splits.values())
@@ -157,7 +157,7 @@ def _write_all(
     arrays: dict[str, StoreArray],
     output: Path,
     settings: Convert,
-    run_jobs: workers.MapJobs,
+    run_jobs: workers.JobRunner,
 ) -> tuple[RawIndex, list[ShardJob]]:
     """Write all shards; the index without the episodes that had to be dropped, and its jobs.
 
@@ -174,7 +174,7 @@ def _write_all(
         done = num_frames - sum(job.num_frames for job in waiting)
         findings: list[Finding] = []
         with console.progress("convert", num_frames, "frames", done=done) as advance:
-            for record in run_jobs(waiting):
+            for record in run_jobs(write_shard, waiting):
                 findings += record.findings
                 advance(record.num_frames)
         if not findings:

@@ -1,8 +1,9 @@
 """Stage ``export``: the store as WebDataset shards, for streaming and remote training.
 
 A sample is a stretch of play inside one episode; every array is one Zstandard-compressed ``.npy``.
-The tars are deterministic, and each is written under a temporary name and renamed. The other
-format, LeRobot's, is in :mod:`pipeline.lerobot`.
+The tars are deterministic, written in parallel as ``convert.workers`` and ``convert.dask_address``
+say, and each under a temporary name first. The other format, LeRobot's, is in
+:mod:`pipeline.lerobot`.
 """
 
 import io
@@ -14,9 +15,9 @@ from typing import Literal
 import numpy as np
 from numcodecs import Zstd
 
-from pipeline import artifacts, console, lerobot
+from pipeline import artifacts, console, lerobot, workers
 from pipeline.layout import SPLITS, Layout
-from pipeline.params import Export, Profile
+from pipeline.params import Convert, Export, Profile
 from pipeline.store import Store, open_store
 from pipeline.store_group import store_path
 from wam.atomic import replacing
@@ -43,6 +44,19 @@ class Stretch:
         return f"episode{self.episode:06d}-row{self.start:09d}"
 
 
+@dataclass(frozen=True)
+class TarJob:
+    """One tar to write: ``stretches`` of the store of one split."""
+
+    store: Path
+    stretches: tuple[Stretch, ...]
+    path: Path
+
+    @property
+    def num_frames(self) -> int:
+        return sum(stretch.stop - stretch.start for stretch in self.stretches)
+
+
 def run(
     profile: Profile, layout: Layout, format: Format = "webdataset", output: Path | None = None
 ) -> None:
@@ -53,10 +67,11 @@ def run(
     if format == "lerobot":
         lerobot.run(layout, output or layout.lerobot)
     else:
-        _export_webdataset(profile.export, layout.store, output or layout.shards)
+        _export_webdataset(profile, layout.store, output or layout.shards)
 
 
-def _export_webdataset(settings: Export, store: Path, output: Path) -> None:
+def _export_webdataset(profile: Profile, store: Path, output: Path) -> None:
+    settings = profile.export
     stores = {split: open_store(store_path(store, split)) for split in SPLITS}
     artifacts.check_replaceable(output, STAGE)
     with artifacts.building(
@@ -65,66 +80,79 @@ def _export_webdataset(settings: Export, store: Path, output: Path) -> None:
         params=settings,
         inputs={"store": artifacts.fingerprint(store, "convert")},
     ) as (partial, manifest):
-        manifest["splits"] = {
-            split: _export_split(store, partial / split, settings)
-            for split, store in stores.items()
-        }
+        jobs = {split: plan(store, partial / split, settings) for split, store in stores.items()}
+        _write_all([job for split in jobs.values() for job in split], profile.convert)
+        manifest["splits"] = {split: _summary(stores[split], jobs[split]) for split in SPLITS}
     num_tars = sum(len(split["tars"]) for split in manifest["splits"].values())
     num_samples = sum(split["num_sequences"] for split in manifest["splits"].values())
     console.done("export", f"{num_samples:,} sequences in {num_tars} tars at {output}")
 
 
-def plan(episodes: np.ndarray, sequence_frames: int) -> list[Stretch]:
-    """All stretches of a split in order; the last one of an episode may be shorter."""
+def plan(store: Store, directory: Path, settings: Export) -> list[TarJob]:
+    """One job per tar of ``store``; the last stretch of an episode may be shorter."""
+    stretches = [
+        Stretch(number, row, min(row + settings.sequence_frames, stop), row == start)
+        for number, (start, stop) in enumerate(store.episodes.tolist())
+        for row in range(start, stop, settings.sequence_frames)
+    ]
+    size = settings.sequences_per_shard
     return [
-        Stretch(number, row, min(row + sequence_frames, stop), row == start)
-        for number, (start, stop) in enumerate(episodes.tolist())
-        for row in range(start, stop, sequence_frames)
+        TarJob(
+            store.path,
+            tuple(stretches[first : first + size]),
+            directory / f"{store.split}-{first // size:06d}.tar",
+        )
+        for first in range(0, len(stretches), size)
     ]
 
 
-def _export_split(store: Store, directory: Path, settings: Export) -> dict[str, object]:
-    directory.mkdir(exist_ok=True)
-    for leftover in directory.glob(".*.tmp"):
-        leftover.unlink()
-    stretches = plan(store.episodes, settings.sequence_frames)
-    tars = []
-    with console.progress(f"export {store.split}", store.num_frames, "frames") as advance:
-        for first in range(0, len(stretches), settings.sequences_per_shard):
-            part = stretches[first : first + settings.sequences_per_shard]
-            number = first // settings.sequences_per_shard
-            path = directory / f"{store.split}-{number:06d}.tar"
-            if not path.exists():  # a partial directory holds only whole tars of equal settings
-                _write_tar(store, part, path)
-            num_frames = sum(stretch.stop - stretch.start for stretch in part)
-            tars.append(
-                {
-                    "name": path.name,
-                    "num_sequences": len(part),
-                    "sequences": [[one.episode, one.start, one.stop] for one in part],
-                    "num_frames": num_frames,
-                }
-            )
-            advance(num_frames)
+def _write_all(jobs: list[TarJob], settings: Convert) -> None:
+    """Write the tars that are not there: an unfinished export holds only whole ones."""
+    for directory in {job.path.parent for job in jobs}:
+        directory.mkdir(exist_ok=True)
+        for leftover in directory.glob(".*.tmp"):
+            leftover.unlink()
+    waiting = [job for job in jobs if not job.path.exists()]
+    num_frames = sum(job.num_frames for job in jobs)
+    done = num_frames - sum(job.num_frames for job in waiting)
+    with (
+        console.progress("export", num_frames, "frames", done=done) as advance,
+        workers.job_runner(settings) as run_jobs,
+    ):
+        for written in run_jobs(write_tar, waiting):
+            advance(written)
+
+
+def _summary(store: Store, jobs: list[TarJob]) -> dict[str, object]:
     return {
         "num_frames": store.num_frames,
-        "num_sequences": len(stretches),
+        "num_sequences": sum(len(job.stretches) for job in jobs),
         "attributes": store.attrs,
-        "tars": tars,
+        "tars": [
+            {
+                "name": job.path.name,
+                "num_sequences": len(job.stretches),
+                "sequences": [[one.episode, one.start, one.stop] for one in job.stretches],
+                "num_frames": job.num_frames,
+            }
+            for job in jobs
+        ],
     }
 
 
-def _write_tar(store: Store, stretches: list[Stretch], path: Path) -> None:
+def write_tar(job: TarJob) -> int:
+    """Write one tar; the number of its frames. Raises WamError naming a damaged shard."""
     from webdataset import TarWriter  # not installed everywhere
 
     codec = Zstd(level=ZSTD_LEVEL, checksum=True)
-    start, stop = stretches[0].start, stretches[-1].stop
+    store = open_store(job.store)
+    start, stop = job.stretches[0].start, job.stretches[-1].stop
     rows = {name: store.read(name, start, stop) for name in store.arrays}
     with (
-        replacing(path) as temporary,
+        replacing(job.path) as temporary,
         TarWriter(str(temporary), mtime=0, encoder=False) as tar,
     ):
-        for stretch in stretches:
+        for stretch in job.stretches:
             sample: dict[str, object] = {"__key__": stretch.key}
             for name, values in rows.items():
                 buffer = io.BytesIO()
@@ -140,6 +168,7 @@ def _write_tar(store: Store, stretches: list[Stretch], path: Path) -> None:
                 }
             )
             tar.write(sample)
+    return job.num_frames
 
 
 def _json_bytes(value: dict[str, object]) -> bytes:

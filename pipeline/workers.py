@@ -1,27 +1,31 @@
-"""Running shard jobs: in this process, on a local Dask cluster, or on an existing one."""
+"""Running independent jobs: in this process, on a local Dask cluster, or on an existing one."""
 
 import contextlib
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.params import Convert
-from pipeline.shard_job import ShardJob, ShardRecord, write_shard
 from wam.errors import WamError
 
-MapJobs = Callable[[Sequence[ShardJob]], Iterable[ShardRecord]]
-"""Does all jobs and yields their records in any order; raises the first WamError of a job."""
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+JobRunner = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Called with a function and jobs: does them all and yields the results in any order; raises the
+first WamError of a job."""
 
 
 @contextlib.contextmanager
-def job_runner(settings: Convert) -> Iterator[MapJobs]:
+def job_runner(settings: Convert) -> Iterator[JobRunner]:
     """Yield the runner that ``convert.workers`` and ``convert.dask_address`` ask for.
 
     Raises WamError if the scheduler does not answer.
     """
     if settings.workers == 1 and settings.dask_address is None:
-        yield lambda jobs: map(write_shard, jobs)
+        yield map
         return
     from distributed import Client, LocalCluster  # not installed everywhere
 
@@ -37,7 +41,7 @@ def job_runner(settings: Convert) -> Iterator[MapJobs]:
                 f"convert.dask_address: no Dask scheduler answers at {target} ({error}); start one "
                 "with 'dask scheduler', or set it to null for a local cluster"
             ) from None
-        yield lambda jobs: map_dask(client, jobs)
+        yield functools.partial(map_dask, client)
 
 
 def local_cluster(workers: int) -> dict[str, Any]:
@@ -60,8 +64,10 @@ def jobs_ahead(client: Any) -> int:
     return 2 * max(sum(client.nthreads().values()), 1) if client else 2
 
 
-def map_dask(client: Any, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
-    """Do all jobs on the cluster of ``client``, a few at a time; see :data:`MapJobs`."""
+def map_dask(
+    client: Any, function: Callable[[Job], Result], jobs: Sequence[Job]
+) -> Iterator[Result]:
+    """Do all jobs on the cluster of ``client``, a few at a time; see :data:`JobRunner`."""
     from distributed import KilledWorker, as_completed
 
     waiting = iter(jobs)
@@ -70,7 +76,7 @@ def map_dask(client: Any, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
 
     def submit() -> None:
         for job in itertools.islice(waiting, max(jobs_ahead(client) - len(running), 0)):
-            future = client.submit(_attempt, job, pure=False)
+            future = client.submit(_attempt, function, job, pure=False)
             running.add(future)
             finished.add(future)
 
@@ -85,16 +91,16 @@ def map_dask(client: Any, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
             yield result
     except KilledWorker as error:
         raise WamError(
-            f"convert: Dask workers died repeatedly ({error}); lower convert.workers or give them "
-            "more memory, then run again: finished shards are kept"
+            f"Dask workers died repeatedly ({error}); lower convert.workers or give them more "
+            "memory, then run again: finished shards are kept"
         ) from None
     finally:
         client.cancel(list(running))
 
 
-def _attempt(job: ShardJob) -> ShardRecord | WamError:
+def _attempt(function: Callable[[Job], Result], job: Job) -> Result | WamError:
     """A WamError travels as a value: raised in a worker it would be logged with a traceback."""
     try:
-        return write_shard(job)
+        return function(job)
     except WamError as error:
         return error

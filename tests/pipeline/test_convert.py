@@ -14,12 +14,13 @@ import zarr
 from pipeline import artifacts, convert, index, raw
 from pipeline.layout import Layout
 from pipeline.params import Profile
-from pipeline.shard_job import ShardJob, ShardRecord, write_shard
+from pipeline.shard_job import ShardJob, ShardRecord
 from pipeline.store import open_store, verify_store
 from wam.errors import WamError
 from wam.proprio import from_robot_obs
 
 MakeProfile = Callable[..., Profile]
+WriteShard = Callable[[ShardJob], ShardRecord]
 
 
 def test_rows_equal_the_frames(raw_root: Path, converted: Layout) -> None:
@@ -77,21 +78,21 @@ def test_interrupted_conversion_writes_only_missing_shards(
     shutil.copytree(converted.index, layout.index)
     written = []
 
-    def interrupted(jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
+    def interrupted(write: WriteShard, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
         for job in list(jobs)[:3]:
             written.append((job.split, job.index))
-            yield write_shard(job)
+            yield write(job)
         raise KeyboardInterrupt
 
-    def complete(jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
+    def complete(write: WriteShard, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
         for job in jobs:
             written.append((job.split, job.index))
-            yield write_shard(job)
+            yield write(job)
 
     with pytest.raises(KeyboardInterrupt):
-        convert.run(make_profile(raw_root), layout, map_jobs=interrupted)
+        convert.run(make_profile(raw_root), layout, run_jobs=interrupted)
     assert not layout.store.exists()
-    convert.run(make_profile(raw_root), layout, map_jobs=complete)
+    convert.run(make_profile(raw_root), layout, run_jobs=complete)
     assert sorted(written) == sorted(set(written)), "no shard was written twice"
     assert _digests(layout.store) == _digests(converted.store)
 
@@ -110,14 +111,13 @@ def test_killed_conversion_goes_on(
         "from pipeline import convert\n"
         "from pipeline.layout import Layout\n"
         "from pipeline.params import load_profile\n"
-        "from pipeline.shard_job import write_shard\n"
-        "def jobs_then_hang(jobs):\n"
-        "    yield write_shard(jobs[0])\n"
-        "    yield write_shard(jobs[1])\n"
+        "def jobs_then_hang(write, jobs):\n"
+        "    yield write(jobs[0])\n"
+        "    yield write(jobs[1])\n"
         "    time.sleep(600)\n"
         "p = load_profile('ci', Path(sys.argv[1]))\n"
         "p = replace(p, convert=replace(p.convert, shard_frames=32, chunk_frames=8))\n"
-        "convert.run(p, Layout(Path(sys.argv[2])), map_jobs=jobs_then_hang)\n"
+        "convert.run(p, Layout(Path(sys.argv[2])), run_jobs=jobs_then_hang)\n"
     )
     repository = Path(__file__).parents[2]
     process = subprocess.Popen(
@@ -134,11 +134,11 @@ def test_killed_conversion_goes_on(
     assert not layout.store.exists()
     started = []
 
-    def counting(jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
+    def counting(write: WriteShard, jobs: Sequence[ShardJob]) -> Iterator[ShardRecord]:
         started.extend(jobs)
-        return map(write_shard, jobs)
+        return map(write, jobs)
 
-    convert.run(make_profile(raw_root), layout, map_jobs=counting)
+    convert.run(make_profile(raw_root), layout, run_jobs=counting)
     assert len(started) == 7 - 2
     assert _digests(layout.store) == _digests(converted.store)
 

@@ -20,6 +20,7 @@ import yaml
 from pipeline import artifacts, convert, index, raw, workers
 from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
+from pipeline.shard_job import write_shard
 from pipeline.store_group import create_arrays, store_path
 
 REPOSITORY = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def test_the_scheduler_knows_few_jobs_at_a_time(
     with Client(
         processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None
     ) as client:
-        for record in workers.map_dask(client, jobs):
+        for record in workers.map_dask(client, write_shard, jobs):
             assert record.num_frames == 8
             known.append(len(client.futures))
     assert len(known) == 25

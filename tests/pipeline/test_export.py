@@ -58,9 +58,15 @@ def test_bytes_are_reproducible_and_tars_resumed(
     (partial / "manifest.json").unlink()
     (partial / "training" / "training-000001.tar").unlink()
     (partial / "training" / ".training-000001.tar.1.tmp").write_bytes(b"half")
-    profile = make_profile(raw_root)
-    export.run(profile, layout)
+    export.run(make_profile(raw_root), layout)
     assert _digests(layout.shards) == _digests(exported.shards)
+
+
+def test_bytes_do_not_depend_on_workers(
+    exported: Layout, raw_root: Path, make_profile: Callable[..., Profile], tmp_path: Path
+) -> None:
+    export.run(make_profile(raw_root, workers=2), exported, output=tmp_path / "shards")
+    assert _digests(tmp_path / "shards") == _digests(exported.shards)
 
 
 def test_a_chosen_directory_is_used_and_nothing_foreign_replaced(
