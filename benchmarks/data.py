@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,7 @@ WINDOW, BATCH = 50, 8
 NEEDED = (*CAMERAS, *VECTORS)
 READ = (*CAMERAS, "robot_obs", "rel_actions")
 """What a loader of windows reads of every frame."""
+CONVERTED = 7_500
 SCALE = (4_000, 10_000, 20_000)
 EXTRAPOLATED = (512_000, 2_400_000)
 H100_FRAMES_PER_S = 40_000
@@ -247,15 +249,19 @@ def training_rate(store: Store, work: Path) -> float:
 
 
 def conversion(profile: Profile, layout: Layout, work: Path, rounds: int) -> dict[str, Any]:
-    """Converting the recorded frames against merely inflating what is needed of them."""
-    paths = [p for split in SPLITS for p in sorted((layout.raw / split).glob("episode_*.npz"))]
+    """Converting frames against merely inflating what is needed of them."""
+    source = Layout(work / "source")
+    multiply(layout.raw, source.raw, CONVERTED)
+    profile = replace(profile, raw=replace(profile.raw, path=str(source.raw)))
+    index.run(profile, source)
+    paths = [p for split in SPLITS for p in sorted((source.raw / split).glob("episode_*.npz"))]
     two = replace(profile.convert, workers=2)
     with workers.job_runner(two) as on_two:
 
         def converted(run_jobs: workers.JobRunner) -> int:
             target = Layout(work / "converted")
             shutil.rmtree(target.root, ignore_errors=True)
-            shutil.copytree(layout.index, target.index)
+            shutil.copytree(source.index, target.index)
             convert.run(profile, target, run_jobs)
             return len(paths)
 
@@ -268,10 +274,12 @@ def conversion(profile: Profile, layout: Layout, work: Path, rounds: int) -> dic
             },
             rounds,
         )
+    shutil.rmtree(source.root)
     best = {name: max(found) for name, found in rates.items()}
+    pairs = zip(rates["convert_2_workers"], rates["convert"], strict=True)
     return {
         "convert_vs_inflate": ratio(best["convert"], best["inflate"]),
-        "convert_scaling_2_workers": ratio(best["convert_2_workers"], best["convert"]),
+        "convert_scaling_2_workers": round(statistics.median(two / one for two, one in pairs), 2),
         **{f"frames_per_s_{name}": round(rate) for name, rate in best.items()},
     }
 

@@ -1,7 +1,7 @@
 """Reading rows of the store's arrays without what Zarr adds to every read.
 
-The files are plain Zarr v3. One of an image array is a shard: Zstd chunks, then an index of their
-places that ends with its CRC32C. One of any other array is a single such chunk.
+The files are plain Zarr v3. One of an image array is a shard: chunks, then an index of their places
+that ends with its CRC32C. One of any other array is a single chunk.
 """
 
 import os
@@ -10,12 +10,10 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from numcodecs.zstd import decompress
 
-from pipeline import artifacts
+from pipeline import artifacts, chunk_codec
 from wam.errors import WamError
 
-_CHUNK_CODECS = ["bytes", "zstd"]
 _INDEX_CODECS = ["bytes", "crc32c"]
 _INDEX_ENTRY_BYTES = 16
 _CRC_BYTES = 4
@@ -44,7 +42,10 @@ class ArrayReader:
                 chunk_shape, codecs = sharding["chunk_shape"], sharding["codecs"]
                 _expect(directory, _names(sharding["index_codecs"]), _INDEX_CODECS)
                 _expect(directory, sharding["index_location"], "end")
-            _expect(directory, _names(codecs), _CHUNK_CODECS)
+            _expect(directory, _names(codecs), chunk_codec.codec_names(len(self.shape)))
+            if codecs[0]["name"] == "transpose":
+                order = codecs[0]["configuration"]["order"]
+                _expect(directory, order, list(chunk_codec.stored_axes(len(self.shape))))
             _expect(directory, metadata["chunk_key_encoding"]["configuration"]["separator"], ".")
         except (IndexError, KeyError, TypeError) as error:
             raise WamError(f"{directory}/zarr.json: no metadata of an array ({error!r})") from None
@@ -85,8 +86,8 @@ class ArrayReader:
             offset, length = self._index(number, descriptor)[place]
             if offset == _NOT_WRITTEN:
                 raise ValueError("the chunk was never written")
-            content = decompress(os.pread(descriptor, length, offset))
-            return np.frombuffer(content, self.dtype).reshape(self._chunk_shape)
+            content = os.pread(descriptor, length, offset)
+            return chunk_codec.decode(content, self.dtype, self._chunk_shape)
         except (OSError, RuntimeError, ValueError) as error:
             first = chunk * self._chunk_rows
             raise WamError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from wam.config import ACTION_SIZE, PROPRIO_SIZE
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the store's layout; a reader refuses any other."""
 
 CAMERAS = ("rgb_static", "rgb_gripper")

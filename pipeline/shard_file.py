@@ -5,7 +5,7 @@ own sizes and depth. Here one chunk at a time is in memory, and the checksum is 
 
 A file of a sharded array holds its chunks in order, and then 16 bytes per chunk: offset and length,
 little-endian, all ones for a chunk beyond the end of the array; last the CRC32C of these. A file of
-any other array is one chunk. A chunk is padded with zeros and compressed with Zstd.
+any other array is one chunk. A chunk is padded with zeros, then encoded (:mod:`pipeline.chunk_codec`).
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
-from numcodecs import Zstd
 
+from pipeline import chunk_codec
 from pipeline.artifacts import new_digest
 from wam.atomic import replacing
 
@@ -29,10 +29,11 @@ class ShardFile:
     def __init__(
         self, file: BinaryIO, chunk_shape: tuple[int, ...], dtype: str, num_chunks: int, level: int
     ) -> None:
-        self.chunk = np.zeros(chunk_shape, np.dtype(dtype).newbyteorder("<"))
+        self._stored = _zeros(chunk_shape, dtype)
+        self.chunk = self._stored.transpose(chunk_codec.stored_axes(len(chunk_shape)))
         """The rows of the next chunk; the memory is used again for every chunk."""
         self._file = file
-        self._codec = Zstd(level=level, checksum=True)
+        self._level = level
         self._index = np.full((num_chunks, 2), _NOT_WRITTEN, "<u8")
         self._num_written = 0
         self._offset = 0
@@ -41,7 +42,7 @@ class ShardFile:
     def write_chunk(self, num_rows: int) -> None:
         """Append the first ``num_rows`` rows of :attr:`chunk`."""
         self.chunk[num_rows:] = 0
-        content = self._codec.encode(self.chunk)
+        content = chunk_codec.encode(self._stored, self._level)
         self._index[self._num_written] = self._offset, len(content)
         self._num_written += 1
         self._write(content)
@@ -76,9 +77,15 @@ def writing_shard(
 
 def write_chunk_file(path: Path, rows: np.ndarray, chunk_rows: int, level: int) -> str:
     """Write ``rows`` [N, ...] as the only chunk of a file of ``chunk_rows`` rows; its digest."""
-    chunk = np.zeros((chunk_rows, *rows.shape[1:]), rows.dtype.newbyteorder("<"))
-    chunk[: len(rows)] = rows
-    content = Zstd(level=level, checksum=True).encode(chunk)
+    stored = _zeros((chunk_rows, *rows.shape[1:]), rows.dtype)
+    stored.transpose(chunk_codec.stored_axes(rows.ndim))[: len(rows)] = rows
+    content = chunk_codec.encode(stored, level)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return new_digest(content).hexdigest()
+
+
+def _zeros(chunk_shape: tuple[int, ...], dtype: str | np.dtype) -> np.ndarray:
+    """An empty chunk with its axes in stored order."""
+    axes = chunk_codec.stored_axes(len(chunk_shape))
+    return np.zeros([chunk_shape[axis] for axis in axes], np.dtype(dtype).newbyteorder("<"))

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 
-from pipeline import artifacts
+from pipeline import artifacts, chunk_codec
 from pipeline.index import SplitIndex
 from pipeline.origin import ORIGIN
 from pipeline.params import Convert
@@ -76,7 +75,7 @@ def create_arrays(
             chunks=chunk if array.is_image else shard,
             shards=shard if array.is_image else None,
             attributes={"meaning": array.meaning},
-            **_encoding(settings),
+            **_layout(1 + len(array.shape), array.dtype, settings),
         )
 
 
@@ -166,19 +165,16 @@ def _write_table(path: Path, name: str, rows: np.ndarray, meaning: str, settings
         chunks=rows.shape,
         overwrite=True,
         attributes={"meaning": meaning},
-        **_encoding(settings),
+        **_layout(rows.ndim, str(rows.dtype), settings),
     )
     file = path / name / array.metadata.encode_chunk_key((0,) * rows.ndim)
     write_chunk_file(file, rows, len(rows), settings.zstd_level)
 
 
-def _encoding(settings: Convert) -> dict[str, Any]:
-    """What all arrays share. Plain Zstd sees a whole chunk and so removes the still background.
-
-    That goes for depth too, whose floats have no codec that does better without loss.
-    """
+def _layout(rank: int, dtype: str, settings: Convert) -> dict[str, Any]:
+    """How the files of an array of ``rank`` axes are named and encoded."""
     return {
-        "compressors": ZstdCodec(level=settings.zstd_level, checksum=True),
+        **chunk_codec.zarr_codecs(rank, dtype, settings.zstd_level),
         "fill_value": 0,
         # One flat directory per array: c.<shard>.0.0.0
         "chunk_key_encoding": {"name": "default", "separator": "."},

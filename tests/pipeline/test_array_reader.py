@@ -10,9 +10,10 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.codecs import TransposeCodec, ZstdCodec
 
 from pipeline.array_reader import ArrayReader
+from pipeline.chunk_codec import zarr_codecs
 from pipeline.layout import Layout
 from pipeline.store import open_store
 from wam.errors import WamError
@@ -46,7 +47,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> zarr.Group:
                 dtype=dtype,
                 chunks=(CHUNK if sharded else SHARD, *shape),
                 shards=(SHARD, *shape) if sharded else None,
-                compressors=ZstdCodec(level=3, checksum=True),
+                **zarr_codecs(values.ndim, dtype, 3),
                 **_PLACES,
             )[:] = values
     return group
@@ -143,22 +144,24 @@ def test_a_chunk_that_was_never_written_is_noticed(tmp_path: Path) -> None:
     """Zarr itself would fill in zeros."""
     array = zarr.create_array(
         tmp_path / "image",
-        shape=(SHARD, 3),
+        shape=(SHARD, 3, 2),
         dtype="uint8",
-        chunks=(CHUNK, 3),
-        shards=(SHARD, 3),
-        compressors=ZstdCodec(level=3, checksum=True),
+        chunks=(CHUNK, 3, 2),
+        shards=(SHARD, 3, 2),
+        **zarr_codecs(3, "uint8", 3),
         **_PLACES,
     )
     array[:CHUNK] = 1
-    with pytest.raises(WamError, match=r"c\.0\.0: damaged between rows 4 and 8 .*never written"):
+    with pytest.raises(WamError, match=r"c\.0\.0\.0: damaged between rows 4 and 8 .*never written"):
         _ = ArrayReader(tmp_path / "image")[:]
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"compressors": BloscCodec()},
+        {"compressors": ZstdCodec()},
+        {"filters": [TransposeCodec(order=(0, 1))]},
+        {"filters": None},
         {"chunks": (CHUNK, 1)},
         {"chunk_key_encoding": {"name": "default", "separator": "/"}},
     ],
@@ -168,7 +171,7 @@ def test_another_layout_is_refused(tmp_path: Path, changes: dict[str, Any]) -> N
         "shape": (SHARD, 3),
         "dtype": "uint8",
         "chunks": (CHUNK, 3),
-        "compressors": ZstdCodec(),
+        **zarr_codecs(2, "uint8", 3),
         **_PLACES,
     }
     zarr.create_array(tmp_path / "array", **{**options, **changes})

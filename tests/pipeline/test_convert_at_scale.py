@@ -83,7 +83,7 @@ def project(raw_root: Path, tmp_path: Path) -> Path:
         first_id += count
     profile = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["ci"]
     profile["raw"]["path"] = str(tmp_path / "raw")
-    profile["convert"] |= {"shard_frames": 100, "workers": 2}
+    profile["convert"] |= {"shard_frames": 100, "chunk_frames": 25, "workers": 2}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"many": profile}))
     layout = Layout(tmp_path / "data" / "many")
     index.run(load_profile("many", tmp_path / "params.yaml"), layout)

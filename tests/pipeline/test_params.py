@@ -44,7 +44,7 @@ def test_values_arrive_typed(params) -> None:
         (("env", "backend"), "mujoco", "ci.env.backend = 'mujoco': input should be 'embedded'"),
         (("policy",), 3, "expected a section"),
         (("policy", "batch"), 0, "ci.policy.batch = 0: must be positive"),
-        (("convert", "shard_frames"), 1010, "not a multiple of chunk_frames=25; use 1025"),
+        (("convert", "shard_frames"), 1010, "not a multiple of chunk_frames=125; use 1125"),
         (("convert", "image_size"), 32, "image_size=32: needs at least 64"),
         (("convert", "cameras"), [], "ci.convert.cameras: must not be empty"),
         (("convert", "cameras"), ["rgb_top"], "input should be 'rgb_static' or 'rgb_gripper'"),
