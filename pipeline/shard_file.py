@@ -5,7 +5,8 @@ own sizes and depth. Here one chunk at a time is in memory, and the checksum is 
 
 A file of a sharded array holds its chunks in order, and then 16 bytes per chunk: offset and length,
 little-endian, all ones for a chunk beyond the end of the array; last the CRC32C of these. A file of
-any other array is one chunk. A chunk is padded with zeros, then encoded (:mod:`pipeline.chunk_codec`).
+any other array is one chunk. A chunk is padded with zeros, then encoded by
+:mod:`pipeline.chunk_codec`.
 """
 
 import contextlib
