@@ -129,9 +129,14 @@ def building(
         "params": json.loads(json.dumps(params, default=_plain)),
         "inputs": inputs,
     }
-    partial = output.with_name(output.name + ".partial")
+    partial = partial_directory(output)
     with exclusive(output):
         yield from _build(output, partial, identity)
+
+
+def partial_directory(output: Path) -> Path:
+    """Where ``output`` is built."""
+    return output.with_name(output.name + ".partial")
 
 
 def _build(

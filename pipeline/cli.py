@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.console import console
 from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
-from wam.config import VARIANTS
+from wam.config import TASKS, VARIANTS
 from wam.errors import WamError
 
 
@@ -35,6 +35,10 @@ STAGES: dict[str, Stage] = {
     "extract": Stage("pipeline.extract", "demonstrations and start states from the annotations"),
     "train-world-model": Stage(
         "pipeline.train_world_model", "train a world model on the store", "variant"
+    ),
+    "evaluate-world-model": Stage(
+        "pipeline.evaluate_world_model",
+        "open-loop prediction and action probes of all world models on held-out play",
     ),
     "featurize": Stage("pipeline.featurize", "latents of the demonstrations", "variant"),
     "train-reward": Stage("pipeline.train_reward", "train the success classifiers", "variant"),
@@ -96,6 +100,18 @@ def _run(arguments: argparse.Namespace) -> None:
         export = importlib.import_module("pipeline.export")
         export.run(profile, Layout.of(arguments.profile), arguments.format, arguments.output)
         return
+    if arguments.command == "dream":
+        dream = importlib.import_module("pipeline.dream")
+        dream.run(
+            profile,
+            Layout.of(arguments.profile),
+            arguments.variant,
+            task=arguments.task,
+            sequence=arguments.sequence,
+            steps=arguments.steps,
+            output=arguments.output,
+        )
+        return
     stage = STAGES[arguments.command]
     values = [getattr(arguments, stage.argument)] if stage.argument else []
     # Imported here: a stage's dependencies are needed on the machine that runs this stage only.
@@ -125,6 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_export_options(commands.choices["export"])
     _add_command(commands, "profile", "check a profile of params.yaml and say what it does")
     _add_command(commands, "results", "print the results table of a finished run")
+    dream = _add_command(commands, "dream", "film what a world model imagines beside what happened")
+    _add_dream_options(dream)
     inspect = commands.add_parser(
         "inspect",
         help="say what any artifact holds, and check raw frames against CALVIN's format",
@@ -173,6 +191,18 @@ def _frame_count(text: str) -> int | None:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if _count(text) == 0:
+        raise argparse.ArgumentTypeError("0 is not positive")
+    return int(text)
+
+
 def _add_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     description = f"{summary[0].upper()}{summary[1:]}."
     command = commands.add_parser(name, help=summary, description=description)
@@ -191,6 +221,31 @@ def _add_export_options(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="where to write (default: data/PROFILE/shards or data/PROFILE/lerobot)",
+    )
+
+
+def _add_dream_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--variant", required=True, choices=VARIANTS)
+    start = command.add_mutually_exclusive_group()
+    start.add_argument("--task", choices=TASKS, help="its first held-out demonstration")
+    start.add_argument(
+        "--sequence",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="number of a sequence of evaluate-world-model (default: 0)",
+    )
+    command.add_argument(
+        "--steps",
+        type=_positive,
+        metavar="N",
+        help="imagined steps (default: evaluate_world_model.open_loop_steps)",
+    )
+    command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help=".mp4 or .webp (default: data/PROFILE/dreams/VARIANT-START.mp4)",
     )
 
 

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import console
-from wam.atomic import replacing
+from pipeline import animation, console
 from wam.envs.pool import EnvPool, Episode
 
 _PANE = 224
@@ -17,7 +16,6 @@ _BAR = 26
 _EVERY = 2
 """Of the 30 frames of a second every second one is kept; play-back is in real time."""
 _FRAME_MS = 1000 * _EVERY // 30
-_HOLD_MS = 1600
 
 _DARK, _PALE = (24, 27, 33), (226, 230, 236)
 _SUCCESS, _FAILURE = (70, 190, 120), (230, 110, 95)
@@ -73,17 +71,7 @@ def write_clip(
         _frame(rgb_static[t], rgb_gripper[t], title, t, success if t == last else None)
         for t in kept
     ]
-    with replacing(path) as temporary:
-        frames[0].save(
-            temporary,
-            format="WEBP",
-            save_all=True,
-            append_images=frames[1:],
-            duration=[_FRAME_MS] * (len(frames) - 1) + [_HOLD_MS],
-            loop=0,
-            quality=72,
-            method=3,
-        )
+    animation.write(path, frames, _FRAME_MS)
 
 
 def _frame(

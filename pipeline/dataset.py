@@ -16,10 +16,6 @@ from pipeline.store import Store
 from pipeline.windows import RandomWindows, Streams, Windows, fixed_windows
 from wam.batch import Batch
 
-_ORDERS: dict[str, type[Streams] | type[RandomWindows]] = {
-    "streams": Streams,
-    "windows": RandomWindows,
-}
 _ONE_WORKER = Delivery()
 
 
@@ -55,14 +51,21 @@ def store_batches(
     seed: int,
     cache: Cache = "none",
     cache_directory: Path | None = None,
+    keeps_state: bool = False,
     delivery: Delivery = _ONE_WORKER,
 ) -> Loader[Windows]:
     """Batches of ``batch`` rows over all ranks: :class:`Streams` or :class:`RandomWindows`.
 
+    ``keeps_state`` is that of the streams; random windows have no past to keep.
+
     The ranks' batches side by side are the batch of a single process. For ``cache`` see
     :func:`store_frames`. Raises WamError if the split has fewer windows than a batch.
     """
-    order = _ORDERS[reader](store.episodes, batch, window, seed)
+    order: Streams | RandomWindows
+    if reader == "streams":
+        order = Streams(store.episodes, batch, window, seed, keeps_state=keeps_state)
+    else:
+        order = RandomWindows(store.episodes, batch, window, seed)
     frames = store_frames(store, cache, cache_directory)
     normalizer = store.proprio_normalizer()
     rows = delivery.rows(batch)

@@ -28,7 +28,6 @@ from wam import tasks
 from wam.actions import executable
 from wam.checkpoint import load_world_model
 from wam.filtering import filter_embeddings
-from wam.rssm import RssmState
 from wam.world_model import WorldModel
 
 STAGE = "featurize"
@@ -140,10 +139,10 @@ class FeatureMaker:
             settings.sample,
             settings.draws,
         )
-        first = RssmState(states.deter[0], states.stoch[0])
+        first = states.feature[0]
         repeated = action[:-1].repeat(1, settings.draws, 1)
-        predicted = self._world_model.imagine(first, repeated, generator).feature
-        imagined = torch.cat([first.feature.unsqueeze(0), predicted])
+        predicted = self._world_model.imagine(first, repeated, generator)
+        imagined = torch.cat([first.unsqueeze(0), predicted])
         context = None
         if with_context:
             whole = torch.zeros(data.action.shape[:2], dtype=torch.bool, device=self._device)

@@ -37,7 +37,7 @@ from wam.world_model import WorldModel
 
 STAGE = "finetune"
 METRICS_FILE = "metrics.jsonl"
-CHECKPOINT_FILE = "checkpoint.pt"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 class Parts(NamedTuple):

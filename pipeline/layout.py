@@ -61,6 +61,10 @@ class Layout:
     def world_model(self, variant: str) -> Path:
         return self.root / "world_model" / variant
 
+    def dream(self, variant: str, name: str) -> Path:
+        """A film of ``wam dream``; no artifact, made at any time."""
+        return self.root / "dreams" / f"{variant}-{name}.mp4"
+
     def features(self, variant: str) -> Path:
         return self.root / "features" / variant
 
@@ -76,6 +80,11 @@ class Layout:
     def evaluation(self, name: str) -> Path:
         """Roll-outs of a variant's policies, or of the ``controls``."""
         return self.root / "evaluation" / name
+
+    @property
+    def world_model_evaluation(self) -> Path:
+        """Open-loop quality and action probes of all world models."""
+        return self.root / "evaluation" / "world_model"
 
     @property
     def results(self) -> Path:

@@ -62,7 +62,8 @@ def paired_difference(
 
     One array per task, one element per start state: the success (0 or 1) there, or its mean over
     seeds. Both sides hold the same starts in the same order; starts are resampled together, within
-    their task, so that the difficulty of a start cancels.
+    their task, so that the difficulty of a start cancels. Any other figure of anything that both
+    sides were measured on, such as sequences, is compared in the same way.
 
     Raises WamError where the two sides do not pair up.
     """

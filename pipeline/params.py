@@ -176,6 +176,23 @@ class Loader:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateWorldModel:
+    """Open-loop prediction on held-out play, and what the encoder knows of actions."""
+
+    open_loop_sequences: Positive
+    """Held-out sequences; those on which training validates are drawn in the same way."""
+    open_loop_steps: Positive
+    """Predicted frames of each, after the given one."""
+    probe_sequences: Positive
+    """Training sequences, equally long, from which the action probes learn."""
+    lpips_weights: str | None
+    """torchvision's AlexNet (``alexnet-owt-7be5be79.pth``); null: LPIPS is not computed."""
+    fvd_weights: str | None
+    """I3D as TorchScript (``i3d_torchscript.pt``); null: FVD is not computed."""
+    seed: Count
+
+
+@dataclass(frozen=True, kw_only=True)
 class Features:
     """Latents of the demonstrations."""
 
@@ -189,13 +206,11 @@ class Features:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Roll-outs in the simulator and open-loop prediction of the world model."""
+    """Roll-outs in the simulator."""
 
     max_steps: Positive
     max_episodes: Positive | None
     """Held-out starts per task; null: all."""
-    open_loop_sequences: Positive
-    open_loop_steps: Positive
     clips: bool
     seed: Count
 
@@ -223,6 +238,7 @@ class Profile:
     reward: RewardConfig
     policy: PolicyConfig
     finetune: FinetuneConfig
+    evaluate_world_model: EvaluateWorldModel
     evaluate: Evaluate
 
 
@@ -314,8 +330,12 @@ def _check_relations(profile: Profile, where: str) -> None:
             f"{where}.finetune.finetuned_steps={profile.finetune.finetuned_steps} is more than "
             f"policy.diffusion_steps={profile.policy.diffusion_steps}"
         )
-    if training.window < 2:
-        raise WamError(f"{where}.train_world_model.window={training.window}: needs at least 2")
+    fewest = profile.world_model.id_steps + 1
+    if training.window < fewest:
+        raise WamError(
+            f"{where}.train_world_model.window={training.window}: needs at least {fewest}, "
+            "one more than world_model.id_steps"
+        )
 
 
 def _check_convert(convert: Convert, where: str) -> None:

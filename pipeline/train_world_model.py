@@ -1,61 +1,88 @@
 """Stage ``train-world-model``: one variant of the world model, trained on the store's windows.
 
-Leaves the weights, the learning curves, film strips of real, filtered and predicted frames, the
-open-loop quality per horizon and a summary.
+Leaves the weights, the learning curves, film strips of real, filtered and predicted frames and a
+summary.
 """
 
+import contextlib
 import csv
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from pipeline import artifacts, console
 from pipeline.film import write_film_strip
 from pipeline.layout import Layout
 from pipeline.params import Profile
+from pipeline.tracking import Tracker
 from pipeline.training_data import open_training_data
 from wam import device as devices
+from wam import distributed
 from wam.assessment import Predictions, assess, predict
 from wam.atomic import replacing
-from wam.batch import Batch
 from wam.checkpoint import save_model, world_model_config
-from wam.images import psnr, to_rgb
+from wam.diagnosis import diagnose
+from wam.distributed import Ranks
+from wam.images import to_rgb
 from wam.journal import Journal
 from wam.nets import CAMERAS
-from wam.train import CHECKPOINT_FILE, METRICS_FILE, VALIDATION_FILE, Outcome, Record, Trainer
+from wam.train import CHECKPOINTS, METRICS_FILE, VALIDATION_FILE, Outcome, Record, Trainer
 from wam.world_model import WorldModel
 
 STAGE = "train-world-model"
 CURVE_FILE = "learning_curve.csv"
 """The records of ``metrics.jsonl`` once more, in a form that ``dvc plots`` reads."""
-HEADLINE_HORIZONS = (1, 5, 10, 25, 50)
 _FILM_COLUMNS = 11
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
-    """Train ``variant`` into its directory; a killed run goes on where it stopped."""
+    """Train ``variant`` into its directory; a killed run goes on where it stopped.
+
+    Under ``torchrun`` every process trains on its share of the batch rows, and the first one writes
+    the files.
+    """
     device = devices.resolve(profile.device)
     devices.keep_freed_memory()
-    training = profile.train_world_model
+    with distributed.joined() as ranks:
+        _run(profile, layout, variant, device, ranks)
+
+
+def _run(
+    profile: Profile, layout: Layout, variant: str, device: torch.device, ranks: Ranks
+) -> None:
+    training, held_out = profile.train_world_model, profile.evaluate_world_model
     config = profile.world_model
     if variant == "dreamerv2":
         config = replace(config, action_scale=0.0)
-    data = open_training_data(profile, layout, device)
+    data = open_training_data(profile, layout, device, ranks)
     params = {
         "variant": variant,
         "world_model": asdict(config),
         "train_world_model": asdict(training),
-        "open_loop": [profile.evaluate.open_loop_sequences, profile.evaluate.open_loop_steps],
+        "validation": [held_out.open_loop_sequences, held_out.open_loop_steps],
         "reader": profile.loader.reader,
         "device": device.type,
     }
     output = layout.world_model(variant)
-    with artifacts.building(output, stage=STAGE, params=params, inputs=data.inputs) as (partial, _):
+    with contextlib.ExitStack() as stack:
+        partial = artifacts.partial_directory(output)
+        if ranks.rank == 0:
+            stack.enter_context(
+                artifacts.building(output, stage=STAGE, params=params, inputs=data.inputs)
+            )
+        distributed.wait_for_all()  # the directory is there now
         model = WorldModel(config, seed=training.seed)
+
+        def validate() -> Record:
+            if ranks.rank == 0:
+                predictions = predict(model, data.validation, training.seed, device)
+                _write_film_strips(partial, next(predictions))
+            return assess(model, data.validation, training.seed, device)
+
         with data.batches as batches:
             trainer = Trainer(
                 model,
@@ -64,16 +91,28 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
                 action_scale=config.action_scale,
                 directory=partial,
                 device=device,
-                validate=lambda: assess(model, data.validation, training.seed, device),
+                validate=validate,
+                ranks=ranks,
             )
-            outcome = _train(trainer, training.updates, f"world model {variant}")
-        description = world_model_config(model, variant, data.normalizer, updates=outcome.updates)
-        save_model(partial, model, description)
-        horizons = write_predictions(partial, model, data.validation, training.seed, device)
+            if ranks.rank > 0:
+                trainer.run()
+                return
+            outcome = _train(trainer, partial, f"world model {variant}")
+        updates = trainer.use_best() if training.weights == "best" else outcome.updates
+        save_model(
+            partial, model, world_model_config(model, variant, data.normalizer, updates=updates)
+        )
+        if updates != outcome.updates:
+            validate()  # the film strips are those of the weights that are kept
         _write_curve(partial / CURVE_FILE, Journal(partial / METRICS_FILE).records())
-        summary = summarize(outcome, Journal(partial / VALIDATION_FILE).records()[-1], horizons)
+        figures = next(
+            record
+            for record in Journal(partial / VALIDATION_FILE).records()
+            if record["step"] == updates
+        )
+        summary = summarize(outcome, figures)
         artifacts.write_json(partial / "summary.json", summary)
-        (partial / CHECKPOINT_FILE).unlink()
+        shutil.rmtree(partial / CHECKPOINTS)
     console.done(
         STAGE,
         f"{variant}: {outcome.updates:,} updates at {outcome.frames_per_s:.0f} frames/s; "
@@ -82,49 +121,37 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     )
 
 
-def write_predictions(
-    directory: Path, model: WorldModel, windows: Batch, seed: int, device: torch.device
-) -> list[Record]:
-    """Write film strips and ``open_loop.json``: PSNR (dB) and SSIM per camera and horizon."""
-    sums: dict[str, np.ndarray] = {}
-    model.eval()
-    for number, part in enumerate(predict(model, windows, seed, device)):
-        if number == 0:
-            _write_film_strips(directory, part)
-        for name, values in _quality(part).items():
-            sums[name] = sums.get(name, 0.0) + values.sum(1).cpu().numpy()
-    rows = windows.proprio.shape[1]
-    horizons = [
-        {
-            "horizon": t + 1,
-            **{name: round(float(total[t]) / rows, 4) for name, total in sums.items()},
-        }
-        for t in range(len(windows.proprio) - 1)
-    ]
-    artifacts.write_json(directory / "open_loop.json", horizons)
-    return horizons
-
-
-def summarize(outcome: Outcome, figures: Record, horizons: list[Record]) -> dict[str, Any]:
+def summarize(outcome: Outcome, figures: Record) -> dict[str, Any]:
     """The figures a person compares runs by; PSNR without a camera's name is the cameras' mean."""
     summary: dict[str, Any] = {**outcome._asdict(), **figures}
     summary.pop("step")
-    for horizon in HEADLINE_HORIZONS:
-        if horizon <= len(horizons):
-            values = [horizons[horizon - 1][f"psnr_{camera}"] for camera in CAMERAS]
-            summary[f"open_loop_psnr_{horizon}"] = sum(values) / len(values)
     return {
         name: round(value, 4) if isinstance(value, float) else value
         for name, value in summary.items()
     }
 
 
-def _train(trainer: Trainer, updates: int, description: str) -> Outcome:
-    with console.progress(description, updates, "updates", done=trainer.step) as advance:
+def _train(trainer: Trainer, directory: Path, description: str) -> Outcome:
+    with (
+        console.progress(description, trainer.updates, "updates", done=trainer.step) as advance,
+        Tracker(directory) as tracker,
+    ):
+        said: set[str] = set()
 
         def on_step(step: int, record: Record | None) -> None:
             advance(1, _note(record) if record else "")
+            if step == first and trainer.precision:
+                console.note(
+                    f"networks compute in {trainer.precision.name}: {trainer.precision.reason}"
+                )
+            if record:
+                tracker.catch_up()
+                for warning in diagnose(record, tracker.validation):
+                    if warning.signature not in said:
+                        said.add(warning.signature)
+                        console.warn(f"update {step}: {warning}")
 
+        first = trainer.step + 1
         return trainer.run(on_step)
 
 
@@ -138,24 +165,6 @@ def _note(record: Record) -> str:
         ("frames/s", "frames_per_s", ".0f"),
     ]
     return "  ".join(f"{label} {record[key]:{form}}" for label, key, form in parts if key in record)
-
-
-def _quality(part: Predictions) -> dict[str, torch.Tensor]:
-    """PSNR and SSIM [T-1, B] of the open-loop frames of each camera."""
-    quality = {}
-    for camera in CAMERAS:
-        real = part.real[camera][1:]
-        predicted = part.open_loop[camera][1:].clamp(-1.0, 1.0)
-        quality[f"psnr_{camera}"] = psnr(predicted, real)
-        similarity = structural_similarity_index_measure(
-            (predicted.flatten(0, 1) + 1) / 2,
-            (real.flatten(0, 1) + 1) / 2,
-            data_range=1.0,
-            reduction="none",
-        )
-        assert isinstance(similarity, torch.Tensor)
-        quality[f"ssim_{camera}"] = similarity.unflatten(0, real.shape[:2])
-    return quality
 
 
 def _write_film_strips(directory: Path, part: Predictions) -> None:

@@ -14,6 +14,7 @@ from pipeline.shards import open_split
 from pipeline.store import open_store
 from pipeline.store_group import store_path
 from wam.batch import Batch
+from wam.distributed import ALONE, Ranks
 from wam.proprio import ProprioNormalizer
 
 
@@ -29,15 +30,17 @@ class TrainingData(NamedTuple):
     """Digests of what is read, by name."""
 
 
-def open_training_data(profile: Profile, layout: Layout, device: torch.device) -> TrainingData:
-    """The data for training on ``device``.
+def open_training_data(
+    profile: Profile, layout: Layout, device: torch.device, ranks: Ranks = ALONE
+) -> TrainingData:
+    """The data for training on ``device``, one rank's part of every batch.
 
     Raises WamError if a split is absent, damaged or too small, or a cache has no room.
     """
     loader, training = profile.loader, profile.train_world_model
     windows = (
-        profile.evaluate.open_loop_steps + 1,
-        profile.evaluate.open_loop_sequences,
+        profile.evaluate_world_model.open_loop_steps + 1,
+        profile.evaluate_world_model.open_loop_sequences,
         training.seed,
     )
     options: dict[str, Any] = {
@@ -46,7 +49,12 @@ def open_training_data(profile: Profile, layout: Layout, device: torch.device) -
         "seed": training.seed,
         "cache": loader.cache,
         "cache_directory": layout.cache,
-        "delivery": Delivery(workers=loader.workers, device=device),
+        "delivery": Delivery(
+            workers=loader.workers,
+            device=device,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        ),
     }
     if loader.reader == "shards":
         location = loader.shards or layout.shards
@@ -61,7 +69,7 @@ def open_training_data(profile: Profile, layout: Layout, device: torch.device) -
     store, held_out = (open_store(store_path(layout.store, split)) for split in SPLITS)
     validation = validation_windows(held_out, *windows)
     return TrainingData(
-        store_batches(store, loader.reader, **options),
+        store_batches(store, loader.reader, keeps_state=training.compat == "diwa", **options),
         validation,
         store.proprio_normalizer(),
         {"store": artifacts.fingerprint(layout.store, "convert")},

@@ -40,11 +40,21 @@ class Streams:
     """Contiguous windows: consecutive batches continue each other in every batch row.
 
     ``episodes`` is int64 [E, 2], rows [start, stop). Every epoch lays the windows anew, with a
-    random phase per episode, so that all frames take part. Raises WamError if there are fewer
-    windows than batch rows.
+    random phase per episode, so that all frames take part. With ``keeps_state`` a row that jumps
+    into the middle of another episode counts as its own continuation, as in the reference
+    (algorithm contract 1.6). Raises WamError if there are fewer windows than batch rows.
     """
 
-    def __init__(self, episodes: np.ndarray, batch: int, window: int, seed: int) -> None:
+    def __init__(
+        self,
+        episodes: np.ndarray,
+        batch: int,
+        window: int,
+        seed: int,
+        *,
+        keeps_state: bool = False,
+    ) -> None:
+        self._keeps_state = keeps_state
         self._episodes = np.asarray(episodes, np.int64)
         self._batch, self._window, self._seed = batch, window, seed
         _check_enough(int(fewest_windows(self._episodes, window).sum()), batch, window)
@@ -61,7 +71,8 @@ class Streams:
         if position.batch == 0:
             return Windows(now, np.ones(len(now), bool))
         continues = now == starts[position.batch - 1] + self._window
-        return Windows(now, ~continues | np.isin(now, self._episodes[:, 0]))
+        jumps = ~continues & (not self._keeps_state)
+        return Windows(now, jumps | np.isin(now, self._episodes[:, 0]))
 
     def _lay(self, epoch: int) -> np.ndarray:
         """int64 [batches, B]: first row of every window of an epoch, each used once.

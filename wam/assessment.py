@@ -14,10 +14,10 @@ import torch
 
 from wam.batch import Batch
 from wam.images import psnr, to_signed
-from wam.inverse_dynamics import action_error, gripper_accuracy
+from wam.inverse_dynamics import action_error, gripper_accuracy, spans
 from wam.nets import CAMERAS
 from wam.random import row_generators
-from wam.rssm import RssmState, kl_divergence
+from wam.rssm import kl_divergence
 from wam.world_model import WorldModel
 
 _ROWS_AT_ONCE = 10
@@ -36,7 +36,7 @@ class Predictions(NamedTuple):
     kl: torch.Tensor
     """nats [T, B]"""
     inverse_dynamics: torch.Tensor
-    """[T-1, B, 7]"""
+    """Actions between frames that lie K apart, [T-K, B, K, 7]"""
 
 
 @torch.no_grad()
@@ -60,17 +60,16 @@ def predict(
             model.initial(rows, device),
             row_generators(seeds),
         )
-        first = RssmState(observed.states.deter[0], observed.states.stoch[0])
-        imagined = model.imagine(first, batch.action[:-1], row_generators(seeds))
-        feature = torch.cat([first.feature[None], imagined.feature])
+        feature = observed.states.feature
+        imagined = model.imagine(feature[0], batch.action[:-1], row_generators(seeds))
         images = (batch.rgb_static, batch.rgb_gripper)
         yield Predictions(
             batch,
             dict(zip(CAMERAS, (to_signed(image) for image in images), strict=True)),
-            dict(zip(CAMERAS, model.decode(observed.states.feature), strict=True)),
             dict(zip(CAMERAS, model.decode(feature), strict=True)),
+            dict(zip(CAMERAS, model.decode(torch.cat([feature[:1], imagined])), strict=True)),
             kl_divergence(observed.posterior_logits, observed.prior_logits),
-            model.inverse_dynamics(embedding),
+            model.actions_between(embedding),
         )
 
 
@@ -91,9 +90,9 @@ def assess(model: WorldModel, windows: Batch, seed: int, device: torch.device) -
             open_loop = psnr(part.open_loop[camera][1:], real[1:])
             figures[f"open_loop_psnr_{camera}"] = open_loop.mean()
         if model.config.action_scale:
-            pairs = (part.inverse_dynamics, part.batch.action[:-1], part.batch.id_mask)
-            figures["id_mae"] = action_error(*pairs).mean()
-            figures["gripper_accuracy"] = gripper_accuracy(*pairs)
+            target, mask = spans(part.batch.action, part.batch.id_mask, model.config.id_steps)
+            figures["id_mae"] = action_error(part.inverse_dynamics, target, mask).mean()
+            figures["gripper_accuracy"] = gripper_accuracy(part.inverse_dynamics, target, mask)
         share = part.kl.shape[1] / rows
         for name, value in figures.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + share * value

@@ -5,12 +5,13 @@ old or the new one.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,6 +23,9 @@ from wam.world_model import WorldModel
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+
+_STRUCTURE = "structure"
+"""Entry of a training state's header."""
 
 
 def save_model(directory: Path, module: nn.Module, config: dict[str, Any]) -> None:
@@ -73,17 +77,78 @@ def load_state(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a nested dict of tensors and plain values to one file."""
+    """Write nested dicts and lists of tensors and plain values to one safetensors file.
+
+    The structure lies in the file's header as JSON.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    structure = json.dumps(_take_apart(state, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        save_file(tensors, temporary, metadata={_STRUCTURE: structure})
 
 
 def load_training_state(path: Path) -> dict[str, Any] | None:
-    """What :func:`save_training_state` wrote, on the CPU; None where there is no such file."""
+    """What :func:`save_training_state` wrote, on the CPU; None where there is no such file.
+
+    Tuples come back as lists. Raises WamError if the file is damaged.
+    """
     if not path.is_file():
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with safe_open(path, framework="pt") as file:
+            structure = json.loads(file.metadata()[_STRUCTURE])
+            return _put_together(structure, file.get_tensor)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise WamError(
+            f"{path}: damaged checkpoint ({error}); delete it to go on from an earlier one, "
+            "or from the beginning"
+        ) from None
+
+
+def _take_apart(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """``value`` as JSON, its tensors moved to ``tensors``. Keys of dicts may be any plain value."""
+    if isinstance(value, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": [[key, _take_apart(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_take_apart(item, tensors) for item in value]}
+    return value
+
+
+def _put_together(value: Any, tensor: Callable[[str], torch.Tensor]) -> Any:
+    match value:
+        case {"tensor": name}:
+            return tensor(name)
+        case {"dict": items}:
+            return {key: _put_together(item, tensor) for key, item in items}
+        case {"list": items}:
+            return [_put_together(item, tensor) for item in items]
+    return value
+
+
+class Checkpoints:
+    """The last ``keep`` training states of a run, in ``directory``."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self._directory, self._keep = directory, keep
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after ``step`` and delete what is too old."""
+        save_training_state(self._directory / f"step-{step:09d}.safetensors", state)
+        for path in self._paths()[: -self._keep]:
+            path.unlink()
+
+    def latest(self) -> dict[str, Any] | None:
+        """The newest state; None if there is none. Raises WamError if it is damaged."""
+        paths = self._paths()
+        return load_training_state(paths[-1]) if paths else None
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._directory.glob("step-*.safetensors"))
 
 
 def world_model_config(

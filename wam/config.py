@@ -25,6 +25,7 @@ VARIANTS = ("wam", "dreamerv2")
 IMAGE_SIZE = 64
 PROPRIO_SIZE = 18
 ACTION_SIZE = 7
+ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 CHUNK = 4
 """Environment steps per policy decision."""
 FPS = 30
@@ -44,8 +45,15 @@ class WorldModelConfig:
     classes: int = 32
     """Classes of each categorical variable."""
     hidden: int = 1000
+    gru: Literal["plain", "layernorm"] = "plain"
+    """Recurrent cell: the plain one, or DreamerV2's with a LayerNorm inside and update bias -1."""
     id_hidden: tuple[int, ...] = (512, 256)
     """Hidden widths of the inverse-dynamics head."""
+    id_input: Literal["visual+proprio", "visual", "proprio-dropout"] = "visual+proprio"
+    """What the head sees of both frames: the whole embedding (the paper), its visual part, or the
+    whole with the proprioception of both hidden in half of the pairs."""
+    id_steps: int = 1
+    """The head predicts the actions between frames that are so many steps apart."""
     kl_scale: float = 3.0
     image_scale: float = 1.0
     action_scale: float = 1000.0
@@ -76,8 +84,20 @@ class WorldModelTraining:
     """Fraction of the updates over which the inverse-dynamics weight rises linearly from 0."""
     reset_probability: float = 0.01
     """Chance of a pseudo-reset per frame."""
+    compat: Literal["none", "diwa"] = "none"
+    """``diwa`` repeats what the reference does and this project does not: a pseudo-reset leaves the
+    previous action, a row that jumps into another episode keeps its state, and weight decay covers
+    biases and norms too (algorithm contract 1.6, 1.7, 2.8)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """``auto``: bf16 where it is faster, which is measured on a CPU that has it."""
+    frames: int | None = None
+    """Stop after so many frames, if that is before ``updates``."""
+    minutes: float | None = None
+    """Stop after so many minutes of training, if that is before ``updates``."""
     checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    weights: Literal["last", "best"] = "last"
+    """Which weights a finished run hands on: the last, or those of the best open-loop PSNR."""
     validate_every: int = 1000
     log_every: int = 50
     seed: int = 0

@@ -76,8 +76,8 @@ class ImageDecoder(nn.Module):
     def phases(self, seed: torch.Tensor) -> torch.Tensor:
         """The image as its four :func:`pixel_phases` [N, 12, 32, 32]."""
         image = F.elu(_expand_pixel(seed, self.first), inplace=True)
-        image = F.elu(self.second(image), inplace=True)
-        image = F.elu(self.third(image), inplace=True)
+        image = F.elu(_deconvolve(image, self.second), inplace=True)
+        image = F.elu(_deconvolve(image, self.third), inplace=True)
         return _deconvolve_phases(image, self.fourth)
 
 
@@ -147,6 +147,14 @@ def _expand_pixel(seed: torch.Tensor, layer: nn.ConvTranspose2d) -> torch.Tensor
     bias = layer.bias.repeat(kernel * kernel)
     image = F.linear(seed, weight, bias)
     return image.unflatten(-1, (kernel, kernel, layer.out_channels)).permute(0, 3, 1, 2)
+
+
+def _deconvolve(image: torch.Tensor, layer: nn.ConvTranspose2d) -> torch.Tensor:
+    """The transposed convolution; on CPUs its bias is a sixth faster outside than inside of it."""
+    assert layer.bias is not None
+    return F.conv_transpose2d(image, layer.weight, stride=layer.stride).add_(
+        layer.bias[:, None, None]
+    )
 
 
 def _deconvolve_phases(image: torch.Tensor, layer: nn.ConvTranspose2d) -> torch.Tensor:

@@ -5,11 +5,26 @@ seed sees the same draws whatever else is in the batch.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-Generators = torch.Generator | Sequence[torch.Generator]
-"""A generator for the whole draw, or a sequence with one per row of its first axis."""
+
+@dataclass(frozen=True)
+class RankGenerator:
+    """The part of one of ``world_size`` processes in the draws of a single one.
+
+    All draw for the rows of all and keep their own, so that the rows see the same noise however
+    many processes share them.
+    """
+
+    generator: torch.Generator
+    rank: int
+    world_size: int
+
+
+Generators = torch.Generator | Sequence[torch.Generator] | RankGenerator
+"""A generator for the whole draw, one per row of its first axis, or a share of the rows."""
 
 
 def uniform(
@@ -35,6 +50,10 @@ def row_generators(
 
 
 def _draw(draw, shape, generator, device) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    if isinstance(generator, RankGenerator):
+        rows, *rest = shape
+        all_rows = _draw(draw, (rows * generator.world_size, *rest), generator.generator, device)
+        return all_rows[generator.rank * rows : (generator.rank + 1) * rows]
     if isinstance(generator, torch.Generator):
         noise = draw(tuple(shape), generator=generator, device=generator.device)
         return noise.to(device)

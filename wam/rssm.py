@@ -15,6 +15,7 @@ from torch import nn
 
 from wam.actions import NULL_ACTION
 from wam.config import ACTION_SIZE
+from wam.distributed import mean_over_ranks
 from wam.nets import NORM_EPS
 from wam.random import Generators, uniform
 
@@ -67,6 +68,7 @@ class Rssm(nn.Module):
         classes: int,
         hidden: int,
         unimix: float = 0.0,
+        gru: Literal["plain", "layernorm"] = "plain",
     ) -> None:
         super().__init__()
         self.deter, self.stoch, self.classes, self.unimix = deter, stoch, classes, unimix
@@ -74,7 +76,7 @@ class Rssm(nn.Module):
         self.input_stoch = nn.Linear(flat, hidden)
         self.input_action = nn.Linear(ACTION_SIZE, hidden, bias=False)
         self.input_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
-        self.cell = nn.GRUCell(hidden, deter)
+        self.cell = (nn.GRUCell if gru == "plain" else LayerNormGRUCell)(hidden, deter)
         self.posterior_deter = nn.Linear(deter, hidden)
         self.posterior_embedding = nn.Linear(embedding, hidden, bias=False)
         self.posterior_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
@@ -120,16 +122,19 @@ class Rssm(nn.Module):
         state: RssmState,
         generator: Generators,
         sample: Sampling = "sample",
+        reset_actions: bool = True,
     ) -> Observed:
         """Filter a window: ``embedding`` [T, B, E], ``prev_action`` [T, B, A], ``is_first`` [T, B].
 
         The same computation as T times :meth:`filter_step`, with everything that does not depend on
         the recurrent state done for all steps at once. The prior of step t is the prediction made
-        before its frame was seen.
+        before its frame was seen. Without ``reset_actions`` rows with ``is_first`` forget the state
+        alone, as the reference does (algorithm contract 1.7).
         """
         steps, batch = embedding.shape[:2]
         keep = (~is_first).unsqueeze(-1).to(state.deter.dtype).unbind()
-        action_terms = self.input_action(self._null_where(prev_action, is_first)).unbind()
+        actions = self._null_where(prev_action, is_first) if reset_actions else prev_action
+        action_terms = self.input_action(actions).unbind()
         embedding_terms = self.posterior_embedding(embedding).unbind()
         noise = [self._noise(batch, generator, embedding.device, sample) for _ in range(steps)]
         deters, stochs, all_logits = [], [], []
@@ -192,6 +197,23 @@ class Rssm(nn.Module):
         return StraightThrough.apply(logits, noise).flatten(-2)
 
 
+class LayerNormGRUCell(nn.Module):
+    """DreamerV2's cell: one LayerNorm over all gates, and the update gate nearly shut."""
+
+    def __init__(self, inputs: int, deter: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(inputs + deter, 3 * deter, bias=False)
+        self.norm = nn.LayerNorm(3 * deter, eps=NORM_EPS)
+
+    def forward(self, inputs: torch.Tensor, deter: torch.Tensor) -> torch.Tensor:
+        """Next state [B, D] of ``inputs`` [B, H] and ``deter`` [B, D]."""
+        gates = self.norm(self.gates(torch.cat([inputs, deter.to(inputs.dtype)], dim=-1)))
+        reset, candidate, update = gates.float().chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)
+        return update * candidate + (1 - update) * deter
+
+
 class StraightThrough(torch.autograd.Function):
     """One-hot draw [..., C] from log-probabilities, with the gradient of the probabilities.
 
@@ -234,6 +256,7 @@ def kl_loss(
     trains_prior = kl_divergence(posterior.detach(), prior).mean()
     trains_posterior = kl_divergence(posterior, prior.detach()).mean()
     if free_nats:
-        trains_prior = trains_prior.clamp_min(free_nats)
-        trains_posterior = trains_posterior.clamp_min(free_nats)
+        enough = mean_over_ranks(trains_prior.detach()) < free_nats
+        trains_prior = torch.where(enough, free_nats, trains_prior)
+        trains_posterior = torch.where(enough, free_nats, trains_posterior)
     return balance * trains_prior + (1 - balance) * trains_posterior

@@ -11,19 +11,25 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from wam.batch import Batch
-from wam.checkpoint import load_training_state, save_training_state
+from wam.checkpoint import Checkpoints, load_tensors, save_tensors
 from wam.config import WorldModelTraining
+from wam.distributed import ALONE, Ranks, all_rows, mean_over_ranks
 from wam.errors import WamError
 from wam.journal import Journal
-from wam.random import uniform
+from wam.precision import Precision, choose
+from wam.random import Generators, RankGenerator, uniform
 from wam.rssm import RssmState
 from wam.world_model import WorldModel
 
-CHECKPOINT_FILE = "training.pt"
+CHECKPOINTS = "checkpoints"
+BEST_FILE = "best.safetensors"
 METRICS_FILE = "metrics.jsonl"
 VALIDATION_FILE = "validation.jsonl"
+BEST_BY = "open_loop_psnr"
+"""The validation figure by which the best weights are chosen."""
 
 _MAX_SKIPPED_IN_A_ROW = 20
 
@@ -58,7 +64,10 @@ class Trainer:
 
     ``action_scale`` is the weight of the inverse-dynamics loss; 0 trains a plain DreamerV2 model.
     ``validate()`` returns the figures of the current model and must not use the trainer's
-    randomness.
+    randomness. Each of several ``ranks`` is given its own rows of every batch; together they do
+    what a single process does with all rows, and the first one writes the files.
+
+    Raises WamError if the last checkpoint is damaged.
     """
 
     def __init__(
@@ -71,63 +80,96 @@ class Trainer:
         directory: Path,
         device: torch.device,
         validate: Callable[[], Record] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._model = model.to(device).train()
+        # Nothing trains the head without its loss.
+        model.inverse_dynamics.requires_grad_(bool(action_scale))
+        self._objective: nn.Module = _Objective(model)
+        if ranks.world_size > 1:
+            self._objective = DistributedDataParallel(self._objective)
         self._batches = batches
         self._training = training
         self._action_scale = action_scale
         self._device = device
         self._validate = validate
-        self._checkpoint = directory / CHECKPOINT_FILE
+        self._ranks = ranks
+        self._rows = training.batch // ranks.world_size
+        self._directory = directory
+        self._checkpoints = Checkpoints(directory / CHECKPOINTS, training.keep_checkpoints)
         self._metrics = Journal(directory / METRICS_FILE)
         self._validation = Journal(directory / VALIDATION_FILE)
+        decays_all = training.compat == "diwa"
         self._optimizer = torch.optim.AdamW(
-            parameter_groups(model, training.weight_decay),
+            parameter_groups(model, training.weight_decay, decays_all),
             lr=training.lr,
             eps=training.adam_eps,
             fused=True,
         )
         self._noise = torch.Generator(device).manual_seed(training.seed)
         self._resets = torch.Generator().manual_seed(training.seed + 1)
-        self._state = model.initial(training.batch, device)
+        self._state = model.initial(self._rows, device)
         self._sums: dict[str, torch.Tensor] = {}
         self._summed = 0
         self._skipped = self._skipped_in_a_row = 0
         self._seconds = 0.0
+        self._best: Record = {}
         self.step = 0
+        self.updates = training.updates
+        """Updates of the whole run, unless ``minutes`` end it before."""
+        if training.frames is not None:
+            self.updates = min(self.updates, -(-training.frames // self._frames_per_update))
+        self.precision: Precision | None = None
+        """What the networks compute in; known from the first update on."""
         self._restore()
 
     def run(
         self, on_step: Callable[[int, Record | None], None] = lambda step, record: None
     ) -> Outcome:
-        """Train up to the configured number of updates.
+        """Train up to the configured number of updates or frames, or out of time.
 
         ``on_step(step, record)`` is called after each update, with the record where one was
         written. Raises WamError if update after update is not finite.
         """
         training = self._training
-        while self.step < training.updates:
+        while not self._finished:
             start = time.perf_counter()
             self._update(next(self._batches))
             self.step += 1
-            last = self.step == training.updates
-            record = self._log() if last or self.step % training.log_every == 0 else None
             self._seconds += time.perf_counter() - start
+            last = self._finished
+            record = self._log() if last or self.step % training.log_every == 0 else None
             if self._validate and (last or self.step % training.validate_every == 0):
-                self._validation.append({"step": self.step, **self._validate()})
+                self._judge(self._validate())
             if last or self.step % training.checkpoint_every == 0:
                 self._save()
             on_step(self.step, record)
         return Outcome(self.step, self._frames, self._skipped, self._frames_per_s)
 
+    def use_best(self) -> int:
+        """Give the model the weights of its best validation; the update that they are from."""
+        tensors = load_tensors(self._directory, self._device, BEST_FILE)
+        self._model.load_state_dict(tensors)
+        return int(self._best["step"])
+
+    @property
+    def _finished(self) -> bool:
+        minutes = self._training.minutes
+        out_of_time = minutes is not None and self._seconds >= 60 * minutes
+        return self.step >= self.updates or (self.step > 0 and out_of_time)
+
     def _update(self, batch: Batch) -> None:
         training = self._training
-        batch = batch.to(self._device, non_blocking=True)
-        chance = uniform(batch.is_first.shape, self._resets, self._device)
-        batch = batch._replace(is_first=batch.is_first | (chance < training.reset_probability))
-        with self._autocast():
-            loss, metrics, state = self._model.loss(
-                batch, self._state, self._noise, self._scheduled_action_scale()
+        batch = self._with_resets(batch.to(self._device, non_blocking=True))
+        if self.precision is None:
+            self.precision = choose(training.precision, self._device, self._trial(batch))
+        with self.precision.autocast(self._device):
+            loss, metrics, state = self._objective(
+                batch,
+                self._state,
+                self._share(self._noise),
+                self._scheduled_action_scale(),
+                training.compat != "diwa",
             )
         self._optimizer.zero_grad()
         loss.backward()
@@ -139,12 +181,36 @@ class Trainer:
         self._state = state
         self._skipped_in_a_row = 0
         self._summed += 1
-        for name, value in {**metrics, "grad_norm": norm}.items():
+        metrics |= {"grad_norm": norm, "clipped": (norm > training.grad_clip).float()}
+        metrics["reset_share"] = batch.is_first.float().mean()
+        for name, value in metrics.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _with_resets(self, batch: Batch) -> Batch:
+        """The batch with pseudo-resets, each frame's with the same chance."""
+        steps, rows = batch.is_first.shape
+        chance = uniform((rows, steps), self._share(self._resets), self._device).t()
+        return batch._replace(is_first=batch.is_first | (chance < self._training.reset_probability))
+
+    def _share(self, generator: torch.Generator) -> Generators:
+        """What this process takes of the draws of ``generator``."""
+        if self._ranks.world_size == 1:
+            return generator
+        return RankGenerator(generator, *self._ranks)
+
+    def _trial(self, batch: Batch) -> Callable[[], None]:
+        """A forward and backward pass that leaves no trace but its gradients."""
+
+        def run() -> None:
+            noise = torch.Generator(self._device).manual_seed(0)
+            loss, _, _ = self._model.loss(batch, self._state, noise, self._action_scale)
+            loss.backward()
+
+        return run
 
     def _skip(self) -> None:
         """Leave out an update whose gradient is not finite, and what its batch did to the state."""
-        self._state = self._model.initial(self._training.batch, self._device)
+        self._state = self._model.initial(self._rows, self._device)
         self._skipped += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row == _MAX_SKIPPED_IN_A_ROW:
@@ -155,17 +221,14 @@ class Trainer:
 
     def _scheduled_action_scale(self) -> float:
         """The inverse-dynamics weight of this update, rising linearly during the warm-up."""
-        warmup = self._training.action_warmup * self._training.updates
+        warmup = self._training.action_warmup * self.updates
         return self._action_scale * min(1.0, (self.step + 1) / max(warmup, 1.0))
-
-    def _autocast(self) -> torch.autocast:
-        precision = self._training.precision
-        enabled = precision == "bf16" or (precision == "auto" and self._device.type == "cuda")
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _log(self) -> Record:
         """Write the means since the last record."""
-        means = {name: float(value) / self._summed for name, value in self._sums.items()}
+        means = {
+            name: float(mean_over_ranks(value)) / self._summed for name, value in self._sums.items()
+        }
         record = {
             "step": self.step,
             "frames": self._frames,
@@ -174,58 +237,105 @@ class Trainer:
             "frames_per_s": round(self._frames_per_s, 1),
         }
         self._sums, self._summed = {}, 0
-        self._metrics.append(record)
+        if self._writes:
+            self._metrics.append(record)
         return record
+
+    def _judge(self, figures: Record) -> None:
+        """Note the figures of a validation, and keep the weights if they are the best so far."""
+        if not self._writes:
+            return
+        self._validation.append({"step": self.step, **figures})
+        if BEST_BY in figures and figures[BEST_BY] > self._best.get(BEST_BY, float("-inf")):
+            self._best = {"step": self.step, BEST_BY: figures[BEST_BY]}
+            save_tensors(self._directory / BEST_FILE, self._model.state_dict())
+
+    @property
+    def _writes(self) -> bool:
+        return self._ranks.rank == 0
+
+    @property
+    def _frames_per_update(self) -> int:
+        return self._training.batch * self._training.window
 
     @property
     def _frames(self) -> int:
-        return self.step * self._training.batch * self._training.window
+        return self.step * self._frames_per_update
 
     @property
     def _frames_per_s(self) -> float:
         return self._frames / self._seconds if self._seconds else 0.0
 
     def _save(self) -> None:
-        save_training_state(
-            self._checkpoint,
+        state = {name: all_rows(value) for name, value in self._state._asdict().items()}
+        if not self._writes:
+            return
+        self._checkpoints.save(
+            self.step,
             {
                 "step": self.step,
                 "model": self._model.state_dict(),
                 "optimizer": self._optimizer.state_dict(),
                 "noise": self._noise.get_state(),
                 "resets": self._resets.get_state(),
-                "state": self._state._asdict(),
+                "state": state,
                 "sums": self._sums,
                 "summed": self._summed,
                 "skipped": [self._skipped, self._skipped_in_a_row],
                 "seconds": self._seconds,
                 "batches": self._batches.state_dict(),
+                "precision": self.precision,
+                "best": self._best,
             },
         )
 
     def _restore(self) -> None:
         """Go back to the last checkpoint and forget what was recorded after it."""
-        saved = load_training_state(self._checkpoint)
+        saved = self._checkpoints.latest()
         if saved is not None:
+            own = slice(self._ranks.rank * self._rows, (self._ranks.rank + 1) * self._rows)
             self.step = saved["step"]
             self._model.load_state_dict(saved["model"])
             self._optimizer.load_state_dict(saved["optimizer"])
             self._noise.set_state(saved["noise"])
             self._resets.set_state(saved["resets"])
-            self._state = RssmState(**{k: v.to(self._device) for k, v in saved["state"].items()})
+            self._state = RssmState(
+                **{name: value[own].to(self._device) for name, value in saved["state"].items()}
+            )
             self._sums = {name: value.to(self._device) for name, value in saved["sums"].items()}
             self._summed = saved["summed"]
             self._skipped, self._skipped_in_a_row = saved["skipped"]
             self._seconds = saved["seconds"]
             self._batches.load_state_dict(saved["batches"])
-        self._metrics.rewind(self.step)
-        self._validation.rewind(self.step)
+            self.precision = Precision(*saved["precision"])
+            self._best = saved["best"]
+        if self._writes:
+            self._metrics.rewind(self.step)
+            self._validation.rewind(self.step)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimiser groups: decay for matrices and kernels, none for biases and LayerNorm."""
+class _Objective(nn.Module):
+    """The model with its loss as ``forward``, which is what distributed training wraps."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.model.loss(*arguments)
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decays_all: bool = False
+) -> list[dict[str, Any]]:
+    """Optimiser groups: decay for matrices and kernels, none for biases and LayerNorm.
+
+    With ``decays_all`` everything decays, as in the reference (algorithm contract 2.8).
+    """
     parameters = list(model.parameters())
+    decaying = [p for p in parameters if p.ndim > 1 or decays_all]
+    others = [p for p in parameters if p.ndim <= 1 and not decays_all]
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]

@@ -13,14 +13,16 @@ import torch
 from torch import nn
 
 from wam.batch import Batch
-from wam.config import PROPRIO_SIZE, WorldModelConfig
+from wam.config import ACTION_NAMES, PROPRIO_SIZE, WorldModelConfig
 from wam.images import psnr_of_mse, to_signed
-from wam.inverse_dynamics import InverseDynamics, action_error, gripper_accuracy
+from wam.inverse_dynamics import InverseDynamics, action_error, gripper_accuracy, spans
 from wam.nets import CAMERAS, Decoder, Encoder, initialize, pixel_phases
-from wam.random import Generators
+from wam.random import Generators, uniform
 from wam.rssm import Observed, Rssm, RssmState, Sampling, kl_divergence, kl_loss
 
 _IMAGE_VALUES = 3 * 64 * 64
+_PROPRIO_KEPT = 0.5
+"""Share of pairs whose proprioception ``proprio-dropout`` leaves visible."""
 
 
 class WorldModel(nn.Module):
@@ -39,9 +41,14 @@ class WorldModel(nn.Module):
                 classes=config.classes,
                 hidden=config.hidden,
                 unimix=config.unimix,
+                gru=config.gru,
             )
             self.decoder = Decoder(config.feature, config.decoder_channels, config.cnn_depth)
-            self.inverse_dynamics = InverseDynamics(embedding, config.id_hidden)
+            self.inverse_dynamics = InverseDynamics(
+                config.visual_embedding if config.id_input == "visual" else embedding,
+                config.id_hidden,
+                config.id_steps,
+            )
         initialize(self, torch.Generator().manual_seed(seed))
 
     def initial(self, batch: int, device: torch.device | str) -> RssmState:
@@ -94,24 +101,46 @@ class WorldModel(nn.Module):
 
     def imagine(
         self,
-        state: RssmState,
+        feature: torch.Tensor,
         actions: torch.Tensor,
         generator: Generators,
         sample: Sampling = "sample",
-    ) -> RssmState:
-        """Predicted states [T, B, ...] after each of ``actions`` [T, B, 7], without the start."""
-        states = []
+    ) -> torch.Tensor:
+        """Predicted features [T, B, F] after each of ``actions`` [T, B, 7] from ``feature`` [B, F].
+
+        Actions have to be ``executable``. Nothing is decoded, and the start is not in the result.
+        """
+        state, features = self.split(feature), []
         for action in actions:
             state = self.imagine_step(state, action, generator, sample)
-            states.append(state)
-        deters, stochs = zip(*states, strict=True)
-        return RssmState(torch.stack(deters), torch.stack(stochs))
+            features.append(state.feature)
+        return torch.stack(features)
 
     def decode(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean static and gripper images float32 [..., 3, 64, 64] in about [-1, 1] of [..., F]."""
         leading = feature.shape[:-1]
         static, gripper = self.decoder(feature.flatten(0, -2))
         return static.float().unflatten(0, leading), gripper.float().unflatten(0, leading)
+
+    def actions_between(
+        self, embedding: torch.Tensor, keep_proprio: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Actions [T-K, B, K, 7] that the inverse-dynamics head sees in ``embedding`` [T, B, E].
+
+        K = ``id_steps``. ``keep_proprio`` bool [T-K, B] hides the proprioception of both frames of
+        a pair where it is False.
+        """
+        visual = self.config.visual_embedding
+        if self.config.id_input == "visual":
+            embedding = embedding[..., :visual]
+        steps = self.inverse_dynamics.steps
+        pair = embedding[:-steps], embedding[steps:]
+        if keep_proprio is not None:
+            keep = keep_proprio.unsqueeze(-1).to(embedding.dtype)
+            pair = tuple(  # type: ignore[assignment]
+                torch.cat([side[..., :visual], side[..., visual:] * keep], dim=-1) for side in pair
+            )
+        return self.inverse_dynamics(*pair)
 
     def split(self, feature: torch.Tensor) -> RssmState:
         """The state whose ``feature`` [..., F] is given."""
@@ -126,16 +155,25 @@ class WorldModel(nn.Module):
         state: RssmState,
         generator: Generators,
         action_scale: float,
+        reset_actions: bool = True,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], RssmState]:
         """The objective on a batch that continues from ``state`` [B, ...].
 
         Returns the scalar loss, detached scalar metrics, and the detached state after the last
         frame. With ``action_scale`` 0 the inverse-dynamics head is left out of the computation.
+        ``reset_actions`` is that of :meth:`wam.rssm.Rssm.observe`.
         """
         config = self.config
         static, gripper = _images(batch.rgb_static), _images(batch.rgb_gripper)
         _, embedding = self._embed(static, gripper, batch.proprio)
-        observed = self.observe(embedding, batch.prev_action, batch.is_first, state, generator)
+        observed = self.rssm.observe(
+            embedding,
+            batch.prev_action,
+            batch.is_first,
+            state,
+            generator,
+            reset_actions=reset_actions,
+        )
         image_loss, image_metrics = self._image_loss(observed.states.feature, static, gripper)
         posterior, prior = observed.posterior_logits, observed.prior_logits
         latent_loss = kl_loss(posterior, prior, config.kl_balance, config.free_nats)
@@ -143,17 +181,28 @@ class WorldModel(nn.Module):
         metrics = {
             "image_loss": image_loss.detach(),
             "kl_loss": latent_loss.detach(),
+            "weighted_image_loss": config.image_scale * image_loss.detach(),
+            "weighted_kl_loss": config.kl_scale * latent_loss.detach(),
             **image_metrics,
             **_latent_metrics(posterior.detach(), prior.detach()),
         }
         if action_scale:
             # The target is the action as executed: a pseudo-reset hides it from the RSSM only.
-            target, mask = batch.action[:-1], batch.id_mask
-            prediction = self.inverse_dynamics(embedding)
-            action_loss = action_error(prediction, target, mask).mean()
+            target, mask = spans(batch.action, batch.id_mask, config.id_steps)
+            keep = None
+            if config.id_input == "proprio-dropout":
+                keep = uniform(mask.t().shape, generator, mask.device).t() < _PROPRIO_KEPT
+            prediction = self.actions_between(embedding, keep)
+            errors = action_error(prediction, target, mask)
+            action_loss = errors.mean()
             loss = loss + action_scale * action_loss
             metrics["action_loss"] = action_loss.detach()
+            metrics["weighted_action_loss"] = action_scale * action_loss.detach()
             metrics["gripper_accuracy"] = gripper_accuracy(prediction.detach(), target, mask)
+            metrics |= {
+                f"id_mae_{name}": error
+                for name, error in zip(ACTION_NAMES, errors.detach(), strict=True)
+            }
         last = RssmState(observed.states.deter[-1], observed.states.stoch[-1])
         return loss, {"loss": loss.detach(), **metrics}, last.detach()
 

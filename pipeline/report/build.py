@@ -17,7 +17,7 @@ from pipeline.layout import Layout
 from pipeline.metrics import Estimate
 from pipeline.origin import mismatch
 from pipeline.params import Profile
-from pipeline.report import facts, figures, sections
+from pipeline.report import facts, figures, sections, world_model
 from pipeline.report.results import Policy, Results, merge, percent, points
 from pipeline.report.sources import fingerprint, manifest
 from wam.config import CHUNK, VARIANTS
@@ -44,11 +44,15 @@ def run(profile: Profile, layout: Layout) -> None:
     if not any(manifest(directory) for directory in directories):
         read_manifest(directories[0], "evaluate")
     results = merge(directories, profile.tasks, VARIANTS)
-    inputs = {path.name: fingerprint(path) for path in directories}
+    inputs = {
+        path.name: fingerprint(path) for path in (*directories, layout.world_model_evaluation)
+    }
     params = dataclasses.asdict(profile)
     with building(layout.results, stage="results", params=params, inputs=inputs) as (path, _):
         write_json(path / "summary.json", results.rows)
         write_json(path / "metrics.json", _metrics(results))
+        if (evaluated := world_model.result(layout)) is not None:
+            write_json(path / world_model.RESULT_FILE, evaluated)
         (path / "table.md").write_text(_markdown(results))
         (path / "table.txt").write_text(_plain(results))
     with building(layout.report, stage="report", params=params, inputs=inputs) as (path, _):
@@ -81,10 +85,11 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
     variants, tasks, seeds = VARIANTS, profile.tasks, profile.finetune.seeds
     name = layout.root.name
     found = facts.stores(layout)
+    evaluated = world_model.result(layout)
     charts = {
         "success": figures.success_bars(results) if results.cells else None,
         "world_model": sections.world_model_curves(layout, variants),
-        "open_loop": sections.open_loop(layout, variants),
+        "open_loop": world_model.curves(layout),
         "cloning": sections.cloning(layout, variants, tasks),
         "finetuning": sections.finetuning(layout, variants, tasks, seeds),
         "imagined": sections.imagined_against_simulated(layout, results, variants, seeds),
@@ -104,7 +109,10 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
         "validation": sections.validation(layout, variants),
         "films": sections.films(layout, variants),
         "rewards": sections.rewards(layout, variants, tasks),
-        "open_loop_sequences": profile.evaluate.open_loop_sequences,
+        "quality": world_model.quality(evaluated),
+        "not_computed": world_model.not_computed(evaluated),
+        "probes": world_model.probes(evaluated),
+        "open_loop": evaluated,
         "data": facts.data(layout, found),
         "demos": facts.demos(layout, tasks),
         "provenance": facts.provenance(profile, name, layout, found),

@@ -140,6 +140,7 @@ def fingerprints(profile: Profile, layout: Layout) -> list[tuple[str, Pairs]]:
             for variant in VARIANTS
         ),
         ("evaluation · controls", layout.evaluation("controls")),
+        ("evaluation · world models", layout.world_model_evaluation),
     ]
     pairs = [(name, fingerprint(path)) for name, path in places]
     return [("Fingerprints of the artifacts", pairs)]

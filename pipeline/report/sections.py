@@ -38,18 +38,6 @@ def world_model_curves(layout: Layout, variants: Sequence[str]) -> str | None:
     return _row(row, "learning curves of the world models", width=2.75)
 
 
-def open_loop(layout: Layout, variants: Sequence[str]) -> str | None:
-    """Prediction quality over the horizon, a panel per camera."""
-    journals = {v: optional_json(layout.world_model(v) / "open_loop.json") or [] for v in variants}
-    row = [
-        Panel(
-            f"{camera} camera", _lines(journals, f"psnr_{camera}", "horizon"), "steps ahead", "dB"
-        )
-        for camera in CAMERAS
-    ]
-    return _row(row, "open-loop PSNR over the horizon", width=2.7)
-
-
 def validation(layout: Layout, variants: Sequence[str]) -> Table | None:
     """The world models on held-out play."""
     summaries = {v: optional_json(layout.world_model(v) / "summary.json") for v in variants}

@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from pipeline import convert, export, index, raw
+from pipeline.artifacts import building
 from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
+from pipeline.store import open_store
+from pipeline.store_group import store_path
+from wam.checkpoint import save_model, world_model_config
+from wam.config import VARIANTS
 from wam.tasks import DRAWER, LED
+from wam.world_model import WorldModel
 
 EPISODE = 40
 FIRST_IDS = {"training": (100, 140, 200), "validation": (0, 50)}
@@ -112,6 +118,33 @@ def converted(
     index.run(profile, layout)
     convert.run(profile, layout)
     return layout
+
+
+@pytest.fixture(scope="session")
+def tiny_models(
+    converted: Layout,
+    raw_root: Path,
+    make_profile: Callable[..., Profile],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Profile, Layout]:
+    """Read only: the store and a world model of each variant, as random as its seed."""
+    base = make_profile(raw_root)
+    profile = replace(
+        base,
+        world_model=replace(base.world_model, cnn_depth=2, visual_embedding=16, deter=16),
+        evaluate_world_model=replace(
+            base.evaluate_world_model, open_loop_sequences=12, open_loop_steps=11
+        ),
+    )
+    layout = Layout(tmp_path_factory.mktemp("models"))
+    shutil.copytree(converted.store, layout.store)
+    normalizer = open_store(store_path(layout.store, "training")).proprio_normalizer()
+    for seed, variant in enumerate(VARIANTS, start=1):
+        output = layout.world_model(variant)
+        with building(output, stage="train-world-model", params={}, inputs={}) as (partial, _):
+            model = WorldModel(profile.world_model, seed)
+            save_model(partial, model, world_model_config(model, variant, normalizer))
+    return profile, layout
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,7 @@ def test_an_unknown_parameter_is_named(project: Path, capsys: pytest.CaptureFixt
         (["export"], "wam convert"),
         (["train-world-model", "--variant", "wam"], "wam convert"),
         (["finetune", "--variant", "wam"], "run 'wam"),
+        (["evaluate-world-model"], "run 'wam convert'"),
     ],
 )
 def test_a_stage_without_its_input_says_which_stage_makes_it(
@@ -116,7 +117,7 @@ def test_export_takes_a_format_and_a_directory(
     assert "data: exists and is no earlier" in fails([*lerobot, "--output", "data"], capsys)
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "inspect", "profile", "results"])
+@pytest.mark.parametrize("stage", [*STAGES, "dream", "inspect", "profile", "results"])
 def test_every_command_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([stage, "--help"])

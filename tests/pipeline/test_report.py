@@ -38,6 +38,8 @@ def make_run(profile: Profile, layout: Layout, starts: int = 29) -> None:
     for name in ("controls", *VARIANTS):
         with artifact(layout.evaluation(name), renderer="tiny") as directory:
             _evaluation(directory, name, profile, starts, rng)
+    with artifact(layout.world_model_evaluation) as directory:
+        _world_model_evaluation(directory)
     for variant in VARIANTS:
         with artifact(layout.world_model(variant), {"device": "cpu"}) as directory:
             _world_model(directory, variant, rng)
@@ -102,11 +104,6 @@ def _world_model(directory: Path, variant: str, rng: np.random.Generator) -> Non
         for step in steps
     ]
     write_records(directory / "metrics.jsonl", journal)
-    horizons = [
-        {"horizon": t, "psnr_static": 25 - 0.1 * t, "psnr_gripper": 22 - 0.12 * t}
-        for t in range(1, 21)
-    ]
-    write(directory / "open_loop.json", horizons)
     figures = {"posterior_psnr": 25.4, "open_loop_psnr": 22.3, "kl": 5.9, "updates": 300}
     figures |= {"frames": 153_600, "frames_per_s": 410.0}
     if variant == "wam":
@@ -117,6 +114,49 @@ def _world_model(directory: Path, variant: str, rng: np.random.Generator) -> Non
         rows = {"real": images, "posterior": images, "open loop": images}
         headings = ["given", *(f"+{t}" for t in range(2, 22, 2))]
         write_film_strip(directory / f"film_{camera}.png", rows, headings)
+
+
+def _world_model_evaluation(directory: Path) -> None:
+    curve = [
+        {
+            "horizon": t,
+            "psnr_static": 25 - 0.1 * t,
+            "psnr_gripper": 22 - 0.12 * t,
+            "ssim_static": 0.9 - 0.002 * t,
+            "ssim_gripper": 0.8 - 0.004 * t,
+        }
+        for t in range(1, 21)
+    ]
+    write(directory / "open_loop.json", {variant: curve for variant in VARIANTS})
+    quality = [
+        {
+            "measure": measure,
+            "camera": camera,
+            "horizon": horizon,
+            "wam": {"mean": 22.1, "std": 2.2},
+            "dreamerv2": {"mean": 21.7, "std": 2.3},
+            "difference": {"value": 0.4, "low": 0.1, "high": 0.7},
+        }
+        for measure in ("psnr", "ssim", "posterior_psnr")
+        for camera in ("static", "gripper", "both")
+        for horizon in ((None,) if measure == "posterior_psnr" else (None, 1, 5, 10))
+    ]
+    scores = {"r2": [0.9, 0.8, 0.7, 0.3, 0.2, 0.1], "r2_mean": 0.5, "gripper_accuracy": 0.97}
+    scores |= {"gripper_balanced_accuracy": 0.96, "gripper_majority": 0.61, "mae": [0.1] * 6}
+    result = {
+        "sequences": 20,
+        "steps": 20,
+        "quality": quality,
+        "perceptual": {
+            "lpips": {"computed": True},
+            "st_lpips": {"computed": True},
+            "fvd": {"computed": True, **{v: {"both": 11.5} for v in VARIANTS}},
+        },
+        "probe_pairs": 2000,
+        "probe": {name: {"linear": scores, "mlp": scores} for name in ("untrained", *VARIANTS)},
+        "action_faithfulness": {variant: scores for variant in VARIANTS},
+    }
+    write(directory / "world_model.json", result)
 
 
 def _task(directory: Path, kind: str, profile: Profile, rng: np.random.Generator) -> None:
@@ -235,6 +275,18 @@ def test_the_page_has_every_part(run: Layout) -> None:
     assert "embedded simulator" in text
     assert "96 frames" not in text
     assert "120 frames" in text
+
+
+def test_the_world_models_are_compared(run: Layout) -> None:
+    text, _ = read_page(run)
+    cells = "<td>22.10 ± 2.20</td><td>21.70 ± 2.30</td><td>+0.40 [+0.10, +0.70]</td>"
+    assert f"<td>PSNR (dB), both cameras</td>{cells}" in text
+    assert f"<td>PSNR (dB), both cameras, step 10</td>{cells}" in text
+    assert "<td>PSNR (dB), static camera, step 10</td>" not in text
+    assert "<td>FVD</td><td>11.5</td><td>11.5</td>" in text
+    assert "<td>untrained, linear</td><td>0.900</td>" in text
+    stored = json.loads((run.results / "world_model.json").read_text())
+    assert stored["probe_pairs"] == 2000
 
 
 def test_the_summary_lists_every_pass(run: Layout, profile: Profile) -> None:

@@ -251,3 +251,18 @@ def test_every_frame_of_a_tar_is_reached() -> None:
 def test_too_few_tars_is_an_error() -> None:
     with pytest.raises(WamError, match=r"2 tars dealt out to 3 ranks may hold only 0 for one"):
         TarWindows(runs_of_tars([[90], [90]]), 2, 8, seed=0, world_size=3)
+
+
+def test_the_reference_keeps_the_state_where_a_row_jumps() -> None:
+    """Only a window that begins with its episode is without a past there."""
+    episodes = table([40, 25, 60, 33])
+    fixed = Streams(episodes, batch=2, window=7, seed=0)
+    kept = Streams(episodes, batch=2, window=7, seed=0, keeps_state=True)
+    jumps = 0
+    for batch in range(1, fixed.num_batches(0)):
+        position = Position(0, batch)
+        right, reference = fixed.item(position), kept.item(position)
+        assert np.array_equal(right.starts, reference.starts)
+        assert np.array_equal(reference.is_first, np.isin(right.starts, episodes[:, 0]))
+        jumps += int((right.is_first & ~reference.is_first).sum())
+    assert jumps > 0

@@ -5,7 +5,7 @@ from torch.distributions import kl_divergence as reference_kl
 
 from wam.actions import NULL_ACTION
 from wam.random import row_generators
-from wam.rssm import Rssm, RssmState, StraightThrough, kl_divergence, kl_loss
+from wam.rssm import LayerNormGRUCell, Rssm, RssmState, StraightThrough, kl_divergence, kl_loss
 from wam.world_model import WorldModel
 
 T, B = 6, 3
@@ -206,3 +206,33 @@ def test_unimix_keeps_every_class_possible() -> None:
     probabilities = rssm.prior_logits(torch.zeros(1, 8)).exp()
     torch.testing.assert_close(probabilities[0, 0], torch.tensor([0.97, 0.01, 0.01, 0.01]))
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(1, 2))
+
+
+def test_layernorm_cell_follows_its_formula() -> None:
+    cell = LayerNormGRUCell(3, 4)
+    inputs, deter = torch.randn(2, 3), torch.randn(2, 4)
+    gates = torch.cat([inputs, deter], 1) @ cell.gates.weight.t()
+    centred = gates - gates.mean(1, keepdim=True)
+    gates = centred / (centred.square().mean(1, keepdim=True) + 1e-3).sqrt()
+    reset, candidate, update = gates[:, :4], gates[:, 4:8], gates[:, 8:]
+    share = 1 / (1 + torch.exp(1 - update))
+    expected = share * torch.tanh(candidate / (1 + torch.exp(-reset))) + (1 - share) * deter
+    torch.testing.assert_close(cell(inputs, deter), expected)
+
+
+def test_the_reference_keeps_the_action_on_a_reset(rssm, embedding, action) -> None:
+    is_first = torch.zeros(embedding.shape[:2], dtype=torch.bool)
+    is_first[2] = True
+    start = rssm.initial(embedding.shape[1], "cpu")
+
+    def observe(action: torch.Tensor, reset_actions: bool) -> torch.Tensor:
+        noise = torch.Generator().manual_seed(0)
+        states = rssm.observe(
+            embedding, action, is_first, start, noise, reset_actions=reset_actions
+        ).states
+        return states.deter[2]
+
+    other = action.clone()
+    other[2] += 1
+    assert torch.equal(observe(action, True), observe(other, True))
+    assert not torch.equal(observe(action, False), observe(other, False))

@@ -9,6 +9,7 @@ import torch
 from wam.assessment import assess
 from wam.batch import Batch
 from wam.checkpoint import (
+    Checkpoints,
     load_tensors,
     load_world_model,
     read_config,
@@ -20,7 +21,7 @@ from wam.errors import WamError
 from wam.images import psnr_of_mse, to_signed
 from wam.journal import Journal
 from wam.proprio import ProprioNormalizer
-from wam.train import CHECKPOINT_FILE, METRICS_FILE, Trainer, parameter_groups
+from wam.train import BEST_FILE, CHECKPOINTS, METRICS_FILE, Trainer, parameter_groups
 from wam.world_model import WorldModel
 
 CPU = torch.device("cpu")
@@ -60,7 +61,9 @@ def trainer(tiny_config: WorldModelConfig, square_world: Callable) -> Callable[.
 
 
 def final_state(directory: Path) -> dict:
-    return torch.load(directory / CHECKPOINT_FILE, weights_only=True)
+    state = Checkpoints(directory / CHECKPOINTS, keep=2).latest()
+    assert state is not None
+    return state
 
 
 def records(directory: Path) -> list[dict]:
@@ -166,6 +169,78 @@ def test_a_run_that_only_fails_ends_with_an_explanation(
     batches = Poisoned(square_world(3, 4), set(range(100)))
     with pytest.raises(WamError, match="20 updates in a row"):
         trainer(tmp_path, training, batches=batches).run()
+
+
+def test_the_last_checkpoints_are_kept(trainer: Callable, tmp_path: Path) -> None:
+    trainer(tmp_path, replace(SHORT, keep_checkpoints=2)).run()
+    names = sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir())
+    assert names == ["step-000000006.safetensors", "step-000000008.safetensors"]
+
+
+def test_a_damaged_checkpoint_is_named_and_an_earlier_one_serves(
+    trainer: Callable, tmp_path: Path
+) -> None:
+    trainer(tmp_path).run()
+    last = tmp_path / CHECKPOINTS / "step-000000008.safetensors"
+    last.write_bytes(last.read_bytes()[:-100])
+    with pytest.raises(WamError, match=r"step-000000008\.safetensors: damaged checkpoint"):
+        trainer(tmp_path)
+    last.unlink()
+    assert trainer(tmp_path).step == 6
+
+
+def test_frames_or_minutes_may_end_a_run_earlier(trainer: Callable, tmp_path: Path) -> None:
+    some, short = tmp_path / "some", tmp_path / "short"
+    some.mkdir()
+    short.mkdir()
+    outcome = trainer(some, replace(SHORT, frames=3 * 4 * 4 + 1)).run()
+    assert outcome.updates == 5 and records(some)[-1]["step"] == 5
+    outcome = trainer(short, replace(SHORT, minutes=1e-9)).run()
+    assert outcome.updates == 1
+    assert trainer(short, replace(SHORT, minutes=1e-9)).run().updates == 1
+
+
+def test_the_best_weights_are_those_of_the_best_validation(
+    tiny_config: WorldModelConfig, square_world: Callable, tmp_path: Path
+) -> None:
+    scores = iter([1.0, 5.0, 3.0, 2.0])
+    model = WorldModel(tiny_config, seed=1)
+    seen = []
+
+    def validate() -> dict[str, float]:
+        seen.append(model.rssm.cell.weight_hh.detach().clone())
+        return {"open_loop_psnr": next(scores)}
+
+    trainer = Trainer(
+        model,
+        square_world(3, 4),
+        replace(SHORT, validate_every=2),
+        action_scale=0.0,
+        directory=tmp_path,
+        device=CPU,
+        validate=validate,
+    )
+    trainer.run()
+    assert trainer.use_best() == 4
+    assert torch.equal(model.rssm.cell.weight_hh, seen[1])
+    best = load_tensors(tmp_path, name=BEST_FILE)
+    assert torch.equal(best["rssm.cell.weight_hh"], seen[1])
+
+
+def test_the_reference_decays_everything(tiny_model: WorldModel) -> None:
+    decayed, spared = parameter_groups(tiny_model, 0.05, decays_all=True)
+    assert len(decayed["params"]) == len(list(tiny_model.parameters()))
+    assert spared["params"] == []
+
+
+def test_compatibility_changes_what_a_reset_does(trainer: Callable, tmp_path: Path) -> None:
+    losses = []
+    for compat in ("none", "diwa"):
+        directory = tmp_path / compat
+        directory.mkdir()
+        trainer(directory, replace(SHORT, compat=compat, reset_probability=0.5, updates=2)).run()
+        losses.append(records(directory)[-1]["kl_loss"])
+    assert losses[0] != losses[1]
 
 
 def test_weight_decay_spares_biases_and_norms(tiny_model: WorldModel) -> None:

@@ -65,11 +65,11 @@ def test_the_inverse_dynamics_target_is_the_action_that_led_to_the_next_frame(
     tiny_model: WorldModel, batch: Batch
 ) -> None:
     """An oracle that reads the true displacement has no error; shifted by one frame it has."""
-    tiny_model.inverse_dynamics.forward = lambda embedding: batch.prev_action[1:]
+    tiny_model.inverse_dynamics.forward = lambda *pair: batch.prev_action[1:].unsqueeze(2)
     _, metrics, _ = loss(tiny_model, batch, action_scale=1.0)
     assert metrics["action_loss"] == 0
     assert metrics["gripper_accuracy"] == 1
-    tiny_model.inverse_dynamics.forward = lambda embedding: batch.prev_action[:-1]
+    tiny_model.inverse_dynamics.forward = lambda *pair: batch.prev_action[:-1].unsqueeze(2)
     _, metrics, _ = loss(tiny_model, batch, action_scale=1.0)
     assert metrics["action_loss"] > 0.1
 
@@ -117,14 +117,13 @@ def test_the_state_is_carried_from_batch_to_batch(tiny_model: WorldModel, batch:
 
 
 def test_imagine_steps_through_the_actions(tiny_model: WorldModel, batch: Batch) -> None:
-    start = tiny_model.initial(3, "cpu")
-    states = tiny_model.imagine(start, batch.action, generator())
-    assert states.deter.shape == (5, 3, 32)
-    noise, state = generator(), start
+    state = tiny_model.initial(3, "cpu")
+    features = tiny_model.imagine(state.feature, batch.action, generator())
+    assert features.shape == (5, 3, tiny_model.config.feature)
+    noise = generator()
     for t in range(5):
         state = tiny_model.imagine_step(state, batch.action[t], noise)
-        assert torch.equal(state.feature, states.feature[t])
-    assert torch.equal(tiny_model.split(states.feature).stoch, states.stoch)
+        assert torch.equal(state.feature, features[t])
 
 
 def test_predictions_start_from_the_given_frame_and_see_no_later_one(
@@ -150,3 +149,59 @@ def test_assessment_does_not_depend_on_how_rows_are_grouped(
     assert whole["posterior_psnr"] == pytest.approx(
         (whole["posterior_psnr_static"] + whole["posterior_psnr_gripper"]) / 2
     )
+
+
+def action_loss(model: WorldModel, batch: Batch) -> torch.Tensor:
+    return loss(model, batch, action_scale=1.0)[1]["action_loss"]
+
+
+def test_a_visual_head_sees_no_proprioception(tiny_config: WorldModelConfig, batch: Batch) -> None:
+    other = batch._replace(proprio=batch.proprio + 1)
+    visual = WorldModel(replace(tiny_config, id_input="visual"))
+    assert visual.inverse_dynamics.layers[0].in_features == 2 * tiny_config.visual_embedding
+    assert action_loss(visual, batch) == action_loss(visual, other)
+    whole = WorldModel(tiny_config)
+    assert action_loss(whole, batch) != action_loss(whole, other)
+
+
+def test_dropout_hides_the_proprioception_of_both_frames_of_a_pair(
+    tiny_config: WorldModelConfig, batch: Batch
+) -> None:
+    model = WorldModel(replace(tiny_config, id_input="proprio-dropout"))
+    _, embedding = model.embed(batch.rgb_static, batch.rgb_gripper, batch.proprio)
+    _, other = model.embed(batch.rgb_static, batch.rgb_gripper, batch.proprio + 1)
+    keep = torch.tensor([[True, False, True]] * 4)
+    equal = (model.actions_between(embedding, keep) == model.actions_between(other, keep)).all(-1)
+    assert torch.equal(equal.squeeze(2), ~keep)
+    # Training draws which pairs, assessment hides none.
+    assert action_loss(model, batch) != action_loss(WorldModel(tiny_config), batch)
+    assert torch.equal(
+        model.actions_between(embedding), WorldModel(tiny_config).actions_between(embedding)
+    )
+
+
+def test_a_head_of_several_steps_predicts_all_actions_between(
+    tiny_config: WorldModelConfig, batch: Batch
+) -> None:
+    model = WorldModel(replace(tiny_config, id_steps=3))
+    _, embedding = model.embed(batch.rgb_static, batch.rgb_gripper, batch.proprio)
+    assert model.actions_between(embedding).shape == (2, 3, 3, 7)
+    oracle = torch.stack([batch.action[k : k + 2] for k in range(3)], dim=2)
+    model.inverse_dynamics.forward = lambda *pair: oracle  # type: ignore[method-assign]
+    assert action_loss(model, batch) == 0
+
+
+def test_every_option_trains(tiny_config: WorldModelConfig, batch: Batch) -> None:
+    config = replace(tiny_config, gru="layernorm", unimix=0.01, free_nats=1.0, id_steps=2)
+    model = WorldModel(config)
+    loss(model, batch, action_scale=1.0)[0].backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_metrics_name_every_action_dimension(tiny_model: WorldModel, batch: Batch) -> None:
+    _, metrics, _ = loss(tiny_model, batch, action_scale=2.0)
+    errors = [metrics[f"id_mae_{name}"] for name in ("x", "y", "z", "roll", "pitch", "yaw")]
+    mean = (sum(errors) + metrics["id_mae_gripper"]) / 7
+    torch.testing.assert_close(mean, metrics["action_loss"])
+    weighted = sum(metrics[f"weighted_{term}_loss"] for term in ("image", "kl", "action"))
+    torch.testing.assert_close(weighted, metrics["loss"])

@@ -1,0 +1,239 @@
+"""Stage ``evaluate-world-model``: both variants on the same held-out play (algorithm contract 8).
+
+Open loop: from one given frame a model predicts the rest of a sequence from the recorded actions,
+one sample of the prior per step. The variants see the same sequences and the same random numbers,
+so that their differences are paired. Probes then ask what the frozen encoders, and the predicted
+frames, tell about the actions.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from pipeline import console
+from pipeline.artifacts import building, fingerprint, write_json
+from pipeline.dataset import validation_windows
+from pipeline.layout import Layout
+from pipeline.metrics import paired_difference
+from pipeline.open_loop import BOTH, OpenLoop, measure
+from pipeline.params import EvaluateWorldModel, Profile
+from pipeline.perceptual import CLIP_FEATURES, FRAME_DISTANCES, frechet_distance, open_available
+from pipeline.store import open_store
+from pipeline.store_group import store_path
+from wam import device as devices
+from wam.assessment import Predictions, predict
+from wam.batch import Batch
+from wam.checkpoint import load_world_model
+from wam.config import VARIANTS
+from wam.nets import CAMERAS
+from wam.probe import Probe, embed_pairs, fit_linear, fit_mlp, score
+from wam.world_model import WorldModel
+
+STAGE = "evaluate-world-model"
+HORIZONS = (1, 5, 10, 25, 50)
+"""Steps ahead that tables show; the curves hold all."""
+UNTRAINED = "untrained"
+"""The encoder before training: what a probe finds in images that nothing was learned from."""
+
+_BOOTSTRAP_SEED = 0
+
+
+def run(profile: Profile, layout: Layout) -> None:
+    """Evaluate all variants; writes ``world_model.json``, ``open_loop.json`` and ``metrics.json``.
+
+    Raises WamError if a world model or the store is absent, or a file of weights is unusable.
+    """
+    device = devices.resolve(profile.device)
+    devices.keep_freed_memory()
+    inputs = {"store": fingerprint(layout.store, "convert")}
+    for variant in VARIANTS:
+        inputs[variant] = fingerprint(layout.world_model(variant), "train-world-model")
+    params = {
+        "evaluate_world_model": asdict(profile.evaluate_world_model),
+        "untrained_seed": profile.train_world_model.seed,
+        "device": device.type,
+    }
+    output = layout.world_model_evaluation
+    with building(output, stage=STAGE, params=params, inputs=inputs) as (directory, _):
+        result, curves = _evaluate(profile, layout, device)
+        write_json(directory / "world_model.json", result)
+        write_json(directory / "open_loop.json", curves)
+        write_json(directory / "metrics.json", _metrics(result))
+    _show(result)
+    console.done(STAGE, str(output))
+
+
+def _evaluate(
+    profile: Profile, layout: Layout, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of the result's file and of the curves'."""
+    settings = profile.evaluate_world_model
+    distances, no_distances = open_available(FRAME_DISTANCES, settings, device)
+    features, no_features = open_available(CLIP_FEATURES, settings, device)
+    missing = no_distances | no_features
+    for name, why in missing.items():
+        console.note(f"{name}: not computed: {why}")
+    training = _windows(layout, "training", settings.probe_sequences, settings)
+    held_out = _windows(layout, "validation", settings.open_loop_sequences, settings)
+    models = {
+        variant: load_world_model(layout.world_model(variant), device)[0] for variant in VARIANTS
+    }
+    untrained = WorldModel(models[VARIANTS[0]].config, profile.train_world_model.seed).to(device)
+    _, probe_scores = _probe(untrained, training, held_out, settings.seed, device)
+    probes = {UNTRAINED: probe_scores}
+    opened: dict[str, OpenLoop] = {}
+    faithfulness = {}
+    total = len(models) * settings.open_loop_sequences
+    with console.progress("evaluate world models", total, "sequences") as advance:
+        for variant, model in models.items():
+            probe, probes[variant] = _probe(model, training, held_out, settings.seed, device)
+            predictions = _counted(predict(model, held_out, settings.seed, device), advance)
+            opened[variant] = measure(model, predictions, distances, features)
+            pairs = opened[variant].pairs
+            faithfulness[variant] = score(probe(pairs.inputs), pairs.action)
+    result = {
+        "sequences": settings.open_loop_sequences,
+        "steps": settings.open_loop_steps,
+        "quality": _compare(opened),
+        "perceptual": {
+            **{name: {"computed": False, "why": why} for name, why in missing.items()},
+            **{name: {"computed": True} for name in distances},
+            **{name: {"computed": True, **_frechet(name, opened)} for name in features},
+        },
+        "probe_pairs": int(training.id_mask.sum()),
+        "probe": probes,
+        "action_faithfulness": faithfulness,
+    }
+    return result, {variant: _curve(entry) for variant, entry in opened.items()}
+
+
+def _windows(layout: Layout, split: str, count: int, settings: EvaluateWorldModel) -> Batch:
+    store = open_store(store_path(layout.store, split))
+    return validation_windows(store, settings.open_loop_steps + 1, count, settings.seed)
+
+
+def _probe(
+    model: WorldModel, training: Batch, held_out: Batch, seed: int, device: torch.device
+) -> tuple[Probe, dict[str, Any]]:
+    """The nonlinear probe of ``model``, and the scores of both kinds on held-out pairs."""
+    learned, judged = (embed_pairs(model, windows, device) for windows in (training, held_out))
+    probes = {
+        "linear": fit_linear(learned),
+        "mlp": fit_mlp(learned, torch.Generator().manual_seed(seed)),
+    }
+    scores = {name: score(probe(judged.inputs), judged.action) for name, probe in probes.items()}
+    return probes["mlp"], scores
+
+
+def _counted(
+    predictions: Iterator[Predictions], advance: Callable[[int], None]
+) -> Iterator[Predictions]:
+    for part in predictions:
+        yield part
+        advance(part.kl.shape[1])
+
+
+def _compare(opened: Mapping[str, OpenLoop]) -> list[dict[str, Any]]:
+    """A row per measure, camera and horizon; horizon None stands for the mean of all frames.
+
+    Mean and standard deviation are over sequences, the difference is that of the same sequences.
+    """
+    first = opened[VARIANTS[0]]
+    rows = []
+    for measure_name, camera in first.quality:
+        frames = {v: entry.quality[measure_name, camera] for v, entry in opened.items()}
+        rows.append(_row(measure_name, camera, None, {v: f.mean(0) for v, f in frames.items()}))
+        rows += [
+            _row(measure_name, camera, horizon, {v: f[horizon - 1] for v, f in frames.items()})
+            for horizon in HORIZONS
+            if horizon <= len(frames[VARIANTS[0]])
+        ]
+    rows += [
+        _row(
+            "posterior_psnr",
+            camera,
+            None,
+            {v: entry.posterior_psnr[camera].mean(0) for v, entry in opened.items()},
+        )
+        for camera in first.posterior_psnr
+    ]
+    return rows
+
+
+def _row(
+    name: str, camera: str, horizon: int | None, sequences: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    first, second = (sequences[variant] for variant in VARIANTS)
+    return {
+        "measure": name,
+        "camera": camera,
+        "horizon": horizon,
+        **{v: {"mean": float(x.mean()), "std": float(x.std())} for v, x in sequences.items()},
+        "difference": paired_difference([first], [second], rng)._asdict(),
+    }
+
+
+def _frechet(name: str, opened: Mapping[str, OpenLoop]) -> dict[str, dict[str, float]]:
+    """Per variant the distance of each camera's clips, and their mean."""
+    distances = {}
+    for variant, entry in opened.items():
+        cameras = {camera: frechet_distance(*entry.clips[name, camera]) for camera in CAMERAS}
+        distances[variant] = {**cameras, BOTH: sum(cameras.values()) / len(cameras)}
+    return distances
+
+
+def _curve(entry: OpenLoop) -> list[dict[str, float]]:
+    """Means and standard deviations over sequences, a record per horizon."""
+    records = []
+    for step in range(len(entry.quality["psnr", BOTH])):
+        record: dict[str, float] = {"horizon": step + 1}
+        for (name, camera), values in entry.quality.items():
+            record[f"{name}_{camera}"] = float(values[step].mean())
+            record[f"{name}_{camera}_std"] = float(values[step].std())
+        records.append(record)
+    return records
+
+
+def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The headline figures for ``dvc metrics``: variant -> figure."""
+    figures: dict[str, dict[str, float]] = {}
+    for variant in VARIANTS:
+        own = figures[variant] = {}
+        for row in result["quality"]:
+            if row["camera"] == BOTH:
+                suffix = "" if row["horizon"] is None else f"_{row['horizon']}"
+                own[row["measure"] + suffix] = row[variant]["mean"]
+        for kind, scores in result["probe"][variant].items():
+            own[f"probe_{kind}_r2"] = scores["r2_mean"]
+            own[f"probe_{kind}_gripper_accuracy"] = scores["gripper_accuracy"]
+        own["action_faithfulness_r2"] = result["action_faithfulness"][variant]["r2_mean"]
+    return figures
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    title = f"open loop, {result['sequences']} sequences, mean of both cameras"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("measure", "step", *VARIANTS, "difference [95 %]"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    for row in result["quality"]:
+        if row["camera"] == BOTH:
+            digits = 2 if "psnr" in row["measure"] else 3
+            low, high = (f"{row['difference'][end]:+.{digits}f}" for end in ("low", "high"))
+            table.add_row(
+                row["measure"],
+                "all" if row["horizon"] is None else str(row["horizon"]),
+                *(f"{row[v]['mean']:.{digits}f} ± {row[v]['std']:.{digits}f}" for v in VARIANTS),
+                f"{row['difference']['value']:+.{digits}f} [{low}, {high}]",
+            )
+    console.console.print(table, markup=False)
+    for name, kinds in result["probe"].items():
+        found = ", ".join(
+            f"{kind} R² {scores['r2_mean']:.3f}, gripper {scores['gripper_accuracy']:.1%}"
+            for kind, scores in kinds.items()
+        )
+        console.note(f"action probe, {name}: {found}")

@@ -1,0 +1,83 @@
+"""Scalars of a training for those who look at them: DVCLive and TensorBoard.
+
+``metrics.jsonl`` and ``validation.jsonl`` are the records; both are made from them, and anew when a
+killed run goes on, so that nothing is there twice.
+"""
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipeline import console
+from wam.journal import Journal
+from wam.train import METRICS_FILE, VALIDATION_FILE
+
+DVCLIVE, TENSORBOARD = "dvclive", "tensorboard"
+
+
+class Tracker:
+    """Follows the journals in ``directory``; says so where a library is not installed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._journals = {
+            "train": Journal(directory / METRICS_FILE),
+            "validation": Journal(directory / VALIDATION_FILE),
+        }
+        self._seen = dict.fromkeys(self._journals, 0)
+        self.validation: dict[str, Any] = {}
+        """The last record of a validation; empty before the first."""
+        self._live = self._writer = None
+        for name in (DVCLIVE, TENSORBOARD):
+            shutil.rmtree(directory / name, ignore_errors=True)
+            if importlib.util.find_spec(name) is None:
+                console.warn(f"{name} is not installed: no scalars for it (wam[pipeline] has it)")
+        if importlib.util.find_spec(DVCLIVE):
+            from dvclive import Live
+
+            self._live = Live(
+                str(directory / DVCLIVE), save_dvc_exp=False, dvcyaml=None, report=None
+            )
+        if importlib.util.find_spec(TENSORBOARD):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(directory / TENSORBOARD))
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Show what was recorded since the last call."""
+        for kind, journal in self._journals.items():
+            records = journal.records()
+            for record in records[self._seen[kind] :]:
+                self._show(kind, record)
+            self._seen[kind] = len(records)
+            if kind == "validation" and records:
+                self.validation = records[-1]
+
+    def __enter__(self) -> "Tracker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._writer:
+            self._writer.close()
+        if self._live:
+            self._live.end()
+
+    def _show(self, kind: str, record: dict[str, Any]) -> None:
+        step = record["step"]
+        for name, value in record.items():
+            if name == "step":
+                continue
+            if self._writer:
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+            if self._live:
+                self._live.step = step
+                self._live.log_metric(f"{kind}/{name}", value)
+        if self._live:
+            self._live.make_summary()
