@@ -1,7 +1,7 @@
 """Convolutional encoder and decoder of the world model (algorithm contract 2.1 and 2.3).
 
-Two cameras with the same architecture and separate weights. Images are channels-last in memory: on
-CPUs that is two to four times as fast as the default format.
+Two cameras with the same architecture and separate weights. Images are channels-last in memory, in
+which convolutions are faster (docs/performance.md).
 
 N = images, C = channels, H, W = pixels.
 """
@@ -75,7 +75,8 @@ class ImageDecoder(nn.Module):
 
     def phases(self, seed: torch.Tensor) -> torch.Tensor:
         """The image as its four :func:`pixel_phases` [N, 12, 32, 32]."""
-        image = F.elu(_expand_pixel(seed, self.first), inplace=True)
+        # Not in place: in the gradient of a view that costs three copies.
+        image = F.elu(_expand_pixel(seed, self.first))
         image = F.elu(_deconvolve(image, self.second), inplace=True)
         image = F.elu(_deconvolve(image, self.third), inplace=True)
         return _deconvolve_phases(image, self.fourth)
