@@ -136,7 +136,7 @@ class Trainer:
             start = time.perf_counter()
             self._update(next(self._batches))
             self.step += 1
-            self._seconds += time.perf_counter() - start
+            self._seconds = self._agreed(self._seconds + time.perf_counter() - start)
             last = self._finished
             record = self._log() if last or self.step % training.log_every == 0 else None
             if self._validate and (last or self.step % training.validate_every == 0):
@@ -157,6 +157,12 @@ class Trainer:
         minutes = self._training.minutes
         out_of_time = minutes is not None and self._seconds >= 60 * minutes
         return self.step >= self.updates or (self.step > 0 and out_of_time)
+
+    def _agreed(self, seconds: float) -> float:
+        """The same time for all ranks where it decides when to stop: none may go on alone."""
+        if self._training.minutes is None:
+            return seconds
+        return float(mean_over_ranks(torch.tensor(seconds, device=self._device)))
 
     def _update(self, batch: Batch) -> None:
         training = self._training
