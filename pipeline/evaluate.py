@@ -222,7 +222,14 @@ def _roll_out(
                 outcome = run_control(job.stage, pool, episodes, max_steps, tally)
             else:
                 policy = load_policy(_policy_path(layout, job), device)
-                agent = Agent(model, normalizer, policy, profile.features.sample, device)
+                agent = Agent(
+                    model,
+                    normalizer,
+                    policy,
+                    profile.features.sample,
+                    device,
+                    profile.evaluate.ddim_steps,
+                )
                 outcome = roll_out(agent, pool, episodes, max_steps, tally)
             results = zip(chosen, outcome.success, outcome.steps, strict=True)
             rollouts = [

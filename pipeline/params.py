@@ -211,6 +211,9 @@ class Evaluate:
     max_steps: Positive
     max_episodes: Positive | None
     """Held-out starts per task; null: all."""
+    ddim_steps: Positive | None
+    """Sample actions with so many deterministic DDIM steps, spread over the denoising steps that
+    the policy learned; null: with all of these and their noise, as the paper does."""
     clips: bool
     seed: Count
 
@@ -330,11 +333,28 @@ def _check_relations(profile: Profile, where: str) -> None:
             f"{where}.finetune.finetuned_steps={profile.finetune.finetuned_steps} is more than "
             f"policy.diffusion_steps={profile.policy.diffusion_steps}"
         )
+    _check_ddim(profile, where)
     fewest = profile.world_model.id_steps + 1
     if training.window < fewest:
         raise WamError(
             f"{where}.train_world_model.window={training.window}: needs at least {fewest}, "
             "one more than world_model.id_steps"
+        )
+
+
+def _check_ddim(profile: Profile, where: str) -> None:
+    count, steps = profile.evaluate.ddim_steps, profile.policy.diffusion_steps
+    finetuned = profile.finetune.finetuned_steps
+    if count is None:
+        return
+    if count > steps:
+        raise WamError(
+            f"{where}.evaluate.ddim_steps={count} is more than policy.diffusion_steps={steps}"
+        )
+    if steps // count > finetuned:
+        raise WamError(
+            f"{where}.evaluate.ddim_steps={count}: too few; none would be among the last "
+            f"{finetuned} of {steps} (finetune.finetuned_steps), which fine-tuning trains"
         )
 
 

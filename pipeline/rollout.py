@@ -45,6 +45,8 @@ class Agent(NamedTuple):
     policy: Policy
     sample: Sampling
     device: torch.device
+    ddim_steps: int | None = None
+    """Deterministic steps of the policy's sampler; None: all the stochastic ones."""
 
 
 def roll_out(
@@ -62,7 +64,7 @@ def roll_out(
     success = np.zeros(len(episodes), bool)
     executed: list[np.ndarray] = []
     for start in range(0, max_steps, CHUNK):
-        chunk = agent.policy.act(online.feature, generators)
+        chunk = agent.policy.act(online.feature, generators, agent.ddim_steps)
         chunk = chunk[:, : max_steps - start]
         result = pool.step(chunk.cpu().numpy())
         for t in range(chunk.shape[1]):

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import nn
 
+from wam.errors import WamError
+
 NOISE_CLIP = 3.0
 """Draws of a denoising step are clipped to this many standard deviations."""
 LOG_PROB_RANGE = (-5.0, 2.0)
@@ -75,6 +77,28 @@ class Schedule(nn.Module):
         """Mean of ``x(k)`` given ``x(k+1)`` and the noise that the network sees in it."""
         clean = self.clean(noisy, noise, k)
         return _at(self.clean_weight, k) * clean + _at(self.noisy_weight, k) * noisy
+
+    def ddim_levels(self, count: int) -> list[int]:
+        """The noise levels of ``count`` DDIM steps, evenly from ``steps`` down to 0: [count + 1].
+
+        The step from a level to the next is the call at ``k = level - 1``. Raises WamError if there
+        are more steps than the schedule has, or none.
+        """
+        if not 0 < count <= self.steps:
+            raise WamError(f"ddim_steps={count}: expected 1 to {self.steps}")
+        return [self.steps * step // count for step in range(count, -1, -1)]
+
+    def ddim(self, noisy: torch.Tensor, noise: torch.Tensor, k: int, level: int) -> torch.Tensor:
+        """``x(level)`` on the deterministic path (DDIM, arXiv:2010.02502, eta = 0).
+
+        ``noisy`` is ``x(k+1)``, ``noise`` what the network sees in it, and ``level`` at most ``k``.
+        """
+        clean = self.clean(noisy, noise, k)
+        if level == 0:
+            return clean
+        # Not the predicted noise: with a clipped clean sample it would not add up to ``noisy``.
+        implied = (noisy - self._signal[k] * clean) / self._noise[k]
+        return self.add_noise(clean, implied, level - 1)
 
     def exploration_std(self, floor: float) -> torch.Tensor:
         """Standard deviation of every step [steps] while exploring: at least ``floor``."""

@@ -3,9 +3,9 @@
 Shapes: B batch, F feature, H first hidden width, K denoising steps, A = 4 * 7 values of a chunk.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,15 +111,16 @@ class DiffusionPolicy(nn.Module):
         self.schedule = Schedule(base.steps)
 
     @torch.no_grad()
-    def act(self, feature: torch.Tensor, generator: Generators) -> torch.Tensor:
+    def act(
+        self, feature: torch.Tensor, generator: Generators, ddim_steps: int | None = None
+    ) -> torch.Tensor:
         """Executable chunk float32 [B, 4, 7] for ``feature`` [B, F], by evaluation sampling.
 
-        With one generator per row, a row's chunk does not depend on the other rows.
+        With one generator per row, a row's chunk does not depend on the other rows. ``ddim_steps``
+        samples with so many deterministic steps instead of all the stochastic ones.
         """
-        std = self.schedule.evaluation_std()
-        networks = [(self.base, self.schedule.steps)]
-        chain = sample_chain(self.schedule, networks, feature, generator, std, keep=1)
-        return to_actions(chain[:, -1])
+        networks = [(self.base, range(self.schedule.steps - 1, -1, -1))]
+        return _evaluate(self.schedule, networks, feature, generator, ddim_steps)
 
 
 class FinetunedPolicy(nn.Module):
@@ -138,11 +139,11 @@ class FinetunedPolicy(nn.Module):
         self.schedule = Schedule(base.steps)
 
     @torch.no_grad()
-    def act(self, feature: torch.Tensor, generator: Generators) -> torch.Tensor:
-        """As :meth:`DiffusionPolicy.act`."""
-        std = self.schedule.evaluation_std()
-        chain = sample_chain(self.schedule, self._networks(), feature, generator, std, keep=1)
-        return to_actions(chain[:, -1])
+    def act(
+        self, feature: torch.Tensor, generator: Generators, ddim_steps: int | None = None
+    ) -> torch.Tensor:
+        """As :meth:`DiffusionPolicy.act`; fewer steps are shared by the same rule."""
+        return _evaluate(self.schedule, self._networks(), feature, generator, ddim_steps)
 
     @torch.no_grad()
     def explore(self, feature: torch.Tensor, generator: Generators, min_std: float) -> torch.Tensor:
@@ -155,19 +156,22 @@ class FinetunedPolicy(nn.Module):
         keep = self.finetuned_steps + 1
         return sample_chain(self.schedule, self._networks(), feature, generator, std, keep)
 
-    def _networks(self) -> list[tuple[DiffusionMlp, int]]:
+    def _networks(self) -> "Networks":
         return [
-            (self.base, self.schedule.steps - self.finetuned_steps),
-            (self.actor, self.finetuned_steps),
+            (self.base, range(self.schedule.steps - 1, self.finetuned_steps - 1, -1)),
+            (self.actor, range(self.finetuned_steps - 1, -1, -1)),
         ]
 
 
 Policy = DiffusionPolicy | FinetunedPolicy
 
+Networks = Sequence[tuple[DiffusionMlp, range]]
+"""Networks in the order of use, each with the denoising indices k that it serves, falling."""
+
 
 def sample_chain(
     schedule: Schedule,
-    networks: Sequence[tuple[DiffusionMlp, int]],
+    networks: Networks,
     feature: torch.Tensor,
     generator: Generators,
     std: torch.Tensor,
@@ -175,7 +179,7 @@ def sample_chain(
 ) -> torch.Tensor:
     """The last ``keep`` latents [B, keep, A] of a denoising chain, the sampled chunk last.
 
-    ``networks`` are (network, number of steps) in the order of use; ``std`` [K] is indexed by k.
+    ``std`` [K] is indexed by k.
     """
     # All noise of the chain at once: one draw per generator and decision.
     shape = (feature.shape[0], schedule.steps + 1, CHUNK_VALUES)
@@ -183,16 +187,37 @@ def sample_chain(
     latent = noise[:, 0]
     scaled = noise[:, 1:].clamp(-NOISE_CLIP, NOISE_CLIP) * std.flip(0).unsqueeze(-1)
     latents = [latent]
-    steps = itertools.count()
-    for network, share in networks:
+    for network, served in networks:
         condition = network.condition(feature)
         table = network.step_table()
-        for step in itertools.islice(steps, share):
-            k = schedule.steps - 1 - step
+        for k in served:
             predicted = network.denoise(latent, condition + table[k])
-            latent = schedule.mean(latent, predicted, k) + scaled[:, step]
+            latent = schedule.mean(latent, predicted, k) + scaled[:, schedule.steps - 1 - k]
             latents.append(latent)
     return torch.stack(latents[-keep:], dim=1)
+
+
+def sample_ddim(
+    schedule: Schedule,
+    networks: Networks,
+    feature: torch.Tensor,
+    generator: Generators,
+    steps: int,
+) -> torch.Tensor:
+    """A chunk [B, A] by ``steps`` deterministic steps from a draw of the start noise.
+
+    Raises WamError if the schedule has fewer steps.
+    """
+    latent = normal((feature.shape[0], CHUNK_VALUES), generator, feature.device)
+    following = {level - 1: lower for level, lower in pairwise(schedule.ddim_levels(steps))}
+    for network, served in networks:
+        condition = network.condition(feature)
+        table = network.step_table()
+        for k in served:
+            if k in following:
+                predicted = network.denoise(latent, condition + table[k])
+                latent = schedule.ddim(latent, predicted, k, following[k])
+    return latent
 
 
 def to_actions(chunk: torch.Tensor) -> torch.Tensor:
@@ -231,6 +256,19 @@ def load_policy(directory: Path, device: torch.device) -> Policy:
         policy = FinetunedPolicy(base, actor, description["finetuned_steps"])
     load_state(policy, load_tensors(directory), directory / MODEL_FILE)
     return policy.requires_grad_(False).eval().to(device)
+
+
+def _evaluate(
+    schedule: Schedule,
+    networks: Networks,
+    feature: torch.Tensor,
+    generator: Generators,
+    ddim_steps: int | None,
+) -> torch.Tensor:
+    if ddim_steps is not None:
+        return to_actions(sample_ddim(schedule, networks, feature, generator, ddim_steps))
+    std = schedule.evaluation_std()
+    return to_actions(sample_chain(schedule, networks, feature, generator, std, keep=1)[:, -1])
 
 
 def _sinusoid(steps: int, size: int) -> torch.Tensor:

@@ -63,6 +63,8 @@ def test_values_arrive_typed(params) -> None:
         (("convert", "frames"), {"validation": [[0, 5], [5, 9]]}, "[5, 9] is reversed, or not"),
         (("convert", "frames"), {"test": [[0, 5]]}, "ci.convert.frames.test"),
         (("finetune", "finetuned_steps"), 11, "more than policy.diffusion_steps=10"),
+        (("evaluate", "ddim_steps"), 11, "more than policy.diffusion_steps=10"),
+        (("evaluate", "ddim_steps"), 1, "none would be among the last 5 of 10"),
         (("tasks",), [], "must not be empty"),
     ],
 )

@@ -1,7 +1,10 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
 from wam.diffusion import Schedule, log_prob
+from wam.errors import WamError
 
 BETA = """.0080 .0201 .0323 .0447 .0575 .0710 .0852 .1005 .1173 .1359 .1570 .1814 .2102 .2454
     .2897 .3481 .4294 .5510 .7485 .9990"""
@@ -107,3 +110,55 @@ def test_log_probability_is_the_clamped_mean_of_the_density() -> None:
     torch.testing.assert_close(far, torch.full((5,), -5.0))
     near = log_prob(mean, mean, torch.full((5,), 0.01))
     torch.testing.assert_close(near, torch.full((5,), 2.0))
+
+
+def true_noise(
+    schedule: Schedule, latent: torch.Tensor, clean: torch.Tensor, k: int
+) -> torch.Tensor:
+    level = schedule.alpha_bar[k]
+    return (latent - level.sqrt() * clean) / (1 - level).sqrt()
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 20])
+def test_the_true_noise_leads_along_the_straight_path(count: int) -> None:
+    """With it the deterministic path is known: the same sample and noise, mixed anew each time."""
+    schedule = Schedule(20)
+    random = torch.Generator().manual_seed(1)
+    clean = torch.rand(8, 28, generator=random) * 1.8 - 0.9
+    latent = torch.randn(8, 28, generator=random)
+    noise = true_noise(schedule, latent, clean, 19)
+    for level, lower in pairwise(schedule.ddim_levels(count)):
+        predicted = true_noise(schedule, latent, clean, level - 1)
+        latent = schedule.ddim(latent, predicted, level - 1, lower)
+        expected = schedule.add_noise(clean, noise, lower - 1) if lower else clean
+        torch.testing.assert_close(latent, expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(latent, clean, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 10, 20])
+def test_deterministic_steps_are_those_of_an_independent_implementation(count: int) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    oracle = diffusers.DDIMScheduler(
+        num_train_timesteps=20,
+        beta_schedule="squaredcos_cap_v2",
+        clip_sample=True,
+        timestep_spacing="trailing",
+    )
+    oracle.set_timesteps(count)
+    schedule = Schedule(20)
+    steps = list(pairwise(schedule.ddim_levels(count)))
+    assert [level - 1 for level, _ in steps] == oracle.timesteps.tolist()
+    random = torch.Generator().manual_seed(0)
+    for level, lower in steps:
+        noisy, predicted = torch.randn(2, 6, 28, generator=random).unbind()
+        expected = oracle.step(
+            predicted, level - 1, noisy, eta=0.0, use_clipped_model_output=True
+        ).prev_sample
+        ours = schedule.ddim(noisy, predicted, level - 1, lower)
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 21])
+def test_steps_that_the_schedule_lacks_are_refused(count: int) -> None:
+    with pytest.raises(WamError, match=f"ddim_steps={count}: expected 1 to 20"):
+        Schedule(20).ddim_levels(count)

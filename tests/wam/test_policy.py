@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from wam.policy import (
     build_network,
     load_policy,
     policy_description,
+    to_actions,
 )
 from wam.random import row_generators
 
@@ -126,6 +128,37 @@ def test_evaluation_uses_both_networks(part: str, tmp_path: Path) -> None:
         for values in getattr(loaded, part).parameters():
             values.zero_()
     assert not torch.equal(loaded.act(feature, torch.Generator().manual_seed(0)), before)
+
+
+def test_deterministic_sampling_depends_on_the_start_noise_alone() -> None:
+    policy = DiffusionPolicy(make_network(0))
+    feature = make_feature(6)
+    start = torch.randn(6, 28, generator=torch.Generator().manual_seed(0))
+    latent = start
+    for k, lower in ((9, 6), (5, 3), (2, 0)):  # ten steps in three
+        predicted = policy.base(latent, torch.full((6,), k), feature)
+        latent = policy.schedule.ddim(latent, predicted, k, lower)
+    actions = policy.act(feature, torch.Generator().manual_seed(0), ddim_steps=3)
+    torch.testing.assert_close(actions[..., :6], to_actions(latent)[..., :6])
+    generator = torch.Generator().manual_seed(0)
+    policy.act(feature, generator, ddim_steps=3)
+    follower = torch.Generator().manual_seed(0)
+    torch.randn(6, 28, generator=follower)
+    assert torch.equal(generator.get_state(), follower.get_state())
+
+
+@pytest.mark.parametrize("steps", [3, 10])
+def test_deterministic_steps_are_shared_as_the_stochastic_ones(steps: int) -> None:
+    """The actor serves k < 4 and the base the others, whichever are left out."""
+    policy = FinetunedPolicy(make_network(0), make_network(1), 4)
+    feature = make_feature(6)
+    latent = torch.randn(6, 28, generator=torch.Generator().manual_seed(0))
+    for level, lower in pairwise(policy.schedule.ddim_levels(steps)):
+        network = policy.actor if level - 1 < 4 else policy.base
+        predicted = network(latent, torch.full((6,), level - 1), feature)
+        latent = policy.schedule.ddim(latent, predicted, level - 1, lower)
+    actions = policy.act(feature, torch.Generator().manual_seed(0), ddim_steps=steps)
+    torch.testing.assert_close(actions[..., :6], to_actions(latent)[..., :6])
 
 
 def test_a_saved_cloned_policy_acts_as_before(tmp_path: Path) -> None:
