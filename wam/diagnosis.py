@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 _COLLAPSED_KL, _COLLAPSED_PSNR = 0.5, 18.0
 _UNLEARNED_KL, _GOOD_PSNR, _BAD_OPEN_LOOP = 60.0, 25.0, 18.0
-_OFTEN = 0.5
 _EARLY_UPDATES = 200
 """Until then every training looks like a failure."""
 
@@ -44,13 +43,6 @@ def diagnose(record: Mapping[str, float], validation: Mapping[str, float]) -> li
             Warning(
                 "the prior does not follow the posterior (KL above 60 nats, bad open loop)",
                 "world_model.kl_balance may be reversed: 0.8 is the share that trains the prior",
-            )
-        )
-    if record["clipped"] > _OFTEN:
-        found.append(
-            Warning(
-                "most gradients are clipped",
-                "train_world_model.grad_clip may be too small, or lr too large",
             )
         )
     return found
