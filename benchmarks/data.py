@@ -6,7 +6,6 @@ trusted on a busy machine. A rate is that of the fastest round; a ratio is made 
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -79,11 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cache: round(H100_FRAMES_PER_S / result[f"frames_per_s_windows_{cache}"], 1)
         for cache in ("none", "ram")
     }
-    if arguments.json:
-        console.console.print(json.dumps(result), markup=False, emoji=False)
-    else:
-        for name, value in result.items():
-            console.console.print(f"{name:32} {value}", markup=False)
+    console.figures(result, as_json=arguments.json)
 
 
 def record(root: Path, frames: int) -> Profile:

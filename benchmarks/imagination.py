@@ -11,7 +11,6 @@ import pipeline  # noqa: F401 (sets OpenMP's environment before torch is importe
 
 # isort: split
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -87,11 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **iterations(profile, parts, arguments.rounds),
         **cloning(profile),
     }
-    if arguments.json:
-        console.console.print(json.dumps(result), markup=False, emoji=False)
-    else:
-        for name, value in result.items():
-            console.console.print(f"{name:28} {value}", markup=False)
+    console.figures(result, as_json=arguments.json)
 
 
 def make_parts(profile: Profile) -> Parts:

@@ -7,7 +7,6 @@ is that of the fastest round unless it is called the median.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -69,11 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             **parts(profile, layout, Path(scratch) / "parts", arguments.rounds, device),
         }
     result |= efficiency(profile.world_model, result["frames_per_s"], device)
-    if arguments.json:
-        console.console.print(json.dumps(result), markup=False, emoji=False)
-    else:
-        for name, value in result.items():
-            console.console.print(f"{name:24} {value}", markup=False)
+    console.figures(result, as_json=arguments.json)
 
 
 def record(profile: Profile, layout: Layout) -> None:

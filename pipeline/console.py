@@ -1,9 +1,11 @@
 """What a person sees of a running stage: a bar on a terminal, now and then a line in a log."""
 
 import contextlib
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -71,6 +73,15 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """One line that deserves attention."""
     console.print(f"[bold yellow]![/] {message}")
+
+
+def figures(result: dict[str, Any], *, as_json: bool) -> None:
+    """The figures of a benchmark: one JSON object, or a line each."""
+    if as_json:
+        console.print(json.dumps(result), markup=False, emoji=False)
+        return
+    for name, value in result.items():
+        console.print(f"{name:32} {value}", markup=False)
 
 
 class _RateColumn(ProgressColumn):

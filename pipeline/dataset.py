@@ -56,10 +56,9 @@ def store_batches(
 ) -> Loader[Windows]:
     """Batches of ``batch`` rows over all ranks: :class:`Streams` or :class:`RandomWindows`.
 
-    ``keeps_state`` is that of the streams; random windows have no past to keep.
-
-    The ranks' batches side by side are the batch of a single process. For ``cache`` see
-    :func:`store_frames`. Raises WamError if the split has fewer windows than a batch.
+    The ranks' batches side by side are the batch of a single process. ``keeps_state`` is that of
+    the streams; random windows have no past to keep. For ``cache`` see :func:`store_frames`. Raises
+    WamError if the split has fewer windows than a batch.
     """
     order: Streams | RandomWindows
     if reader == "streams":

@@ -48,10 +48,9 @@ class Tracker:
     def catch_up(self) -> None:
         """Show what was recorded since the last call."""
         for kind, journal in self._journals.items():
-            records = journal.records()
-            for record in records[self._seen[kind] :]:
+            records, self._seen[kind] = journal.since(self._seen[kind])
+            for record in records:
                 self._show(kind, record)
-            self._seen[kind] = len(records)
             if kind == "validation" and records:
                 self.validation = records[-1]
 

@@ -77,11 +77,9 @@ def _run(
         distributed.wait_for_all()  # the directory is there now
         model = WorldModel(config, seed=training.seed)
 
-        def validate() -> Record:
+        def film(part: Predictions) -> None:
             if ranks.rank == 0:
-                predictions = predict(model, data.validation, training.seed, device)
-                _write_film_strips(partial, next(predictions))
-            return assess(model, data.validation, training.seed, device)
+                _write_film_strips(partial, part)
 
         with data.batches as batches:
             trainer = Trainer(
@@ -91,7 +89,7 @@ def _run(
                 action_scale=config.action_scale,
                 directory=partial,
                 device=device,
-                validate=validate,
+                validate=lambda: assess(model, data.validation, training.seed, device, film),
                 ranks=ranks,
             )
             if ranks.rank > 0:
@@ -103,7 +101,7 @@ def _run(
             partial, model, world_model_config(model, variant, data.normalizer, updates=updates)
         )
         if updates != outcome.updates:
-            validate()  # the film strips are those of the weights that are kept
+            film(next(predict(model, data.validation, training.seed, device)))
         _write_curve(partial / CURVE_FILE, Journal(partial / METRICS_FILE).records())
         figures = next(
             record

@@ -7,7 +7,7 @@ counted.
 T = time, B = rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -73,16 +73,25 @@ def predict(
         )
 
 
-def assess(model: WorldModel, windows: Batch, seed: int, device: torch.device) -> dict[str, float]:
+def assess(
+    model: WorldModel,
+    windows: Batch,
+    seed: int,
+    device: torch.device,
+    show_first: Callable[[Predictions], None] = lambda part: None,
+) -> dict[str, float]:
     """Figures of ``model`` on ``windows``, averaged over rows and time.
 
     ``posterior_psnr`` and ``open_loop_psnr`` in dB (mean of the cameras, and each camera's own),
     ``kl`` in nats per frame and, where the inverse-dynamics head is trained, its ``id_mae`` (mean
-    absolute error of an action dimension) and ``gripper_accuracy``.
+    absolute error of an action dimension) and ``gripper_accuracy``. ``show_first`` is given the
+    predictions for the first rows.
     """
     rows = windows.proprio.shape[1]
     sums: dict[str, torch.Tensor] = {}
-    for part in predict(model, windows, seed, device):
+    for number, part in enumerate(predict(model, windows, seed, device)):
+        if number == 0:
+            show_first(part)
         figures = {"kl": part.kl.mean()}
         for camera in CAMERAS:
             real = part.real[camera]

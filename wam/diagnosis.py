@@ -9,7 +9,7 @@ _EARLY_UPDATES = 200
 """Until then every training looks like a failure."""
 
 
-class Warning(NamedTuple):
+class Sign(NamedTuple):
     """A sign and what it may mean."""
 
     signature: str
@@ -19,7 +19,7 @@ class Warning(NamedTuple):
         return f"{self.signature}: {self.meaning}"
 
 
-def diagnose(record: Mapping[str, float], validation: Mapping[str, float]) -> list[Warning]:
+def diagnose(record: Mapping[str, float], validation: Mapping[str, float]) -> list[Sign]:
     """What a record of the training and the last validation, if there was one, point to.
 
     KL in nats per frame, PSNR in dB.
@@ -29,7 +29,7 @@ def diagnose(record: Mapping[str, float], validation: Mapping[str, float]) -> li
     found = []
     if record["kl"] < _COLLAPSED_KL and record["psnr_static"] < _COLLAPSED_PSNR:
         found.append(
-            Warning(
+            Sign(
                 "the latents have collapsed (hardly any KL, blurred images)",
                 "world_model.kl_scale may be too large for so early, or image_scale too small",
             )
@@ -40,7 +40,7 @@ def diagnose(record: Mapping[str, float], validation: Mapping[str, float]) -> li
         and validation["open_loop_psnr"] < _BAD_OPEN_LOOP
     ):
         found.append(
-            Warning(
+            Sign(
                 "the prior does not follow the posterior (KL above 60 nats, bad open loop)",
                 "world_model.kl_balance may be reversed: 0.8 is the share that trains the prior",
             )

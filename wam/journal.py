@@ -28,7 +28,13 @@ class Journal:
 
     def records(self) -> list[dict[str, Any]]:
         """All complete records, oldest first; empty where there is no file."""
+        return self.since(0)[0]
+
+    def since(self, position: int) -> tuple[list[dict[str, Any]], int]:
+        """The complete records from byte ``position`` on, and the position behind them."""
         if not self._path.is_file():
-            return []
-        lines = self._path.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+            return [], position
+        with self._path.open("rb") as file:
+            file.seek(position)
+            lines = [line for line in file if line.endswith(b"\n")]
+        return [json.loads(line) for line in lines], position + sum(map(len, lines))

@@ -256,7 +256,7 @@ def kl_loss(
     trains_prior = kl_divergence(posterior.detach(), prior).mean()
     trains_posterior = kl_divergence(posterior, prior.detach()).mean()
     if free_nats:
-        enough = mean_over_ranks(trains_prior.detach()) < free_nats
-        trains_prior = torch.where(enough, free_nats, trains_prior)
-        trains_posterior = torch.where(enough, free_nats, trains_posterior)
+        is_free = mean_over_ranks(trains_prior.detach()) < free_nats
+        trains_prior = torch.where(is_free, free_nats, trains_prior)
+        trains_posterior = torch.where(is_free, free_nats, trains_posterior)
     return balance * trains_prior + (1 - balance) * trains_posterior

@@ -46,8 +46,8 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
     :mod:`wam.envs.oracle` from two ``info``.
 
     Every environment owns a physics client, and every episode a world that is built anew, in some
-    40 ms: the engine remembers more than the states of its bodies (contract 2.5), so only then do
-    the same reset and actions give the same states to the last bit.
+    20 ms (CALVIN's: 150): the engine remembers more than the states of its bodies (contract 2.5),
+    so only then do the same reset and actions give the same states to the last bit.
 
     Raises WamError for an unknown scene, renderer or robot model, a missing asset, and malformed
     reset states or actions; after the latter the environment goes on as if nothing had been asked.
