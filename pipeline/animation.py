@@ -1,19 +1,47 @@
-"""Films on disk: animated WebP, which browsers show as an image, or MP4."""
+"""Films of both cameras: captioned frames, as animated WebP (an image to browsers) or MP4."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from wam.atomic import replacing
 from wam.errors import WamError
 
 SUFFIXES = (".webp", ".mp4")
+PANE = 224
+"""Pixels of an enlarged image's side."""
+BAR = 26
+"""Height of the bar above the images."""
+DARK, PALE = (24, 27, 33), (226, 230, 236)
+
+Colour = tuple[int, int, int]
 
 _HOLD_MS = 1600
 """How long the last frame stays."""
+
+
+def enlarge(rgb: np.ndarray) -> np.ndarray:
+    """uint8 [PANE, PANE, 3] of a camera's image."""
+    return cv2.resize(rgb, (PANE, PANE), interpolation=cv2.INTER_CUBIC)
+
+
+def captioned(
+    images: np.ndarray, title: str, note: str, highlight: Colour | None = None
+) -> Image.Image:
+    """``images`` [H, W, 3] below a bar with a title and a note; ``highlight`` frames them."""
+    bar = np.full((BAR, images.shape[1], 3), DARK, np.uint8)
+    frame = Image.fromarray(np.vstack([bar, images]))
+    draw = ImageDraw.Draw(frame)
+    font = ImageFont.load_default(size=13)
+    draw.text((8, BAR // 2), title, fill=PALE, font=font, anchor="lm")
+    draw.text((frame.width - 8, BAR // 2), note, fill=highlight or PALE, font=font, anchor="rm")
+    if highlight:
+        outline = (0, BAR, frame.width - 1, frame.height - 1)
+        draw.rectangle(outline, outline=highlight, width=3)
+    return frame
 
 
 def write(path: Path, frames: Sequence[Image.Image], frame_ms: int) -> None:

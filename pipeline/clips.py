@@ -4,20 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from pipeline import animation, console
 from wam.envs.pool import EnvPool, Episode
 
-_PANE = 224
-_BAR = 26
 _EVERY = 2
 """Of the 30 frames of a second every second one is kept; play-back is in real time."""
 _FRAME_MS = 1000 * _EVERY // 30
 
-_DARK, _PALE = (24, 27, 33), (226, 230, 236)
 _SUCCESS, _FAILURE = (70, 190, 120), (230, 110, 95)
 
 
@@ -77,22 +73,8 @@ def write_clip(
 def _frame(
     static: np.ndarray, gripper: np.ndarray, title: str, step: int, outcome: bool | None
 ) -> Image.Image:
-    canvas = np.full((_PANE + _BAR, 2 * _PANE, 3), _DARK, np.uint8)
-    canvas[_BAR:, :_PANE] = _enlarge(static)
-    canvas[_BAR:, _PANE:] = _enlarge(gripper)
-    image = Image.fromarray(canvas)
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=13)
-    middle = _BAR // 2
-    draw.text((8, middle), title, fill=_PALE, font=font, anchor="lm")
-    text, colour = f"step {step}", _PALE
-    if outcome is not None:
-        text = f"success at step {step}" if outcome else f"no success in {step} steps"
-        colour = _SUCCESS if outcome else _FAILURE
-        draw.rectangle((0, _BAR, 2 * _PANE - 1, _BAR + _PANE - 1), outline=colour, width=3)
-    draw.text((2 * _PANE - 8, middle), text, fill=colour, font=font, anchor="rm")
-    return image
-
-
-def _enlarge(rgb: np.ndarray) -> np.ndarray:
-    return cv2.resize(rgb, (_PANE, _PANE), interpolation=cv2.INTER_CUBIC)
+    images = np.hstack([animation.enlarge(static), animation.enlarge(gripper)])
+    if outcome is None:
+        return animation.captioned(images, title, f"step {step}")
+    note = f"success at step {step}" if outcome else f"no success in {step} steps"
+    return animation.captioned(images, title, note, _SUCCESS if outcome else _FAILURE)

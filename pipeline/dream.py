@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -24,11 +23,9 @@ from wam.errors import WamError
 from wam.images import psnr, to_rgb
 from wam.nets import CAMERAS
 
-_PANE = 224
-_BAR = 26
 _FRAME_MS = 100
 """A third of real time: predictions fail in details."""
-_DARK, _PALE, _GIVEN = (24, 27, 33), (226, 230, 236), (90, 150, 240)
+_GIVEN = (90, 150, 240)
 
 
 def run(
@@ -115,23 +112,13 @@ def _frame(
     rows: dict[str, list[np.ndarray]], title: str, note: str, *, is_given: bool
 ) -> Image.Image:
     """The real images above the imagined ones, the static camera left of the one on the wrist."""
-    panes = [np.hstack([_enlarge(image) for image in images]) for images in rows.values()]
-    bar = np.full((_BAR, panes[0].shape[1], 3), _DARK, np.uint8)
-    image = Image.fromarray(np.vstack([bar, *panes]))
+    panes = [np.hstack([animation.enlarge(image) for image in images]) for images in rows.values()]
+    image = animation.captioned(np.vstack(panes), title, note, _GIVEN if is_given else None)
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=13)
-    draw.text((8, _BAR // 2), title, fill=_PALE, font=font, anchor="lm")
-    colour = _GIVEN if is_given else _PALE
-    draw.text((image.width - 8, _BAR // 2), note, fill=colour, font=font, anchor="rm")
     for row, name in enumerate(rows):
-        top = _BAR + row * _PANE
+        top = animation.BAR + row * animation.PANE
         box = draw.textbbox((8, top + 8), name, font=font)
-        draw.rectangle((box[0] - 4, box[1] - 3, box[2] + 4, box[3] + 3), fill=_DARK)
-        draw.text((8, top + 8), name, fill=_PALE, font=font)
-    if is_given:
-        draw.rectangle((0, _BAR, image.width - 1, image.height - 1), outline=_GIVEN, width=3)
+        draw.rectangle((box[0] - 4, box[1] - 3, box[2] + 4, box[3] + 3), fill=animation.DARK)
+        draw.text((8, top + 8), name, fill=animation.PALE, font=font)
     return image
-
-
-def _enlarge(rgb: np.ndarray) -> np.ndarray:
-    return cv2.resize(rgb, (_PANE, _PANE), interpolation=cv2.INTER_CUBIC)

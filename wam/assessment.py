@@ -48,10 +48,11 @@ def predict(
     Each row's noise depends on ``seed`` and its position only, so that two models are compared
     under the same draws.
     """
-    for start in range(0, windows.proprio.shape[1], _ROWS_AT_ONCE):
-        batch = Batch(*(field[:, start : start + _ROWS_AT_ONCE] for field in windows)).to(device)
+    for number, part in enumerate(windows.split(_ROWS_AT_ONCE)):
+        batch = part.to(device)
         rows = batch.proprio.shape[1]
-        seeds = [seed + start + row for row in range(rows)]
+        first = seed + number * _ROWS_AT_ONCE
+        seeds = range(first, first + rows)
         _, embedding = model.embed(batch.rgb_static, batch.rgb_gripper, batch.proprio)
         observed = model.observe(
             embedding,

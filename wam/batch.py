@@ -1,5 +1,6 @@
 """The batch that every reader delivers and the world model consumes (algorithm contract 1.9)."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,6 +27,11 @@ class Batch(NamedTuple):
     """bool [T, B], start of an episode or of a row that does not continue its predecessor"""
     id_mask: torch.Tensor
     """bool [T-1, B], frames t and t+1 are neighbours of one episode"""
+
+    def split(self, rows: int) -> Iterator["Batch"]:
+        """The batch in parts of ``rows`` batch rows, in order; the last one may have fewer."""
+        for start in range(0, self.is_first.shape[1], rows):
+            yield Batch(*(field[:, start : start + rows] for field in self))
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The batch on ``device``."""

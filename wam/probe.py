@@ -59,8 +59,8 @@ def neighbours(visual: torch.Tensor, action: torch.Tensor, mask: torch.Tensor) -
 def embed_pairs(model: WorldModel, windows: Batch, device: torch.device) -> Pairs:
     """The pairs of ``windows`` [T, B], embedded by the encoder of ``model`` on ``device``."""
     parts = []
-    for start in range(0, windows.proprio.shape[1], _ROWS_AT_ONCE):
-        part = Batch(*(field[:, start : start + _ROWS_AT_ONCE] for field in windows)).to(device)
+    for rows in windows.split(_ROWS_AT_ONCE):
+        part = rows.to(device)
         visual, _ = model.embed(part.rgb_static, part.rgb_gripper, part.proprio)
         parts.append(neighbours(visual, part.action, part.id_mask))
     return Pairs(*(torch.cat(field) for field in zip(*parts, strict=True)))
