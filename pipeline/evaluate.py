@@ -24,10 +24,10 @@ from pipeline.layout import Layout
 from pipeline.metrics import wilson
 from pipeline.origin import mismatch
 from pipeline.params import Profile
-from pipeline.report.results import STAGES, Policy
+from pipeline.report.results import STAGES, Policy, link_figures
 from pipeline.store import open_store
 from pipeline.store_group import store_path
-from wam.config import TASKS
+from wam.config import CHUNK, TASKS
 from wam.envs.backend import SimulatorConfig, make_env, require_packages
 from wam.envs.pool import EnvPool, Episode
 from wam.errors import WamError
@@ -65,6 +65,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
     if name != "controls":
         inputs["world_model"] = fingerprint(layout.world_model(name), "train-world-model")
         inputs["policy"] = fingerprint(layout.policy(name), "train-policy")
+        inputs["reward"] = fingerprint(layout.reward(name), "train-reward")
         inputs["finetune"] = fingerprint(layout.finetune(name), "finetune")
     data = _store_attrs(layout)
     simulator = _simulator(profile, layout, data)
@@ -118,6 +119,7 @@ def summarise(job: Job, rollouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "success_rate": rate.value,
         "ci_low": rate.low,
         "ci_high": rate.high,
+        **(links._asdict() if (links := link_figures(rollouts)) else {}),
     }
 
 
@@ -194,21 +196,22 @@ def _roll_out(
 ) -> Iterator[tuple[Job, Part]]:
     """Every job with its part, one after the other."""
     # Imported here: torch, which the workers and a run that lacks only its clips do without.
+    from pipeline import links
     from pipeline.rollout import Agent, roll_out, run_control
     from wam.checkpoint import load_world_model
     from wam.device import resolve
     from wam.policy import load_policy
+    from wam.reward import load_reward
 
     device = resolve(profile.device)
     variant = jobs[0].variant
-    controls = variant is None
     if variant is not None:
         model, normalizer = load_world_model(layout.world_model(variant), device)
     max_steps = profile.evaluate.max_steps
     total = sum(len(starts[job.task]) for job in jobs)
     with (
         EnvPool(
-            partial(make_env, simulator, cameras=not controls),
+            partial(make_env, simulator, cameras=variant is not None),
             _workers(profile.env.workers, simulator),
             to_model_size,
         ) as pool,
@@ -218,7 +221,8 @@ def _roll_out(
             chosen = starts[job.task]
             episodes = _episodes(job.task, profile.evaluate.seed, chosen)
             tally = _tally(job, advance)
-            if controls:
+            seen: dict[str, list[bool]] = {}
+            if variant is None:
                 outcome = run_control(job.stage, pool, episodes, max_steps, tally)
             else:
                 policy = load_policy(_policy_path(layout, job), device)
@@ -230,7 +234,15 @@ def _roll_out(
                     device,
                     profile.evaluate.ddim_steps,
                 )
-                outcome = roll_out(agent, pool, episodes, max_steps, tally)
+                outcome, experience = roll_out(agent, pool, episodes, max_steps, tally)
+                found = links.examine(
+                    agent,
+                    load_reward(layout.reward(variant) / job.task, device),
+                    experience,
+                    [episode.seed for episode in episodes],
+                    -(-max_steps // CHUNK),
+                )
+                seen = {name: flags.tolist() for name, flags in found._asdict().items()}
             results = zip(chosen, outcome.success, outcome.steps, strict=True)
             rollouts = [
                 {
@@ -238,8 +250,9 @@ def _roll_out(
                     "frame_id": start.frame_id,
                     "success": bool(success),
                     "steps": int(steps),
+                    **{name: flags[row] for name, flags in seen.items()},
                 }
-                for start, success, steps in results
+                for row, (start, success, steps) in enumerate(results)
             ]
             yield (
                 job,

@@ -5,6 +5,7 @@ classifier rewards (algorithm contract 6).
 """
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -40,6 +41,17 @@ METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
+_SMALLEST_GAP = 0.1
+
+
+class ImaginedSuccess(NamedTuple):
+    """Share of the start states from which a policy, sampled as at evaluation, succeeds."""
+
+    training: float
+    held_out: float | None
+    """None without validation demonstrations"""
+
+
 class Parts(NamedTuple):
     """What the fine-tuning of one task starts from, on the device."""
 
@@ -50,6 +62,8 @@ class Parts(NamedTuple):
     base: DiffusionPolicy
     starts: tuple[torch.Tensor, torch.Tensor]
     """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
+    held_out: torch.Tensor
+    """first features of the validation demonstrations [S * D, F]: looked at, never trained on"""
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -153,29 +167,38 @@ def finetune(
     else:
         dppo.load_state_dict(checkpoint["dppo"])
         generator.set_state(checkpoint["generator"])
-        first = checkpoint["imagined_success_first"]
+        first = ImaginedSuccess(*checkpoint["imagined_success_first"])
+    parted = False
     journal.rewind(dppo.iteration)
     advance(dppo.iteration, task)
     while dppo.iteration < config.iterations:
         record = dppo.train_iteration(env, generator)
+        last_one = dppo.iteration == config.iterations
+        if last_one or dppo.iteration % config.validate_every == 0:
+            now = _imagined_success(parts, dppo, config, task, seed)
+            record |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
+            if not parted and (warning := parting(first, now, len(parts.held_out))):
+                parted = True
+                console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
         journal.append(record)
         advance(1, _note(task, seed, record))
-        if dppo.iteration % config.checkpoint_every == 0 and dppo.iteration < config.iterations:
+        if not last_one and dppo.iteration % config.checkpoint_every == 0:
             state = {
                 "dppo": dppo.state_dict(),
                 "generator": generator.get_state(),
-                "imagined_success_first": first,
+                "imagined_success_first": list(first),
             }
             save_training_state(directory / CHECKPOINT_FILE, state)
-    last = _imagined_success(parts, dppo, config, task, seed)
     _check_frozen(parts, directory)
     description = policy_description(profile.policy, feature, config.finetuned_steps)
     save_model(directory, dppo.policy, description)
     (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
     final = journal.records()[-1]
     summary = {
-        "imagined_success_first": first,
-        "imagined_success_last": last,
+        "imagined_success_first": first.training,
+        "imagined_success_last": final["training_starts_success"],
+        "held_out_imagined_success_first": first.held_out,
+        "held_out_imagined_success_last": final["held_out_starts_success"],
         "explored_success_last": final["imagined_success"],
         "success_decision": final["success_decision"],
         "bc_kl": final["bc_kl"],
@@ -187,6 +210,25 @@ def finetune(
         "iterations": dppo.iteration,
     }
     artifacts.write_json(directory / artifacts.SUMMARY, summary)
+
+
+def parting(first: ImaginedSuccess, now: ImaginedSuccess, held_out: int) -> str | None:
+    """What is wrong if success on training starts has risen and that on held-out starts has not.
+
+    ``held_out`` is the number of held-out starts, which bounds how exactly their success is known.
+    """
+    if first.held_out is None or now.held_out is None:
+        return None
+    gap = (now.training - first.training) - (now.held_out - first.held_out)
+    # Two standard errors of a share near one half, of which there are two.
+    if gap <= max(_SMALLEST_GAP, math.sqrt(2 / held_out)):
+        return None
+    return (
+        f"imagined success went from {first.training:.0%} to {now.training:.0%} on training "
+        f"starts, but from {first.held_out:.0%} to {now.held_out:.0%} on held-out ones: the policy "
+        "learns its starts by heart, or fools the model from them (more demonstrations and play "
+        "starts, a larger finetune.bc_scale, or fewer iterations)"
+    )
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -222,26 +264,39 @@ def _load(
         raise WamError(f"{layout.policy(variant) / task}: a fine-tuned policy; expected kind 'bc'")
     features = load_features(layout.features(variant), task)
     classifier = load_reward(layout.reward(variant) / task, device)
-    starts = tuple(part.to(device) for part in _starts(features))
-    return Parts(world_model, weights, classifier, base, (starts[0], starts[1]))
+    demos, play, held_out = (part.to(device) for part in _starts(features))
+    return Parts(world_model, weights, classifier, base, (demos, play), held_out)
 
 
-def _starts(features: TaskFeatures) -> tuple[torch.Tensor, torch.Tensor]:
-    """First features of training demonstrations and of training play; never validation starts."""
-    training = features.training
-    return training.posterior[:, training.first].flatten(0, 1), features.play_starts.flatten(0, 1)
+def _starts(features: TaskFeatures) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """First features of training demonstrations, of training play, of validation demonstrations."""
+    training, validation = (
+        split.posterior[:, split.first].flatten(0, 1)
+        for split in (features.training, features.validation)
+    )
+    return training, features.play_starts.flatten(0, 1), validation
 
 
 def _imagined_success(
     parts: Parts, dppo: Dppo, config: FinetuneConfig, task: str, seed: int
-) -> float:
+) -> ImaginedSuccess:
     """Imagined success from the demonstrations' starts, sampled as at evaluation."""
-    starts = parts.starts[0]
-    # The same random numbers before and after: a fair comparison.
-    generator = task_generator(seed, task, starts.device, part=2)
-    return imagined_success(
-        parts.world_model, parts.classifier, dppo.policy, starts, config.max_decisions, generator
-    )
+    shares = [
+        imagined_success(
+            parts.world_model,
+            parts.classifier,
+            dppo.policy,
+            starts,
+            config.max_decisions,
+            # The same random numbers before and after: a fair comparison.
+            task_generator(seed, task, starts.device, part=2),
+        )
+        if len(starts)
+        else None
+        for starts in (parts.starts[0], parts.held_out)
+    ]
+    assert shares[0] is not None
+    return ImaginedSuccess(shares[0], shares[1])
 
 
 def _note(task: str, seed: int, record: dict[str, Any]) -> str:

@@ -26,6 +26,19 @@ Tally = Callable[[int, int], None]
 """Called with the number of further episodes that ended and how many of those were successes."""
 
 
+class Experience(NamedTuple):
+    """What an agent saw and did in B episodes of at most D decisions, on its device."""
+
+    first: torch.Tensor
+    """float32 [B, F], feature of the first observation"""
+    chunks: torch.Tensor
+    """float32 [D, B, 4, 7], executable actions; the last ones of a success were not all executed"""
+    features: torch.Tensor
+    """float32 [D, B, F], feature of the last observation of every chunk"""
+    decisions: torch.Tensor
+    """int64 [B], how many decisions each episode lasted"""
+
+
 class Outcome(NamedTuple):
     """What became of the episodes of one batch."""
 
@@ -51,7 +64,7 @@ class Agent(NamedTuple):
 
 def roll_out(
     agent: Agent, pool: EnvPool, episodes: Sequence[Episode], max_steps: int, tally: Tally
-) -> Outcome:
+) -> tuple[Outcome, Experience]:
     """Let ``agent`` act from every start, in chunks executed open loop (algorithm contract 3.4).
 
     The chunk is executed step by step; the filter sees every observation, the policy only the
@@ -63,13 +76,21 @@ def roll_out(
     steps = np.zeros(len(episodes), np.int64)
     success = np.zeros(len(episodes), bool)
     executed: list[np.ndarray] = []
+    first, chunks, features = online.feature, [], []
+    decisions = torch.zeros(len(episodes), dtype=torch.int64, device=agent.device)
     for start in range(0, max_steps, CHUNK):
         chunk = agent.policy.act(online.feature, generators, agent.ddim_steps)
         chunk = chunk[:, : max_steps - start]
         result = pool.step(chunk.cpu().numpy())
+        taken = torch.from_numpy(result.steps).to(agent.device).unsqueeze(-1)
+        reached = online.feature
         for t in range(chunk.shape[1]):
             seen = Observations(*(part[:, t] for part in result.observations))  # type: ignore[index]
-            online.step(_see(agent, seen), chunk[:, t])
+            # What comes after the end of an episode is its last observation again.
+            reached = torch.where(t < taken, online.step(_see(agent, seen), chunk[:, t]), reached)
+        chunks.append(chunk)
+        features.append(reached)
+        decisions += taken.squeeze(-1) > 0
         steps += result.steps
         executed.append(result.actions[0, : result.steps[0]])
         ended = int((result.success & ~success).sum())
@@ -78,7 +99,8 @@ def roll_out(
         if success.all():
             break
     tally(int((~success).sum()), 0)
-    return Outcome(success, steps, np.concatenate(executed))
+    experience = Experience(first, torch.stack(chunks), torch.stack(features), decisions)
+    return Outcome(success, steps, np.concatenate(executed)), experience
 
 
 def run_control(

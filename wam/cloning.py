@@ -3,7 +3,6 @@
 Shapes: S posterior draws, N frames of all demonstrations in a row, W windows, F feature, A = 28.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
@@ -16,6 +15,7 @@ from wam.diffusion import Schedule
 from wam.errors import WamError
 from wam.initialisation import seeded
 from wam.policy import CHUNK_VALUES, DiffusionMlp, build_network
+from wam.schedule import cosine
 
 
 class Windows(NamedTuple):
@@ -116,7 +116,7 @@ def learning_rate(config: PolicyConfig, update: int) -> float:
     if update <= config.warmup:
         return config.lr_final + (config.lr - config.lr_final) * update / config.warmup
     done = (update - config.warmup) / max(config.updates - config.warmup, 1)
-    return config.lr_final + (config.lr - config.lr_final) * (1 + math.cos(math.pi * done)) / 2
+    return cosine(config.lr, config.lr_final, done)
 
 
 def _batches(

@@ -77,6 +77,8 @@ class WorldModelTraining:
     window: int = 50
     updates: int = 230_000
     lr: float = 3e-4
+    lr_final: float | None = None
+    """Learning rate at the end of the run, reached along a cosine; None: constant (the paper)."""
     weight_decay: float = 0.05
     adam_eps: float = 1e-5
     grad_clip: float = 100.0
@@ -176,5 +178,7 @@ class FinetuneConfig:
     min_imagined_precision: float = 0.8
     """Below this precision of the reward classifier on imagined features the run warns or stops."""
     gate: Literal["warn", "stop"] = "warn"
+    validate_every: int = 10
+    """Iterations between two looks at imagined success on training and on held-out starts."""
     checkpoint_every: int = 10
     seeds: tuple[int, ...] = (0, 1, 2)

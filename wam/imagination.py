@@ -105,29 +105,57 @@ class LatentEnv:
 
 
 @torch.no_grad()
-def imagined_success(
+def imagined_outcome(
     dynamics: LatentDynamics,
     classifier: Success,
     policy: Acting,
     starts: torch.Tensor,
     max_decisions: int,
-    generator: torch.Generator,
-) -> float:
-    """Share of the ``starts`` [M, F] from which the policy, sampled as at evaluation, succeeds."""
+    generator: Generators,
+) -> torch.Tensor:
+    """bool [M]: from which ``starts`` [M, F] the policy, sampled as at evaluation, succeeds."""
     feature = starts
     succeeded = torch.zeros(len(starts), dtype=torch.bool, device=starts.device)
     for _ in range(max_decisions):
         action = policy.act(feature, generator)
         feature = _imagine(dynamics, feature, action, generator)
         succeeded |= classifier.success(feature)
-    return float(succeeded.float().mean())
+    return succeeded
+
+
+def imagined_success(
+    dynamics: LatentDynamics,
+    classifier: Success,
+    policy: Acting,
+    starts: torch.Tensor,
+    max_decisions: int,
+    generator: Generators,
+) -> float:
+    """Share of the ``starts`` [M, F] from which the policy succeeds."""
+    outcome = imagined_outcome(dynamics, classifier, policy, starts, max_decisions, generator)
+    return float(outcome.float().mean())
+
+
+@torch.no_grad()
+def replayed_features(
+    dynamics: LatentDynamics,
+    start: torch.Tensor,
+    chunks: torch.Tensor,
+    generator: Generators,
+) -> torch.Tensor:
+    """Features [D, B, F] imagined behind each of the chunks [D, B, 4, 7] from ``start`` [B, F]."""
+    features = []
+    for chunk in chunks:
+        start = _imagine(dynamics, start, chunk, generator)
+        features.append(start)
+    return torch.stack(features)
 
 
 def _imagine(
     dynamics: LatentDynamics,
     feature: torch.Tensor,
     action: torch.Tensor,
-    generator: torch.Generator,
+    generator: Generators,
 ) -> torch.Tensor:
     """The feature behind the actions [B, steps, 7]."""
     state = dynamics.split(feature)

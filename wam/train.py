@@ -22,6 +22,7 @@ from wam.journal import Journal
 from wam.precision import Precision, choose
 from wam.random import Generators, RankGenerator, uniform
 from wam.rssm import RssmState
+from wam.schedule import cosine
 from wam.world_model import WorldModel
 
 CHECKPOINTS = "checkpoints"
@@ -183,6 +184,8 @@ class Trainer:
         if not torch.isfinite(norm):
             self._skip()
             return
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._scheduled_lr()
         self._optimizer.step()
         self._state = state
         self._skipped_in_a_row = 0
@@ -224,6 +227,16 @@ class Trainer:
                 f"train_world_model: gradients of {_MAX_SKIPPED_IN_A_ROW} updates in a row are not "
                 f"finite (step {self.step + 1}); lower train_world_model.lr or check the data"
             )
+
+    def _scheduled_lr(self) -> float:
+        """The learning rate of this update."""
+        training = self._training
+        if training.lr_final is None:
+            return training.lr
+        done = self.step / self.updates
+        if training.minutes is not None:
+            done = max(done, min(1.0, self._seconds / (60 * training.minutes)))
+        return cosine(training.lr, training.lr_final, done)
 
     def _scheduled_action_scale(self) -> float:
         """The inverse-dynamics weight of this update, rising linearly during the warm-up."""

@@ -92,7 +92,7 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
         "open_loop": world_model.curves(layout),
         "cloning": sections.cloning(layout, variants, tasks),
         "finetuning": sections.finetuning(layout, variants, tasks, seeds),
-        "imagined": sections.imagined_against_simulated(layout, results, variants, seeds),
+        "imagined": sections.imagined_against_simulated(results),
     }
     return {
         "profile": name,
@@ -109,6 +109,7 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
         "validation": sections.validation(layout, variants),
         "films": sections.films(layout, variants),
         "rewards": sections.rewards(layout, variants, tasks),
+        "links": sections.links(results),
         "quality": world_model.quality(evaluated),
         "not_computed": world_model.not_computed(evaluated),
         "probes": world_model.probes(evaluated),

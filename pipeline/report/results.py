@@ -1,6 +1,7 @@
 """Roll-outs of all policies as one table: success per task, averages and paired differences."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,22 @@ class Cell(NamedTuple):
     rate: Estimate
 
 
+class Links(NamedTuple):
+    """How far classifier and world model agree with the simulator about a policy's roll-outs.
+
+    Every figure is over roll-outs; None where undefined.
+    """
+
+    recognised_precision: float | None
+    """Of the successes that the classifier sees in the real roll-out's filtered features"""
+    recognised_recall: float | None
+    replayed_precision: float | None
+    """Of those that it sees where the same actions are imagined from the first feature"""
+    replayed_recall: float | None
+    imagined_success: float
+    """Share of the starts from which the policy succeeds when it acts in imagination itself"""
+
+
 class Difference(NamedTuple):
     """Macro average of ``first - second`` over the same starts."""
 
@@ -57,6 +74,8 @@ class Results:
     macro: dict[Policy, Estimate]
     """Only of policies with a result on every task"""
     differences: list[Difference]
+    links: dict[tuple[str, Policy], Links]
+    """Pooled over seeds"""
 
 
 def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, ...]) -> Results:
@@ -86,7 +105,31 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
         for first, second in pairs
         if first in macro and second in macro
     ]
-    return Results(tasks, policies, rows, cells, macro, differences)
+    grouped = defaultdict(list)
+    for rollout in rollouts:
+        grouped[rollout["task"], Policy(rollout["variant"], rollout["stage"])].append(rollout)
+    links = {key: found for key, group in grouped.items() if (found := link_figures(group))}
+    return Results(tasks, policies, rows, cells, macro, differences, links)
+
+
+def link_figures(rollouts: Sequence[Mapping[str, Any]]) -> Links | None:
+    """The figures of ``rollouts``; None for those of a control, which say nothing about it."""
+    if not all("imagined" in rollout for rollout in rollouts):
+        return None
+    return Links(
+        *_precision_and_recall(rollouts, "recognised"),
+        *_precision_and_recall(rollouts, "replayed"),
+        sum(rollout["imagined"] for rollout in rollouts) / len(rollouts),
+    )
+
+
+def _precision_and_recall(
+    rollouts: Sequence[Mapping[str, Any]], link: str
+) -> tuple[float | None, float | None]:
+    hits = sum(rollout["success"] and rollout[link] for rollout in rollouts)
+    claimed = sum(rollout[link] for rollout in rollouts)
+    successes = sum(rollout["success"] for rollout in rollouts)
+    return hits / claimed if claimed else None, hits / successes if successes else None
 
 
 def _pool(rows: list[dict[str, Any]]) -> dict[tuple[str, Policy], Cell]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.layout import Layout
 from pipeline.report.figures import COLOURS, Comparison, Panel, Series, dumbbells, panels
-from pipeline.report.results import NAMES, Policy, Results
+from pipeline.report.results import NAMES, Links, Policy, Results
 from pipeline.report.sources import data_uri, optional_json, records
 
 CAMERAS = ("static", "gripper")
@@ -94,26 +94,41 @@ def finetuning(
     return _rows(row, "imagined success during PPO")
 
 
-def imagined_against_simulated(
-    layout: Layout, results: Results, variants: Sequence[str], seeds: Sequence[int]
-) -> str | None:
-    """What the world models promised before and after PPO, and what the simulator gave."""
-    rows = []
-    for task in results.tasks:
-        for variant in variants:
-            paths = (
-                layout.finetune(variant) / task / f"seed-{seed}" / "summary.json" for seed in seeds
-            )
-            summaries = [summary for path in paths if (summary := optional_json(path))]
-            for stage, key in (("bc", "imagined_success_first"), ("ppo", "imagined_success_last")):
-                policy = Policy(variant, stage)
-                known = [s[key] for s in summaries if s.get(key) is not None]
-                imagined = sum(known) / len(known) if known else None
-                cell = results.cells.get((task, policy))
-                simulated = cell.rate.value if cell else None
-                if (imagined, simulated) != (None, None):
-                    rows.append(Comparison(task, policy, imagined, simulated))
+def imagined_against_simulated(results: Results) -> str | None:
+    """What the world models promise of every policy's starts, and what the simulator gives."""
+    rows = [
+        Comparison(task, policy, links.imagined_success, results.cells[task, policy].rate.value)
+        for task, policy, links in _links(results)
+    ]
     return dumbbells(rows, "imagined against simulated success") if rows else None
+
+
+def links(results: Results) -> Table | None:
+    """How well classifier and world model know which of a policy's roll-outs succeed."""
+    rows = [
+        [
+            task.replace("_", " "),
+            policy.label,
+            _format(results.cells[task, policy].rate.value, "{:.0%}"),
+            _format(found.imagined_success, "{:.0%}"),
+            *(
+                f"{_format(precision, '{:.2f}')} / {_format(recall, '{:.2f}')}"
+                for precision, recall in (
+                    (found.replayed_precision, found.replayed_recall),
+                    (found.recognised_precision, found.recognised_recall),
+                )
+            ),
+        ]
+        for task, policy, found in _links(results)
+    ]
+    columns = ["simulated", "imagined", "same actions imagined", "classifier on real frames"]
+    return {"columns": columns, "rows": rows} if rows else None
+
+
+def _links(results: Results) -> list[tuple[str, Policy, Links]]:
+    """What is known of each task and policy, in the order of the table."""
+    keys = [(task, policy) for task in results.tasks for policy in results.policies]
+    return [(*key, results.links[key]) for key in keys if key in results.links]
 
 
 def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> Table | None:

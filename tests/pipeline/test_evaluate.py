@@ -26,6 +26,7 @@ from wam.envs.play_table import PlayTableEnv
 from wam.errors import WamError
 from wam.policy import DiffusionPolicy, FinetunedPolicy, build_network, policy_description
 from wam.proprio import ProprioNormalizer
+from wam.reward import SuccessClassifier, reward_description
 from wam.world_model import WorldModel
 
 TASK = "turn_on_led"
@@ -68,6 +69,9 @@ def inputs(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Layout
     with artifact(layout.policy("wam")) as directory:
         description = policy_description(profile.policy, feature)
         save_model(directory / TASK, DiffusionPolicy(base), description)
+    with artifact(layout.reward("wam")) as directory:
+        classifier = SuccessClassifier(profile.reward, feature)
+        save_model(directory / TASK, classifier, reward_description(profile.reward, feature))
     with artifact(layout.finetune("wam")) as directory:
         description = policy_description(profile.policy, feature, 3)
         for seed in profile.finetune.seeds:
@@ -143,6 +147,9 @@ def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: L
         ("wam", "bc", profile.policy.seed),
         *(("wam", "ppo", seed) for seed in profile.finetune.seeds),
     ]
+    assert all(0 <= row["imagined_success"] <= 1 for row in rows)
+    links = [(row["recognised"], row["replayed"]) for row in read(layout, "wam", "rollouts.json")]
+    assert {type(flag) for pair in links for flag in pair} == {bool}
     clips = sorted(path.name for path in layout.evaluation("wam").glob("*.webp"))
     assert clips == [f"{TASK}-bc.webp", f"{TASK}-ppo.webp"]
 

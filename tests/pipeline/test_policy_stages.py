@@ -163,6 +163,41 @@ def test_fine_tuning_leaves_both_networks_and_an_unchanged_world_model(
     assert not (output / TASK / "seed-0" / finetune.CHECKPOINT_FILE).exists()
 
 
+def test_held_out_starts_are_watched_beside_the_training_ones(
+    profile: Profile, trained: Layout
+) -> None:
+    settings = replace(profile.finetune, validate_every=3)
+    finetune.run(replace(profile, finetune=settings), trained, VARIANT)
+    directory = trained.finetune(VARIANT) / TASK / "seed-0"
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    watched = [
+        (record["step"], record["training_starts_success"], record["held_out_starts_success"])
+        for record in map(json.loads, lines)
+        if "held_out_starts_success" in record
+    ]
+    assert [step for step, *_ in watched] == [3, 4]
+    summary = artifacts.read_json(directory / "summary.json")
+    assert summary["imagined_success_last"] == watched[-1][1]
+    assert summary["held_out_imagined_success_last"] == watched[-1][2]
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "starts", "parts"),
+    [
+        ((0.5, 0.5), (0.9, 0.5), 400, True),
+        ((0.5, 0.5), (0.9, 0.85), 400, False),
+        ((0.9, 0.5), (0.9, 0.5), 400, False),  # apart from the beginning is no sign of PPO's
+        ((0.5, 0.5), (0.7, 0.5), 20, False),  # within what twenty starts can tell
+        ((0.5, None), (0.9, None), 0, False),
+    ],
+)
+def test_a_warning_when_training_and_held_out_starts_part(
+    first: tuple, now: tuple, starts: int, parts: bool
+) -> None:
+    sides = (finetune.ImaginedSuccess(*side) for side in (first, now))
+    assert (finetune.parting(*sides, starts) is not None) == parts
+
+
 class Killed(Exception):
     pass
 

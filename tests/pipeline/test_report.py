@@ -81,6 +81,10 @@ def _evaluation(
                     {**job._asdict(), "frame_id": frame, "success": bool(success), "steps": 40}
                     for frame, success in enumerate(outcomes)
                 ]
+                if variant:
+                    for row in rows:
+                        views = (bool(row["success"] ^ (rng.random() < 0.1)) for _ in range(3))
+                        row |= dict(zip(("recognised", "replayed", "imagined"), views, strict=True))
                 rollouts += rows
                 summary.append(summarise(job, rows))
             if stage != "zero":

@@ -102,6 +102,26 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert [record["step"] for record in validations[0]] == [4, 8]
 
 
+def test_the_learning_rate_is_constant_or_follows_a_cosine(
+    trainer: Callable, tmp_path: Path
+) -> None:
+    def rates(name: str, training: WorldModelTraining, seconds: float = 0.0) -> list[float]:
+        (tmp_path / name).mkdir()
+        made = trainer(tmp_path / name, training)
+        made._seconds = seconds
+        found = []
+        made.run(lambda step, record: found.append(made._optimizer.param_groups[0]["lr"]))
+        return found
+
+    assert rates("constant", SHORT) == [SHORT.lr] * 8
+    decaying = replace(SHORT, lr_final=1e-4)
+    expected = [1e-4 + 9e-4 * (1 + np.cos(np.pi * step / 8)) / 2 for step in range(8)]
+    assert rates("cosine", decaying) == pytest.approx(expected)
+    # Where the time will be over first, it is what the rate follows.
+    late = rates("minutes", replace(decaying, minutes=1000.0), seconds=30_000.0)
+    assert late[0] == pytest.approx(5.5e-4, rel=1e-3)
+
+
 def test_a_finished_run_does_nothing_more(trainer: Callable, tmp_path: Path) -> None:
     trainer(tmp_path).run()
     before = records(tmp_path)
