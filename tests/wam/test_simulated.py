@@ -139,7 +139,7 @@ def test_rewards_ends_and_states_are_those_of_a_simulator_stepped_by_hand(
     env = make_env(watch(pools[1], "mode"), starts[:1], 2)
     assert torch.equal(env.reset(), torch.stack([pressed[0], held[0]]))
     age = 0
-    for decision in range(1, 5):
+    for decision in range(1, 7):
         feature, reward, terminated, truncated = env.step(chunk(PRESS, HOLD))
         age += 1
         succeeded = age == last
@@ -148,7 +148,7 @@ def test_rewards_ends_and_states_are_those_of_a_simulator_stepped_by_hand(
         assert truncated.tolist() == [False, decision == 4]
         # Returned is the state before the reset, current is the one behind it.
         assert torch.equal(feature[0], pressed[done if succeeded else CHUNK * age])
-        assert torch.equal(feature[1], held[CHUNK * decision])
+        assert torch.equal(feature[1], held[CHUNK * (decision if decision <= 4 else decision - 4)])
         assert torch.equal(env.feature[0], pressed[0] if succeeded else feature[0])
         assert torch.equal(env.feature[1], held[0] if decision == 4 else feature[1])
         age = 0 if succeeded else age
