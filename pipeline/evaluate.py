@@ -5,7 +5,6 @@ which should succeed nowhere. A variant's policies are rolled out before (bc) an
 fine-tuning, one roll-out per start and seed, with the same random numbers for both variants.
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -17,24 +16,28 @@ import numpy as np
 from rich.table import Table
 
 from pipeline import clips, console
-from pipeline.artifacts import building, fingerprint, read_json, write_json
+from pipeline.artifacts import building, fingerprint, read_json, read_manifest, write_json
 from pipeline.extract import Start, load_demos
-from pipeline.images import to_model_size
 from pipeline.layout import Layout
 from pipeline.metrics import wilson
-from pipeline.origin import mismatch
 from pipeline.params import Profile
-from pipeline.report.results import STAGES, Policy, link_figures
+from pipeline.report.results import FINETUNED, STAGES, Policy, link_figures
+from pipeline.simulator import (
+    num_workers,
+    open_pool,
+    simulator_for,
+    warn_of_impossible,
+    warn_of_other_images,
+)
 from pipeline.store import open_store
 from pipeline.store_group import store_path
 from wam.config import CHUNK, TASKS
 from wam.envs.backend import SimulatorConfig, make_env, require_packages
-from wam.envs.pool import EnvPool, Episode
+from wam.envs.pool import Episode
 from wam.errors import WamError
-from wam.tasks import startable
 
 _CLIP_STATIC, _CLIP_GRIPPER = 200, 84
-_CLIPPED = ("expert", "bc", "ppo")
+_CLIPPED = ("expert", "bc", *FINETUNED.values())
 
 Starts = Mapping[str, Sequence[Start]]
 Part = dict[str, Any]
@@ -68,15 +71,12 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         inputs["reward"] = fingerprint(layout.reward(name), "train-reward")
         inputs["finetune"] = fingerprint(layout.finetune(name), "finetune")
     data = _store_attrs(layout)
-    simulator = _simulator(profile, layout, data)
+    simulator = simulator_for(profile, layout.store, data)
     origin = simulator.origin()
-    if name != "controls" and (difference := mismatch(data, origin)):
-        console.warn(
-            f"{difference}: policies see other images than they learned from; "
-            "see env in params.yaml"
-        )
+    if name != "controls":
+        warn_of_other_images(data, origin)
     starts = _starts(profile, layout)
-    jobs = _jobs(profile, name)
+    jobs = _jobs(profile, layout, name)
     params = {
         "evaluate": asdict(profile.evaluate),
         "env": simulator,
@@ -128,13 +128,15 @@ def episode_seed(seed: int, task: str, frame_id: int) -> int:
     return int(np.random.SeedSequence([seed, TASKS.index(task), frame_id]).generate_state(1)[0])
 
 
-def _jobs(profile: Profile, name: str) -> list[Job]:
+def _jobs(profile: Profile, layout: Layout, name: str) -> list[Job]:
     passes: list[tuple[str | None, str, int]]
     if name == "controls":
         passes = [(None, stage, profile.evaluate.seed) for stage in ("expert", "zero")]
     else:
         passes = [(name, "bc", profile.policy.seed)]
-        passes += [(name, "ppo", seed) for seed in profile.finetune.seeds]
+        made = read_manifest(layout.finetune(name), "finetune")
+        tuned = FINETUNED[made.get("environment", "world_model")]
+        passes += [(name, tuned, seed) for seed in profile.finetune.seeds]
     return [
         Job(variant, task, stage, seed) for task in profile.tasks for variant, stage, seed in passes
     ]
@@ -142,23 +144,6 @@ def _jobs(profile: Profile, name: str) -> list[Job]:
 
 def _part_path(directory: Path, job: Job) -> Path:
     return directory / "parts" / f"{job.task}-{job.stage}-{job.seed}.json"
-
-
-def _simulator(profile: Profile, layout: Layout, data: Mapping[str, Any]) -> SimulatorConfig:
-    """The profile's simulator, with images as large as the data's were.
-
-    ``auto`` is the renderer of the data, as far as it works here.
-    """
-    sizes = []
-    for camera in ("rgb_static", "rgb_gripper"):
-        height, width = data["source_image_shapes"][camera][:2]
-        if height != width:
-            raise WamError(f"{layout.store}: {camera} is {height}x{width}; expected a square")
-        sizes.append(height)
-    simulator = profile.env.simulator(*sizes)
-    if simulator.renderer == "auto" and data["renderer"] == "tiny":
-        return replace(simulator, renderer="tiny")
-    return simulator.resolved()
 
 
 def _store_attrs(layout: Layout) -> dict[str, Any]:
@@ -177,13 +162,8 @@ def _starts(profile: Profile, layout: Layout) -> Starts:
                 "one annotation of each task (more collect.validation_frames, or fewer tasks)"
             )
         states = np.array([start.scene_obs for start in starts[task]])
-        wrong = np.flatnonzero(~startable(task, states))
-        if len(wrong):
-            first = starts[task][wrong[0]].frame_id
-            console.warn(
-                f"{task}: {len(wrong)} of {len(starts[task])} held-out starts do not meet the "
-                f"task's pre-condition (first: frame {first}); they are counted all the same"
-            )
+        frame_ids = [start.frame_id for start in starts[task]]
+        warn_of_impossible(task, states, frame_ids, "held-out starts", "counted")
     return starts
 
 
@@ -210,11 +190,7 @@ def _roll_out(
     max_steps = profile.evaluate.max_steps
     total = sum(len(starts[job.task]) for job in jobs)
     with (
-        EnvPool(
-            partial(make_env, simulator, cameras=variant is not None),
-            _workers(profile.env.workers, simulator),
-            to_model_size,
-        ) as pool,
+        open_pool(simulator, profile.env.workers, cameras=variant is not None) as pool,
         console.progress(f"evaluate {variant or 'controls'}", total, "episodes") as advance,
     ):
         for job in jobs:
@@ -326,13 +302,8 @@ def _film(
         for path, job in wanted.items()
     ]
     with console.progress("roll-out clips", len(takes), "clips") as advance:
-        for take in clips.film(partial(make_env, large), _workers(workers, large), takes):
+        for take in clips.film(partial(make_env, large), num_workers(workers, large), takes):
             advance(note=take.path.name)
-
-
-def _workers(workers: int, simulator: SimulatorConfig) -> int:
-    """How many processes share the episodes."""
-    return sys.maxsize if simulator.one_per_process else workers
 
 
 def _rate(rollouts: Sequence[Mapping[str, Any]]) -> str:

@@ -1,16 +1,18 @@
 """Stage ``finetune``: DPPO of every task's policy inside the frozen world model.
 
 No environment is stepped: episodes start from recorded frames, the world model predicts, the
-classifier rewards (algorithm contract 6).
+classifier rewards (algorithm contract 6). Only where ``finetune.environment`` is ``simulator``,
+episodes run in the simulator instead, as an upper bound.
 """
 
+import contextlib
 import hashlib
 import math
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -29,16 +31,22 @@ from wam.checkpoint import (
 )
 from wam.config import FinetuneConfig
 from wam.errors import WamError
-from wam.imagination import LatentEnv, imagined_success
+from wam.imagination import Environment, LatentEnv, imagined_success
 from wam.journal import Journal
 from wam.policy import DiffusionPolicy, load_policy, policy_description
 from wam.ppo import Dppo
+from wam.proprio import ProprioNormalizer
 from wam.reward import SuccessClassifier, load_reward
 from wam.world_model import WorldModel
+
+if TYPE_CHECKING:
+    from pipeline.finetune_simulator import Simulator
 
 STAGE = "finetune"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+SUCCESS = {"world_model": "imagined_success", "simulator": "simulated_success"}
+"""What the journal calls the success of exploration, by ``finetune.environment``."""
 
 
 _SMALLEST_GAP = 0.1
@@ -64,6 +72,8 @@ class Parts(NamedTuple):
     """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
     held_out: torch.Tensor
     """first features of the validation demonstrations [S * D, F]: looked at, never trained on"""
+    simulator: "Simulator | None" = None
+    """where episodes run; None: in the world model"""
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -80,19 +90,31 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         "reward": artifacts.fingerprint(layout.reward(variant), "train-reward"),
         "policy": artifacts.fingerprint(layout.policy(variant), "train-policy"),
     }
-    check_rewards(layout.reward(variant), profile)
-    world_model, _ = load_world_model(layout.world_model(variant), device)
+    world_model, normalizer = load_world_model(layout.world_model(variant), device)
     weights = weights_digest(world_model)
-    params = {"finetune": asdict(config), "tasks": list(profile.tasks)}
+    params: dict[str, Any] = {"finetune": asdict(config), "tasks": list(profile.tasks)}
+    simulator, origin = None, {}
+    if config.environment == "simulator":
+        simulator = _simulator(profile, layout, world_model, normalizer, device)
+        origin = simulator.config.origin()
+        params |= {"env": simulator.config, "sample": profile.features.sample}
+        inputs["demos"] = artifacts.fingerprint(layout.demos, "extract")
+    else:
+        check_rewards(layout.reward(variant), profile)
     output = layout.finetune(variant)
-    with artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (
-        partial,
-        manifest,
+    with (
+        artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (
+            partial,
+            manifest,
+        ),
+        simulator or contextlib.nullcontext(),
     ):
+        manifest.update(environment=config.environment, **origin)
         total = len(profile.tasks) * len(config.seeds) * config.iterations
         with console.progress(f"finetune {variant}", total, "iterations") as advance:
             for task in profile.tasks:
                 parts = _load(layout, variant, task, world_model, weights, device)
+                parts = parts._replace(simulator=simulator)
                 for seed in config.seeds:
                     directory = partial / task / f"seed-{seed}"
                     if (directory / artifacts.SUMMARY).is_file():
@@ -110,7 +132,8 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         f"{100 * entry['imagined_success_last']:.0f}%"
         for task, entry in summary.items()
     )
-    console.done(STAGE, f"{variant}: imagined success {figures} → {output}")
+    where = " (fine-tuned in the simulator)" if simulator else ""
+    console.done(STAGE, f"{variant}{where}: imagined success {figures} → {output}")
 
 
 def check_rewards(directory: Path, profile: Profile) -> None:
@@ -148,18 +171,12 @@ def finetune(
     A run that was killed and continued gives the policy of an uninterrupted one on the same CPU.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    demos, play = parts.starts
+    demos = parts.starts[0]
     device, feature = demos.device, demos.shape[-1]
     generator = task_generator(seed, task, device)
     dppo = Dppo(parts.base.base, feature, config, task_generator(seed, task, part=1))
-    env = LatentEnv(
-        parts.world_model,
-        parts.classifier,
-        [demos, play],
-        config.envs,
-        config.max_decisions,
-        generator,
-    )
+    env = _environment(task, parts, config, generator)
+    success_name = SUCCESS[config.environment]
     journal = Journal(directory / METRICS_FILE)
     checkpoint = load_training_state(directory / CHECKPOINT_FILE)
     if checkpoint is None:
@@ -172,7 +189,7 @@ def finetune(
     journal.rewind(dppo.iteration)
     advance(dppo.iteration, task)
     while dppo.iteration < config.iterations:
-        record = dppo.train_iteration(env, generator)
+        record = _renamed(dppo.train_iteration(env, generator), success_name)
         last_one = dppo.iteration == config.iterations
         if last_one or dppo.iteration % config.validate_every == 0:
             now = _imagined_success(parts, dppo, config, task, seed)
@@ -181,7 +198,7 @@ def finetune(
                 parted = True
                 console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
         journal.append(record)
-        advance(1, _note(task, seed, record))
+        advance(1, _note(task, seed, record, success_name))
         if not last_one and dppo.iteration % config.checkpoint_every == 0:
             state = {
                 "dppo": dppo.state_dict(),
@@ -199,7 +216,7 @@ def finetune(
         "imagined_success_last": final["training_starts_success"],
         "held_out_imagined_success_first": first.held_out,
         "held_out_imagined_success_last": final["held_out_starts_success"],
-        "explored_success_last": final["imagined_success"],
+        "explored_success_last": final[success_name],
         "success_decision": final["success_decision"],
         "bc_kl": final["bc_kl"],
         "approx_kl": final["approx_kl"],
@@ -208,6 +225,7 @@ def finetune(
         "actor_distance": final["actor_distance"],
         "clamped_actions": final["clamped_actions"],
         "iterations": dppo.iteration,
+        "environment": config.environment,
     }
     artifacts.write_json(directory / artifacts.SUMMARY, summary)
 
@@ -238,6 +256,34 @@ def weights_digest(module: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(values.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _simulator(
+    profile: Profile,
+    layout: Layout,
+    world_model: WorldModel,
+    normalizer: ProprioNormalizer,
+    device: torch.device,
+) -> "Simulator":
+    # Imported here: imagination does without the simulator.
+    from pipeline.finetune_simulator import Simulator
+
+    return Simulator(profile, layout, world_model, normalizer, device)
+
+
+def _environment(
+    task: str, parts: Parts, config: FinetuneConfig, generator: torch.Generator
+) -> Environment:
+    if parts.simulator is not None:
+        return parts.simulator.environment(task, config, generator)
+    return LatentEnv(
+        parts.world_model,
+        parts.classifier,
+        parts.starts,
+        config.envs,
+        config.max_decisions,
+        generator,
+    )
 
 
 def _check_frozen(parts: Parts, directory: Path) -> None:
@@ -299,19 +345,25 @@ def _imagined_success(
     return ImaginedSuccess(shares[0], shares[1])
 
 
-def _note(task: str, seed: int, record: dict[str, Any]) -> str:
-    success = record["imagined_success"]
+def _renamed(record: dict[str, Any], success_name: str) -> dict[str, Any]:
+    """``record`` with the success of exploration under its proper name."""
+    old = SUCCESS["world_model"]
+    return {success_name if name == old else name: value for name, value in record.items()}
+
+
+def _note(task: str, seed: int, record: dict[str, Any], success_name: str) -> str:
+    success, name = record[success_name], success_name.replace("_", " ")
     shown = "–" if success is None else f"{100 * success:.0f}%"
-    return f"{task} seed {seed}  imagined success {shown}  BC-KL {record['bc_kl']:.4f}"
+    return f"{task} seed {seed}  {name} {shown}  BC-KL {record['bc_kl']:.4f}"
 
 
-def _headline(directory: Path, config: FinetuneConfig) -> dict[str, float]:
+def _headline(directory: Path, config: FinetuneConfig) -> dict[str, Any]:
     """Figures of one task, averaged over the seeds that have them."""
     runs = [
         artifacts.read_json(directory / f"seed-{seed}" / artifacts.SUMMARY) for seed in config.seeds
     ]
-    headline = {}
-    for name in runs[0]:
+    headline: dict[str, Any] = {"environment": config.environment}
+    for name in runs[0].keys() - headline.keys():
         values = [run[name] for run in runs if run[name] is not None]
         if values:
             headline[name] = sum(values) / len(values)

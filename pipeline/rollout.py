@@ -11,14 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wam import proprio
 from wam.config import CHUNK
 from wam.envs.controls import CONTROLS
-from wam.envs.pool import EnvPool, Episode, Observations
-from wam.filtering import Observation, OnlineFilter
+from wam.envs.filtered import FilteredPool
+from wam.envs.pool import EnvPool, Episode
 from wam.policy import Policy
 from wam.proprio import ProprioNormalizer
-from wam.random import row_generators
 from wam.rssm import Sampling
 from wam.world_model import WorldModel
 
@@ -70,27 +68,20 @@ def roll_out(
     The chunk is executed step by step; the filter sees every observation, the policy only the
     feature of the last one. An episode ends at its first success or after ``max_steps`` steps.
     """
-    generators = row_generators([episode.seed for episode in episodes], agent.device)
-    online = OnlineFilter(agent.world_model, generators, agent.sample)
-    online.reset(_see(agent, pool.start(episodes)))
+    filtered = FilteredPool(pool, agent.world_model, agent.normalizer, agent.sample, agent.device)
+    filtered.start(episodes)
     steps = np.zeros(len(episodes), np.int64)
     success = np.zeros(len(episodes), bool)
     executed: list[np.ndarray] = []
-    first, chunks, features = online.feature, [], []
+    first, chunks, features = filtered.feature, [], []
     decisions = torch.zeros(len(episodes), dtype=torch.int64, device=agent.device)
     for start in range(0, max_steps, CHUNK):
-        chunk = agent.policy.act(online.feature, generators, agent.ddim_steps)
+        chunk = agent.policy.act(filtered.feature, filtered.generators, agent.ddim_steps)
         chunk = chunk[:, : max_steps - start]
-        result = pool.step(chunk.cpu().numpy())
-        taken = torch.from_numpy(result.steps).to(agent.device).unsqueeze(-1)
-        reached = online.feature
-        for t in range(chunk.shape[1]):
-            seen = Observations(*(part[:, t] for part in result.observations))  # type: ignore[index]
-            # What comes after the end of an episode is its last observation again.
-            reached = torch.where(t < taken, online.step(_see(agent, seen), chunk[:, t]), reached)
+        result = filtered.step(chunk)
         chunks.append(chunk)
-        features.append(reached)
-        decisions += taken.squeeze(-1) > 0
+        features.append(filtered.feature)
+        decisions += torch.from_numpy(result.steps > 0).to(agent.device)
         steps += result.steps
         executed.append(result.actions[0, : result.steps[0]])
         ended = int((result.success & ~success).sum())
@@ -111,9 +102,3 @@ def run_control(
     result = pool.follow(CONTROLS[control], max_steps)
     tally(len(episodes), int(result.success.sum()))
     return Outcome(result.success, result.steps, result.actions[0, : result.steps[0]])
-
-
-def _see(agent: Agent, observations: Observations) -> Observation:
-    values = agent.normalizer(proprio.from_robot_obs(observations.robot_obs))
-    arrays = (observations.rgb_static, observations.rgb_gripper, values)
-    return Observation(*(torch.from_numpy(array).to(agent.device) for array in arrays))

@@ -152,6 +152,9 @@ class RewardConfig:
 class FinetuneConfig:
     """DPPO inside the frozen world model."""
 
+    environment: Literal["world_model", "simulator"] = "world_model"
+    """``simulator``: the same optimisation on steps of the simulator with the oracle's reward; not
+    the paper's method but an upper bound for it."""
     envs: int = 50
     steps: int = 36
     """Decisions per environment and iteration."""

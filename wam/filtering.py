@@ -3,12 +3,13 @@
 Shapes: T time, B rows (episodes), S posterior draws per row, E embedding, F feature.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from wam.actions import executable
-from wam.random import Generators
+from wam.random import Generators, RankGenerator
 from wam.rssm import RssmState, Sampling
 from wam.world_model import WorldModel
 
@@ -46,12 +47,28 @@ class OnlineFilter:
 
     def reset(self, observation: Observation) -> torch.Tensor:
         """Feature [B, F] of each episode's first observation, from the zero state."""
-        rows = len(observation.proprio)
-        device = observation.proprio.device
-        start = self._world_model.initial(rows, device)
-        first = torch.ones(rows, dtype=torch.bool, device=device)
-        action = torch.zeros(rows, 7, device=device)
-        self._state = self._advance(start, observation, action, first)
+        self._state = self._first(observation, self._generator)
+        return self.feature
+
+    def restart(
+        self, rows: Sequence[int], observation: Observation, generators: Sequence[torch.Generator]
+    ) -> torch.Tensor:
+        """Feature [B, F] once the episodes of ``rows`` begin anew with ``observation`` [R, ...].
+
+        From now on they draw from ``generators``. Raises ValueError if the rows share a generator.
+        """
+        if self._state is None:
+            raise RuntimeError("reset the filter first")
+        if isinstance(self._generator, torch.Generator | RankGenerator):
+            raise ValueError("single rows restart only with one generator per row")
+        own = list(self._generator)
+        for row, generator in zip(rows, generators, strict=True):
+            own[row] = generator
+        self._generator = own
+        fresh = self._first(observation, generators)
+        index = torch.tensor(rows, device=fresh.deter.device)
+        pairs = zip(self._state, fresh, strict=True)
+        self._state = RssmState(*(old.index_copy(0, index, new) for old, new in pairs))
         return self.feature
 
     def step(self, observation: Observation, action: torch.Tensor) -> torch.Tensor:
@@ -59,8 +76,16 @@ class OnlineFilter:
         if self._state is None:
             raise RuntimeError("reset the filter first")
         first = torch.zeros(len(action), dtype=torch.bool, device=action.device)
-        self._state = self._advance(self._state, observation, action, first)
+        self._state = self._advance(self._state, observation, action, first, self._generator)
         return self.feature
+
+    def _first(self, observation: Observation, generator: Generators) -> RssmState:
+        rows = len(observation.proprio)
+        device = observation.proprio.device
+        start = self._world_model.initial(rows, device)
+        first = torch.ones(rows, dtype=torch.bool, device=device)
+        action = torch.zeros(rows, 7, device=device)
+        return self._advance(start, observation, action, first, generator)
 
     @torch.no_grad()
     def _advance(
@@ -69,10 +94,11 @@ class OnlineFilter:
         observation: Observation,
         action: torch.Tensor,
         is_first: torch.Tensor,
+        generator: Generators,
     ) -> RssmState:
         _, embedding = self._world_model.embed(*observation)
         return filter_step(
-            self._world_model, state, embedding, action, is_first, self._generator, self._sample
+            self._world_model, state, embedding, action, is_first, generator, self._sample
         )
 
 

@@ -49,6 +49,20 @@ class Transition(NamedTuple):
     """bool [B], out of decisions without success"""
 
 
+class Environment(Protocol):
+    """B environments from which experience is collected, finished episodes already reset."""
+
+    @property
+    def feature(self) -> torch.Tensor:
+        """float32 [B, F], the current state."""
+
+    def reset(self) -> torch.Tensor:
+        """Start every environment anew; the start features [B, F]."""
+
+    def step(self, action: torch.Tensor) -> Transition:
+        """Execute a chunk of executable actions [B, 4, 7]."""
+
+
 class LatentEnv:
     """Environments that start from recorded states and end on imagined success or after a limit.
 

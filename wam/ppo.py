@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from wam.config import ACTION_SIZE, FinetuneConfig
 from wam.diffusion import log_prob
-from wam.imagination import LatentEnv
+from wam.imagination import Environment
 from wam.initialisation import seeded
 from wam.policy import DiffusionMlp, FinetunedPolicy, ResidualMlp, to_actions
 
@@ -30,7 +30,7 @@ CLIP_GROWTH = 3.0
 
 
 class Rollout(NamedTuple):
-    """Imagined experience of one iteration."""
+    """Experience of one iteration."""
 
     feature: torch.Tensor
     """float32 [N, E, F], what the policy saw"""
@@ -47,7 +47,7 @@ class Rollout(NamedTuple):
 
 
 def collect(
-    env: LatentEnv,
+    env: Environment,
     policy: FinetunedPolicy,
     steps: int,
     min_std: float,
@@ -170,7 +170,7 @@ class Dppo:
         self._discount = discount.to(device)
         self.iteration = 0
 
-    def train_iteration(self, env: LatentEnv, generator: torch.Generator) -> dict[str, Any]:
+    def train_iteration(self, env: Environment, generator: torch.Generator) -> dict[str, Any]:
         """Collect experience, update, and return the diagnostics of algorithm contract 6.9.
 
         ``generator`` lives on the environment's device.

@@ -18,7 +18,7 @@ from pipeline.metrics import Estimate
 from pipeline.origin import mismatch
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections, world_model
-from pipeline.report.results import Policy, Results, merge, percent, points
+from pipeline.report.results import NAMES, Policy, Results, merge, percent, points
 from pipeline.report.sources import fingerprint, manifest
 from wam.config import CHUNK, VARIANTS
 
@@ -32,6 +32,11 @@ _EMBEDDED = (
 _MIXED = (
     "The data is not this simulator's own, but policies were evaluated in the embedded simulator "
     "with its own assets: these are not CALVIN results."
+)
+
+_UPPER_BOUND = (
+    "policies were fine-tuned in the simulator with the task oracle's reward, as an upper bound "
+    "(finetune.environment): these are not results of PPO in imagination."
 )
 
 
@@ -98,6 +103,7 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
         "profile": name,
         "tags": _tags(profile, results),
         "notices": _notices(profile, layout, found),
+        "ppo_in_simulator": bool(facts.tuned_in_simulator(layout)),
         "tiles": _tiles(results),
         "max_steps": profile.evaluate.max_steps,
         "chunk": CHUNK,
@@ -138,6 +144,9 @@ def _notices(profile: Profile, layout: Layout, found: dict[str, Any]) -> list[st
     notices = []
     if profile.env.scene_source == "embedded":
         notices.append(_EMBEDDED if profile.raw.path is None else _MIXED)
+    if simulated := facts.tuned_in_simulator(layout):
+        names = " and ".join(NAMES[variant] for variant in simulated)
+        notices.append(f"{names}: {_UPPER_BOUND}")
     used = [entry for variant in VARIANTS if (entry := manifest(layout.evaluation(variant)))]
     differences = [mismatch(store.attrs, entry) for store in found.values() for entry in used]
     return notices + [

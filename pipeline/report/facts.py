@@ -115,6 +115,15 @@ def provenance(
     ]
 
 
+def tuned_in_simulator(layout: Layout) -> list[str]:
+    """Variants whose policies were fine-tuned in the simulator, not in imagination."""
+    return [
+        variant
+        for variant in VARIANTS
+        if manifest(layout.finetune(variant)).get("environment") == "simulator"
+    ]
+
+
 def evaluations() -> list[str]:
     """Names of the evaluation directories."""
     return ["controls", *VARIANTS]

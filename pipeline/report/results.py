@@ -12,7 +12,16 @@ from pipeline.artifacts import read_json
 from pipeline.metrics import Estimate, macro_average, paired_difference, wilson
 
 NAMES = {"wam": "WAM", "dreamerv2": "DreamerV2"}
-STAGES = {"expert": "Expert", "zero": "Zero action", "bc": "BC", "ppo": "PPO"}
+STAGES = {
+    "expert": "Expert",
+    "zero": "Zero action",
+    "bc": "BC",
+    "ppo": "PPO",
+    "ppo_simulator": "PPO (simulator)",
+}
+FINETUNED = {"world_model": "ppo", "simulator": "ppo_simulator"}
+"""Stage of a fine-tuned policy by ``finetune.environment``: what the simulator tuned is no result
+of imagination and never shares its name."""
 
 _BOOTSTRAP_SEED = 0
 
@@ -87,10 +96,11 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
             rows += read_json(directory / "summary.json")
             rollouts += read_json(directory / "rollouts.json")
     rows = [row for row in rows if row["task"] in tasks]
+    tuned = {variant: _finetuned(rows, variant) for variant in variants}
     policies = (
         Policy(None, "expert"),
         Policy(None, "zero"),
-        *(Policy(variant, stage) for variant in variants for stage in ("bc", "ppo")),
+        *(Policy(variant, stage) for variant in variants for stage in ("bc", tuned[variant])),
     )
     cells = _pool(rows)
     macro = {
@@ -98,8 +108,9 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
         for policy in policies
         if all((task, policy) in cells for task in tasks)
     }
-    pairs = [(Policy("wam", stage), Policy("dreamerv2", stage)) for stage in ("bc", "ppo")]
-    pairs += [(Policy(variant, "ppo"), Policy(variant, "bc")) for variant in variants]
+    stages = ("bc", *FINETUNED.values())
+    pairs = [(Policy("wam", stage), Policy("dreamerv2", stage)) for stage in stages]
+    pairs += [(Policy(variant, tuned[variant]), Policy(variant, "bc")) for variant in variants]
     differences = [
         Difference(first, second, _difference(rollouts, tasks, first, second))
         for first, second in pairs
@@ -130,6 +141,12 @@ def _precision_and_recall(
     claimed = sum(rollout[link] for rollout in rollouts)
     successes = sum(rollout["success"] for rollout in rollouts)
     return hits / claimed if claimed else None, hits / successes if successes else None
+
+
+def _finetuned(rows: list[dict[str, Any]], variant: str) -> str:
+    """Stage of the variant's fine-tuned policy; that of imagination where there is none."""
+    found = {row["stage"] for row in rows if row["variant"] == variant}
+    return next((stage for stage in FINETUNED.values() if stage in found), "ppo")
 
 
 def _pool(rows: list[dict[str, Any]]) -> dict[tuple[str, Policy], Cell]:

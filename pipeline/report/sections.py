@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.layout import Layout
+from pipeline.report import facts
 from pipeline.report.figures import COLOURS, Comparison, Panel, Series, dumbbells, panels
-from pipeline.report.results import NAMES, Links, Policy, Results
+from pipeline.report.results import FINETUNED, NAMES, Links, Policy, Results
 from pipeline.report.sources import data_uri, optional_json, records
 
 CAMERAS = ("static", "gripper")
@@ -76,7 +77,11 @@ def cloning(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> st
 def finetuning(
     layout: Layout, variants: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]
 ) -> str | None:
-    """Imagined success per PPO iteration, a panel per task; mean and range of the seeds."""
+    """Explored success per PPO iteration, a panel per task; mean and range of the seeds.
+
+    Imagined success, but simulated and named so where a variant was fine-tuned in the simulator.
+    """
+    simulated = facts.tuned_in_simulator(layout)
     row = []
     for task in tasks:
         lines = []
@@ -85,13 +90,15 @@ def finetuning(
                 records(layout.finetune(variant) / task / f"seed-{seed}" / "metrics.jsonl")
                 for seed in seeds
             ]
-            line = _mean(runs, "imagined_success")
+            name = "simulated_success" if variant in simulated else "imagined_success"
+            label = NAMES[variant] + (" (simulated)" if variant in simulated else "")
+            line = _mean(runs, name)
             if line:
                 x, mean, low, high = line
                 band = (low, high) if len(seeds) > 1 else None
-                lines.append(Series(NAMES[variant], COLOURS[variant], x, mean, band=band))
+                lines.append(Series(label, COLOURS[variant], x, mean, band=band))
         row.append(Panel(task.replace("_", " "), lines, "iterations", percent=True))
-    return _rows(row, "imagined success during PPO")
+    return _rows(row, "success during PPO" if simulated else "imagined success during PPO")
 
 
 def imagined_against_simulated(results: Results) -> str | None:
@@ -151,7 +158,8 @@ def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> Ta
 
 def clips(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:
     """The clips of every task, the expert first."""
-    places = [("controls", "expert"), *((v, stage) for v in variants for stage in ("bc", "ppo"))]
+    stages = ("bc", *FINETUNED.values())
+    places = [("controls", "expert"), *((v, stage) for v in variants for stage in stages)]
     groups = []
     for task in tasks:
         found = []

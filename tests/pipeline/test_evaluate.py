@@ -154,6 +154,19 @@ def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: L
     assert clips == [f"{TASK}-bc.webp", f"{TASK}-ppo.webp"]
 
 
+def test_what_the_simulator_fine_tuned_is_labelled_so(profile: Profile, layout: Layout) -> None:
+    file = layout.finetune("wam") / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "environment": "simulator"}))
+    short = replace(profile.evaluate, max_steps=4, max_episodes=1)
+    evaluate.run(replace(profile, evaluate=short), layout, "wam")
+    stages = {row["stage"] for row in read(layout, "wam", "summary.json")}
+    assert stages == {"bc", "ppo_simulator"} == set(read(layout, "wam", "metrics.json"))
+    clips = sorted(path.name for path in layout.evaluation("wam").glob("*.webp"))
+    assert clips == [f"{TASK}-bc.webp", f"{TASK}-ppo_simulator.webp"]
+    job = evaluate.Job("wam", TASK, "ppo_simulator", 0)
+    assert job.label == "WAM PPO (simulator)"
+
+
 def outcome(layout: Layout) -> Any:
     parts = sorted((layout.evaluation("wam") / "parts").iterdir())
     return [json.loads(part.read_text()) for part in parts]

@@ -1,6 +1,7 @@
 """The stages between the world model and the evaluation, on small made-up artifacts."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,6 +269,17 @@ def test_a_changed_world_model_invalidates_the_result(
     output = trained.finetune(VARIANT)
     assert not output.exists()
     assert not (output.with_name(f"{VARIANT}.partial") / TASK / "seed-0").exists()
+
+
+def test_imagination_does_without_the_simulator(
+    profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pybullet", "gymnasium", "wam.envs.pool"):
+        monkeypatch.setitem(sys.modules, name, None)
+    finetune.run(profile, trained, VARIANT)
+    output = trained.finetune(VARIANT)
+    assert artifacts.read_json(output / artifacts.MANIFEST)["environment"] == "world_model"
+    assert artifacts.read_json(output / "summary.json")[TASK]["environment"] == "world_model"
 
 
 def test_a_missing_input_names_the_stage_that_makes_it(profile: Profile, layout: Layout) -> None:

@@ -328,6 +328,34 @@ def test_a_report_made_twice_is_the_same(run: Layout, profile: Profile, tmp_path
     assert read_page(again)[0] == read_page(run)[0]
 
 
+def test_a_result_of_the_simulator_never_passes_for_one_of_imagination(
+    run: Layout, profile: Profile, tmp_path: Path
+) -> None:
+    layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    for variant in VARIANTS:
+        directory = layout.finetune(variant)
+        manifest = json.loads((directory / "manifest.json").read_text())
+        write(directory / "manifest.json", {**manifest, "environment": "simulator"})
+        for path in directory.rglob("metrics.jsonl"):
+            path.write_text(path.read_text().replace("imagined_success", "simulated_success"))
+        for name in ("summary.json", "rollouts.json"):
+            path = layout.evaluation(variant) / name
+            path.write_text(path.read_text().replace('"ppo"', '"ppo_simulator"'))
+    build.run(profile, layout)
+    usual = (run.results / "table.txt").read_text()
+    table = (layout.results / "table.txt").read_text()
+    header, old = table.splitlines()[0], usual.splitlines()[0]
+    assert header.count("PPO (simulator)") == header.count("PPO") == old.count("PPO") == 2
+    assert "WAM PPO (simulator) - DreamerV2 PPO (simulator): " in table
+    assert re.findall(r"[\d.]+ \[", table) == re.findall(r"[\d.]+ \[", usual)
+    assert "ppo_simulator" in json.loads((layout.results / "metrics.json").read_text())["wam"]
+    text, _ = read_page(layout)
+    assert "WAM and DreamerV2: policies were fine-tuned in the simulator" in text
+    assert "PPO in the simulator" in text
+    assert "PPO in imagination</h3>" not in text
+    assert "fine-tuned in the simulator" not in read_page(run)[0]
+
+
 def test_what_is_missing_is_not_invented(
     profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

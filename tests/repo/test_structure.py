@@ -59,7 +59,8 @@ def test_every_profile_is_in_the_pipeline_and_valid() -> None:
     assert list(PARAMS) == MATRIX["profiles"]
     assert MATRIX["variants"] == list(VARIANTS)
     for name in PARAMS:
-        load_profile(name, ROOT / "params.yaml")
+        profile = load_profile(name, ROOT / "params.yaml")
+        assert profile.finetune.environment == "world_model", "beyond the paper, so off"
 
 
 @pytest.mark.parametrize("name", PIPELINE["stages"])

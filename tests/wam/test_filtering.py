@@ -104,3 +104,29 @@ def test_a_step_before_the_reset_is_refused(world_model, recording) -> None:
     observation, action = recording
     with pytest.raises(RuntimeError, match="reset"):
         OnlineFilter(world_model, torch.Generator()).step(at(observation, 0), action[0])
+
+
+def test_single_rows_begin_anew_while_the_others_go_on(world_model, recording) -> None:
+    observation, action = recording
+    states = filter_sequence(world_model, observation, action, row_generators(range(ROWS)))
+    online = OnlineFilter(world_model, row_generators(range(ROWS)))
+    online.reset(at(observation, 0))
+    online.step(at(observation, 1), action[0])
+    # Rows 2 and 0 see their recordings from the start again, with their first random numbers.
+    first = Observation(*(field[0, [2, 0]] for field in observation))
+    feature = online.restart([2, 0], first, row_generators([2, 0]))
+    torch.testing.assert_close(feature[[0, 2]], states.feature[0, [0, 2]], atol=1e-5, rtol=0)
+    assert torch.equal(feature[1], states.feature[1, 1])
+    mixed = Observation(*(torch.stack([f[1, 0], f[2, 1], f[1, 2]]) for f in observation))
+    feature = online.step(mixed, torch.stack([action[0, 0], action[1, 1], action[0, 2]]))
+    torch.testing.assert_close(feature[[0, 2]], states.feature[1, [0, 2]], atol=1e-5, rtol=0)
+    assert torch.equal(feature[1], states.feature[2, 1])
+
+
+def test_rows_that_share_a_generator_cannot_begin_anew(world_model, recording) -> None:
+    online = OnlineFilter(world_model, torch.Generator())
+    with pytest.raises(RuntimeError, match="reset the filter first"):
+        online.restart([0], at(recording[0], 0, slice(1)), row_generators([0]))
+    online.reset(at(recording[0], 0))
+    with pytest.raises(ValueError, match="one generator per row"):
+        online.restart([0], at(recording[0], 0, slice(1)), row_generators([0]))

@@ -4,39 +4,16 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 import pytest
 
 pytest.importorskip("pybullet")
 
+from tests.wam.button import HOLD, PIXELS, STATES, episodes
 from wam.envs.play_table import PlayTableEnv
 from wam.envs.pool import EnvPool, Episode
 from wam.errors import WamError
-
-STATES = partial(PlayTableEnv, cameras=False)
-PIXELS = partial(PlayTableEnv, renderer="tiny", static_size=64, gripper_size=64)
-HOLD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-
-
-def episodes(count: int) -> list[Episode]:
-    """Starts with the arm a little above the button and a little apart from each other."""
-    env = STATES()
-    made = []
-    try:
-        for index in range(count):
-            observation, _ = env.reset(seed=index)
-            target = np.array([-0.12 + 0.002 * index, -0.12, 0.53])
-            for _ in range(30):
-                motion = np.clip((target - env.target_pose[:3]) / 0.02, -1, 1)
-                observation = env.step([*motion, 0, 0, 0, -1.0])[0]
-            made.append(
-                Episode("turn_on_led", observation["robot_obs"], observation["scene_obs"], index)
-            )
-    finally:
-        env.close()
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +134,29 @@ def test_a_dead_worker_is_replaced_once_with_the_same_outcome(starts: list[Episo
         kill_worker(pool)
         with pytest.raises(WamError, match=r"died twice \(signal 9\).*turn_on_led"):
             pool.step(actions(3, 8, 2))
+
+
+def test_single_episodes_begin_anew_while_the_others_go_on(starts: list[Episode], pools) -> None:
+    begun = pools[0].start(starts)
+    whole = [pools[0].step(actions(3, 4, 1)) for _ in range(5)]
+    for workers in (1, 2):
+        with EnvPool(STATES, workers) as pool:
+            pool.start(starts)
+            for _ in range(3):
+                pool.step(actions(3, 4, 1))
+            first = pool.restart({2: starts[0], 1: starts[1]})
+            np.testing.assert_array_equal(first.robot_obs, begun.robot_obs[:2])
+            again = pool.step(actions(3, 4, 1))
+            kill_worker(pool)
+            after = pool.step(actions(3, 4, 1))
+        for got, expected, old in ((again, whole[3], whole[0]), (after, whole[4], whole[1])):
+            for mine, usual, from_start in zip(
+                got.observations[:2], expected.observations[:2], old.observations[:2], strict=True
+            ):
+                np.testing.assert_array_equal(mine[0], usual[0])
+                np.testing.assert_array_equal(mine[1], from_start[1])
+        assert again.steps.tolist() == [whole[3].steps[0], *whole[0].steps[[1, 0]]]
+        assert not again.success[2]
 
 
 def test_wrong_input_in_a_worker_is_the_users_error(starts: list[Episode], pools) -> None:

@@ -9,7 +9,7 @@ import multiprocessing
 import pickle
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -111,9 +111,7 @@ class EnvPool:
         """The first observations [B, ...] of new episodes; earlier episodes are closed."""
         if not episodes:
             raise ValueError("a pool needs at least one episode")
-        for episode in episodes:
-            if episode.task not in PREDICATES:
-                raise WamError(f"task '{episode.task}': unknown; known: {', '.join(PREDICATES)}")
+        _check_tasks(episodes)
         while len(self._workers) < min(self._num_workers, len(episodes)):
             self._workers.append(_Worker(self._setup))
         self._episodes = list(episodes)
@@ -127,6 +125,25 @@ class EnvPool:
         first = self._call(calls)
         self._last = [first[row] for row in range(len(episodes))]
         return _stack(self._last)
+
+    def restart(self, episodes: Mapping[int, Episode]) -> Observations:
+        """Replace the episodes of some rows; their first observations [R, ...] in the same order.
+
+        The other rows stay as they are.
+        """
+        _check_tasks(episodes.values())
+        calls: dict[_Worker, Command] = {}
+        for index, worker in enumerate(self._workers):
+            own = {row: new for row, new in episodes.items() if row % len(self._workers) == index}
+            if own:
+                calls[worker] = _Restart(own)
+                worker.history.append(calls[worker])
+        first = self._call(calls)
+        for row, episode in episodes.items():
+            self._episodes[row] = episode
+            self._success[row] = False
+            self._last[row] = first[row]
+        return _stack([first[row] for row in episodes])
 
     def step(self, actions: np.ndarray) -> Transitions:
         """Execute ``actions`` [B, n, 7] open loop in all episodes that have not succeeded yet."""
@@ -183,7 +200,17 @@ class EnvPool:
         return results
 
 
+def _check_tasks(episodes: Iterable[Episode]) -> None:
+    for episode in episodes:
+        if episode.task not in PREDICATES:
+            raise WamError(f"task '{episode.task}': unknown; known: {', '.join(PREDICATES)}")
+
+
 class _Start(NamedTuple):
+    episodes: dict[int, Episode]
+
+
+class _Restart(NamedTuple):
     episodes: dict[int, Episode]
 
 
@@ -196,7 +223,7 @@ class _Follow(NamedTuple):
     steps: int
 
 
-Command = _Start | _Step | _Follow
+Command = _Start | _Restart | _Step | _Follow
 
 
 class _Worker:
@@ -311,6 +338,11 @@ def _answer(
             for row, episode in episodes.items():
                 running[row] = begin(episode)
             return {row: episode.first for row, episode in running.items()}
+        case _Restart(episodes):
+            for row, episode in episodes.items():
+                running[row].close()
+                running[row] = begin(episode)
+            return {row: running[row].first for row in episodes}
         case _Step(actions):
             return {row: running[row].run(chunk) for row, chunk in actions.items()}
         case _Follow(controllers, steps):

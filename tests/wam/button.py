@@ -1,0 +1,31 @@
+"""The real simulator with the arm above the button: pushing down on it turns the LED on."""
+
+from functools import partial
+
+import numpy as np
+
+from wam.envs.play_table import PlayTableEnv
+from wam.envs.pool import Episode
+
+STATES = partial(PlayTableEnv, cameras=False)
+PIXELS = partial(PlayTableEnv, renderer="tiny", static_size=64, gripper_size=64)
+HOLD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def episodes(count: int) -> list[Episode]:
+    """Starts with the arm a little above the button and a little apart from each other."""
+    env = STATES()
+    made = []
+    try:
+        for index in range(count):
+            observation, _ = env.reset(seed=index)
+            target = np.array([-0.12 + 0.002 * index, -0.12, 0.53])
+            for _ in range(30):
+                motion = np.clip((target - env.target_pose[:3]) / 0.02, -1, 1)
+                observation = env.step([*motion, 0, 0, 0, -1.0])[0]
+            made.append(
+                Episode("turn_on_led", observation["robot_obs"], observation["scene_obs"], index)
+            )
+    finally:
+        env.close()
+    return made
