@@ -11,11 +11,13 @@ from tests.wam.toy_bandit import (
     BanditSuccess,
     train_base,
 )
+from wam.advantage import RewardScaler, gae
 from wam.config import FinetuneConfig
 from wam.diffusion import log_prob
+from wam.experience import collect
 from wam.imagination import LatentEnv, imagined_success
 from wam.policy import DiffusionMlp, FinetunedPolicy, Policy
-from wam.ppo import Dppo, RewardScaler, clip_ranges, collect, gae, gaussian_kl
+from wam.ppo import Dppo, clip_ranges, gaussian_kl
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+"""Imagined experience of a policy, and what it says about the policy.
+
+Shapes: N decisions in time, E environments, J fine-tuned steps, F feature, A values of a chunk.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from wam.config import ACTION_SIZE
+from wam.imagination import LatentEnv
+from wam.policy import FinetunedPolicy, to_actions
+
+
+class Rollout(NamedTuple):
+    """Imagined experience of one iteration."""
+
+    feature: torch.Tensor
+    """float32 [N, E, F], what the policy saw"""
+    chain: torch.Tensor
+    """float32 [N, E, J+1, A], latents of the fine-tuned steps, not clamped"""
+    reward: torch.Tensor
+    """float32 [N, E]"""
+    terminated: torch.Tensor
+    """bool [N, E]"""
+    truncated: torch.Tensor
+    """bool [N, E]"""
+    next_feature: torch.Tensor
+    """float32 [N, E, F], the state reached, before any reset"""
+
+
+def collect(
+    env: LatentEnv,
+    policy: FinetunedPolicy,
+    steps: int,
+    min_std: float,
+    generator: torch.Generator,
+) -> Rollout:
+    """``steps`` decisions of every environment, all reset first."""
+    env.reset()
+    rows = []
+    for _ in range(steps):
+        feature = env.feature
+        chain = policy.explore(feature, generator, min_std)
+        reached, reward, terminated, truncated = env.step(to_actions(chain[:, -1]))
+        rows.append((feature, chain, reward, terminated, truncated, reached))
+    return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def experience_report(rollout: Rollout) -> dict[str, Any]:
+    """What the experience says about the policy that collected it."""
+    success, truncated = rollout.terminated, rollout.truncated
+    successes, finished = int(success.sum()), int((success | truncated).sum())
+    age = torch.zeros_like(rollout.reward[0])
+    ages = []
+    for ended in success | truncated:
+        age = age + 1
+        ages.append(age)
+        age = age * ~ended
+    motion = rollout.chain[:, :, -1].unflatten(-1, (-1, ACTION_SIZE))[..., :6]
+    return {
+        "imagined_success": successes / finished if finished else None,
+        "finished_episodes": finished,
+        "success_decision": float(torch.stack(ages)[success].mean()) if successes else None,
+        "clamped_actions": float((motion.abs() > 1).float().mean()),
+    }
