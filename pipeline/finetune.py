@@ -145,6 +145,7 @@ def finetune(
         config.envs,
         config.max_decisions,
         generator,
+        config.group if config.advantage == "group" else None,
     )
     journal = Journal(directory / METRICS_FILE)
     checkpoint = load_training_state(directory / CHECKPOINT_FILE)

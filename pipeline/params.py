@@ -334,6 +334,7 @@ def _check_relations(profile: Profile, where: str) -> None:
             f"policy.diffusion_steps={profile.policy.diffusion_steps}"
         )
     _check_ddim(profile, where)
+    _check_finetune(profile.finetune, f"{where}.finetune")
     fewest = profile.world_model.id_steps + 1
     if training.window < fewest:
         raise WamError(
@@ -356,6 +357,22 @@ def _check_ddim(profile: Profile, where: str) -> None:
             f"{where}.evaluate.ddim_steps={count}: too few; none would be among the last "
             f"{finetuned} of {steps} (finetune.finetuned_steps), which fine-tuning trains"
         )
+
+
+def _check_finetune(finetune: FinetuneConfig, where: str) -> None:
+    if finetune.advantage == "group":
+        if finetune.group < 2:
+            raise WamError(
+                f"{where}.group={finetune.group}: needs at least 2, an episode and another to "
+                "compare it with (advantage: group)"
+            )
+        for name, unit in (("envs", "group"), ("steps", "max_decisions")):
+            count, size = getattr(finetune, name), getattr(finetune, unit)
+            if count % size:
+                raise WamError(
+                    f"{where}.{name}={count} is not a multiple of {unit}={size}, as advantage: "
+                    f"group needs; use {(count // size + 1) * size}"
+                )
 
 
 def _check_convert(convert: Convert, where: str) -> None:

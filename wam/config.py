@@ -164,6 +164,11 @@ class FinetuneConfig:
     epochs: int = 10
     minibatch: int = 7500
     minibatch_over: Literal["pair", "decision"] = "pair"
+    advantage: Literal["gae", "group"] = "gae"
+    """What weighs the decisions: a critic's estimates (the paper), or the outcome of an episode
+    against those of others from the same start (GRPO, arXiv:2402.03300), without a critic."""
+    group: int = 5
+    """Episodes per start state if ``advantage`` is ``group``."""
     gamma: float = 0.999
     gae_lambda: float = 0.95
     denoising_gamma: float = 0.99

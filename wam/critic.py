@@ -16,13 +16,13 @@ from wam.policy import ResidualMlp
 
 
 class Estimate(NamedTuple):
-    """What a critic makes of the experience of one iteration."""
+    """What is made of the experience of one iteration."""
 
     advantage: torch.Tensor
     """float32 [D]"""
-    returns: torch.Tensor
-    """float32 [D], what the critic is to predict"""
-    explained_variance: float
+    returns: torch.Tensor | None
+    """float32 [D], what the critic is to predict; None without a critic"""
+    explained_variance: float | None
     """Share of the returns' variance that it predicts already"""
 
 

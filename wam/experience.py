@@ -27,6 +27,8 @@ class Rollout(NamedTuple):
     """bool [N, E]"""
     next_feature: torch.Tensor
     """float32 [N, E, F], the state reached, before any reset"""
+    active: torch.Tensor
+    """bool [N, E]; False: the environment waited and the row means nothing"""
 
 
 def collect(
@@ -42,8 +44,8 @@ def collect(
     for _ in range(steps):
         feature = env.feature
         chain = policy.explore(feature, generator, min_std)
-        reached, reward, terminated, truncated = env.step(to_actions(chain[:, -1]))
-        rows.append((feature, chain, reward, terminated, truncated, reached))
+        reached, *outcome, active = env.step(to_actions(chain[:, -1]))
+        rows.append((feature, chain, *outcome, reached, active))
     return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
@@ -53,11 +55,12 @@ def experience_report(rollout: Rollout) -> dict[str, Any]:
     successes, finished = int(success.sum()), int((success | truncated).sum())
     age = torch.zeros_like(rollout.reward[0])
     ages = []
-    for ended in success | truncated:
-        age = age + 1
+    for ended, active in zip(success | truncated, rollout.active, strict=True):
+        age = age + active
         ages.append(age)
         age = age * ~ended
-    motion = rollout.chain[:, :, -1].unflatten(-1, (-1, ACTION_SIZE))[..., :6]
+    chunk = rollout.chain[:, :, -1][rollout.active]
+    motion = chunk.unflatten(-1, (-1, ACTION_SIZE))[..., :6]
     return {
         "imagined_success": successes / finished if finished else None,
         "finished_episodes": finished,

@@ -3,7 +3,7 @@
 Two levels: decisions n of the environment, and within each the last J denoising steps j, which use
 the denoising index k = J - 1 - j. All defaults are those of algorithm contract 6, fixes included.
 Shapes: N decisions in time, E environments, J fine-tuned steps, F feature, A values of a chunk,
-P = N * E * J pairs of decision and step.
+D decisions that count (N * E, unless environments wait), P = D * J pairs of decision and step.
 """
 
 import copy
@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from wam.advantage import group_advantage
 from wam.config import FinetuneConfig
-from wam.critic import Critic
+from wam.critic import Critic, Estimate
 from wam.diffusion import log_prob
 from wam.experience import Rollout, collect, experience_report
 from wam.imagination import LatentEnv
@@ -36,7 +37,10 @@ def clip_ranges(steps: int, base: float, maximum: float) -> torch.Tensor:
 
 
 class Dppo:
-    """The actor and critic of one fine-tuning run, and their updates."""
+    """The actor of one fine-tuning run, what judges its decisions, and the updates.
+
+    With ``advantage: gae`` a critic judges, with ``group`` the other episodes from the same start.
+    """
 
     def __init__(
         self,
@@ -50,7 +54,9 @@ class Dppo:
         device = next(base.parameters()).device
         actor = copy.deepcopy(base).requires_grad_(True)
         self.policy = FinetunedPolicy(base, actor, config.finetuned_steps).to(device)
-        self._critic = Critic(feature, config, device, generator)
+        self._critic = None
+        if config.advantage == "gae":
+            self._critic = Critic(feature, config, device, generator)
         self._actor_optimizer = torch.optim.AdamW(
             actor.parameters(), lr=config.actor_lr, weight_decay=0.0, fused=True
         )
@@ -76,15 +82,14 @@ class Dppo:
     def update(self, rollout: Rollout, generator: torch.Generator) -> dict[str, Any]:
         """Optimise the critic on ``rollout`` and, once its warm-up is over, the actor."""
         config = self._config
-        train_actor = self.iteration >= config.critic_warmup
+        train_actor = self._critic is None or self.iteration >= config.critic_warmup
         fixed = self._prepare(rollout)
         losses: list[torch.Tensor] = []
         kl_by_k, clipped_by_k, seen_by_k = self._clip.new_zeros((3, config.finetuned_steps))
         for _ in range(config.epochs):
             first = len(losses)
             for pairs in self._minibatches(len(fixed.feature), generator):
-                decision = fixed.decision[pairs]
-                value_loss = self._critic.step(fixed.feature, fixed.returns, decision)
+                value_loss = self._step_critic(fixed, pairs)
                 if not train_actor:
                     losses.append(torch.stack([value_loss, *value_loss.new_zeros(3)]))
                     continue
@@ -99,7 +104,7 @@ class Dppo:
         value_loss, policy_loss, bc_kl, kl = torch.stack(losses).mean(0).tolist()
         seen_by_k.clamp_(min=1)
         return {
-            "value_loss": value_loss,
+            "value_loss": None if self._critic is None else value_loss,
             "policy_loss": policy_loss,
             "bc_kl": bc_kl,
             "approx_kl": kl,
@@ -115,23 +120,29 @@ class Dppo:
         return {
             "actor": self.policy.actor.state_dict(),
             "actor_optimizer": self._actor_optimizer.state_dict(),
-            "critic": self._critic.state_dict(),
+            "critic": None if self._critic is None else self._critic.state_dict(),
             "iteration": self.iteration,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.policy.actor.load_state_dict(state["actor"])
         self._actor_optimizer.load_state_dict(state["actor_optimizer"])
-        self._critic.load_state_dict(state["critic"])
+        if self._critic is not None:
+            self._critic.load_state_dict(state["critic"])
         self.iteration = state["iteration"]
 
     @torch.no_grad()
     def _prepare(self, rollout: Rollout) -> "_Fixed":
         """What stays the same during the updates of one iteration."""
         steps = self._config.finetuned_steps
-        estimate = self._critic.estimate(rollout)
-        feature = rollout.feature.flatten(0, 1)
-        chain = rollout.chain.flatten(0, 1)
+        feature, chain = rollout.feature.flatten(0, 1), rollout.chain.flatten(0, 1)
+        if self._critic is not None:
+            estimate = self._critic.estimate(rollout)
+        else:
+            # The rows of waiting environments go no further.
+            active = rollout.active.flatten()
+            feature, chain = feature[active], chain[active]
+            estimate = Estimate(self._compare(rollout).flatten()[active], None, None)
         noisy, cleaner = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
         decision = torch.arange(len(feature), device=feature.device).repeat_interleave(steps)
         k = torch.arange(steps - 1, -1, -1, device=feature.device).repeat(len(feature))
@@ -163,6 +174,17 @@ class Dppo:
         for rows in order.split(config.minibatch):
             yield (rows.unsqueeze(1) * steps + torch.arange(steps, device=device)).flatten()
 
+    def _compare(self, rollout: Rollout) -> torch.Tensor:
+        """Advantages [N, E] by comparison within the groups."""
+        config = self._config
+        return group_advantage(rollout.reward, config.max_decisions, config.group, config.gamma)
+
+    def _step_critic(self, fixed: "_Fixed", pairs: torch.Tensor) -> torch.Tensor:
+        """The critic's loss; 0 without a critic."""
+        if self._critic is None or fixed.returns is None:
+            return torch.zeros((), device=self._clip.device)
+        return self._critic.step(fixed.feature, fixed.returns, fixed.decision[pairs])
+
     def _step_actor(self, fixed: "_Fixed", pairs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Policy loss, BC-KL, and per pair the approximate KL, whether it was clipped, and k."""
         k = fixed.k[pairs]
@@ -174,7 +196,8 @@ class Dppo:
         log_ratio = log_prob(fixed.cleaner[pairs], mean, std) - fixed.log_prob[pairs]
         ratio = log_ratio.exp()
         advantage = fixed.advantage[fixed.decision[pairs]]
-        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+        if self._critic is not None:  # groups are centred and scaled already, each by itself
+            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
         advantage = advantage * self._discount[k]
         clip = self._clip[k]
         clipped_ratio = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
@@ -215,7 +238,7 @@ def gaussian_kl(base_mean: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) 
 
 class _Fixed(NamedTuple):
     feature: torch.Tensor
-    """[N*E, F]"""
+    """[D, F]"""
     noisy: torch.Tensor
     """[P, A]"""
     cleaner: torch.Tensor
@@ -229,7 +252,7 @@ class _Fixed(NamedTuple):
     log_prob: torch.Tensor
     """[P], under the actor that collected the experience"""
     advantage: torch.Tensor
-    """[N*E]"""
-    returns: torch.Tensor
-    """[N*E]"""
-    explained_variance: float
+    """[D]"""
+    returns: torch.Tensor | None
+    """[D]; None without a critic"""
+    explained_variance: float | None

@@ -32,9 +32,9 @@ class AtLeastSix:
         return feature[:, 1] >= 6
 
 
-def make_env(envs: int, starts: list[torch.Tensor]) -> LatentEnv:
+def make_env(envs: int, starts: list[torch.Tensor], group: int | None = None) -> LatentEnv:
     random = torch.Generator().manual_seed(0)
-    return LatentEnv(CountDynamics(), AtLeastSix(), starts, envs, LIMIT, random)
+    return LatentEnv(CountDynamics(), AtLeastSix(), starts, envs, LIMIT, random, group)
 
 
 def start(identity: float) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_the_transition_shows_the_state_before_the_reset() -> None:
     assert env.step(chunk(1, 1)).truncated.tolist() == [True, False]
 
 
-def test_groups_of_starts_are_drawn_equally_often() -> None:
+def test_kinds_of_starts_are_drawn_equally_often() -> None:
     demos = torch.cat([start(1.0)] * 10)
     play = torch.cat([start(2.0), start(3.0)])
     identity = make_env(3000, [demos, torch.zeros(0, 2), play]).feature[:, 0]
@@ -84,6 +84,36 @@ def test_groups_of_starts_are_drawn_equally_often() -> None:
 def test_no_starts_are_refused() -> None:
     with pytest.raises(WamError, match="no start states"):
         make_env(2, [torch.zeros(0, 2)])
+
+
+def test_a_group_shares_its_start_and_waits_for_the_end_of_the_round() -> None:
+    starts = torch.cat([start(identity) for identity in range(50)])
+    env = make_env(6, [starts], group=3)
+    first = env.feature[:, 0].clone()
+    assert (first[:3] == first[0]).all() and (first[3:] == first[3]).all()
+    assert first[0] != first[3]
+    # The first environment succeeds at once, the second at the second decision, the others never.
+    outcomes = [env.step(chunk(8, 3, 1, 1, 1, 1)) for _ in range(LIMIT)]
+    succeeded = [outcome.terminated.nonzero().flatten().tolist() for outcome in outcomes]
+    assert succeeded == [[0], [1], []]
+    assert [outcome.reward.sum().item() for outcome in outcomes] == [1, 1, 0]
+    assert [(~outcome.active).nonzero().flatten().tolist() for outcome in outcomes] == [
+        [],
+        [0],
+        [0, 1],
+    ]
+    assert outcomes[-1].truncated.tolist() == [False, False, True, True, True, True]
+    # All begin anew together, with the next draw.
+    assert (env.feature[:, 1] == 0).all()
+    again = env.feature[:, 0]
+    assert (again[:3] == again[0]).all() and not torch.equal(again, first)
+    assert env.step(chunk(1, 1, 1, 1, 1, 1)).active.all()
+
+
+@pytest.mark.parametrize("group", [1, 4])
+def test_parts_of_groups_are_refused(group: int) -> None:
+    with pytest.raises(WamError, match="group"):
+        make_env(6, [start(1.0)], group)
 
 
 class Steady:
