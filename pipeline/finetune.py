@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pipeline import artifacts, console
-from pipeline.features import TaskFeatures, load_features
+from pipeline.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.seeding import task_generator
@@ -27,6 +27,7 @@ from wam.checkpoint import (
     save_training_state,
 )
 from wam.config import FinetuneConfig
+from wam.curriculum import StartCurriculum
 from wam.errors import WamError
 from wam.imagination import LatentEnv, imagined_success
 from wam.journal import Journal
@@ -50,6 +51,8 @@ class Parts(NamedTuple):
     base: DiffusionPolicy
     starts: tuple[torch.Tensor, torch.Tensor]
     """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
+    demos: SplitFeatures
+    """all features of the training demonstrations, on the CPU"""
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -157,8 +160,10 @@ def finetune(
         first = checkpoint["imagined_success_first"]
     journal.rewind(dppo.iteration)
     advance(dppo.iteration, task)
+    curriculum = _curriculum(parts, config)
     while dppo.iteration < config.iterations:
-        record = dppo.train_iteration(env, generator)
+        placed = _place_starts(env, parts, curriculum, dppo.iteration)
+        record = dppo.train_iteration(env, generator) | placed
         journal.append(record)
         advance(1, _note(task, seed, record))
         if dppo.iteration % config.checkpoint_every == 0 and dppo.iteration < config.iterations:
@@ -224,13 +229,37 @@ def _load(
     features = load_features(layout.features(variant), task)
     classifier = load_reward(layout.reward(variant) / task, device)
     starts = tuple(part.to(device) for part in _starts(features))
-    return Parts(world_model, weights, classifier, base, (starts[0], starts[1]))
+    return Parts(world_model, weights, classifier, base, (starts[0], starts[1]), features.training)
 
 
 def _starts(features: TaskFeatures) -> tuple[torch.Tensor, torch.Tensor]:
     """First features of training demonstrations and of training play; never validation starts."""
     training = features.training
     return training.posterior[:, training.first].flatten(0, 1), features.play_starts.flatten(0, 1)
+
+
+def _curriculum(parts: Parts, config: FinetuneConfig) -> StartCurriculum | None:
+    """The curriculum of the demonstrations' starts; those of play stay what they are."""
+    if not config.start_curriculum:
+        return None
+    demos, device = parts.demos, parts.starts[0].device
+    iterations = config.start_curriculum * config.iterations
+    return StartCurriculum(demos.posterior.to(device), demos.label, demos.length, iterations)
+
+
+def _place_starts(
+    env: LatentEnv, parts: Parts, curriculum: StartCurriculum | None, iteration: int
+) -> dict[str, Any]:
+    """Let episodes start where the curriculum is; returns what the iteration's record says of it.
+
+    The place follows from the iteration alone, so a continued run needs nothing saved.
+    """
+    if curriculum is None:
+        return {}
+    demos, play = parts.starts
+    position = curriculum.position(iteration)
+    env.start_from([demos if position is None else curriculum.starts(position), play])
+    return {"start_position": position}
 
 
 def _imagined_success(

@@ -360,6 +360,11 @@ def _check_ddim(profile: Profile, where: str) -> None:
 
 
 def _check_finetune(finetune: FinetuneConfig, where: str) -> None:
+    if not finetune.start_curriculum <= 1:
+        raise WamError(
+            f"{where}.start_curriculum={finetune.start_curriculum}: a share of the iterations, "
+            "expected 0 to 1"
+        )
     if finetune.advantage == "group":
         if finetune.group < 2:
             raise WamError(

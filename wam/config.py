@@ -169,6 +169,9 @@ class FinetuneConfig:
     against those of others from the same start (GRPO, arXiv:2402.03300), without a critic."""
     group: int = 5
     """Episodes per start state if ``advantage`` is ``group``."""
+    start_curriculum: float = 0.0
+    """Share of the iterations over which the starts in demonstrations move back from frames near
+    the success to the first ones, with which all later iterations start."""
     gamma: float = 0.999
     gae_lambda: float = 0.95
     denoising_gamma: float = 0.99

@@ -76,16 +76,20 @@ class LatentEnv:
         """Raises WamError without any start, or if ``envs`` are not whole groups."""
         if group is not None:
             check_groups(envs, group)
+        self._dynamics, self._classifier = dynamics, classifier
+        self._max_decisions, self._generator = max_decisions, generator
+        self._envs, self._group = envs, group
+        self.start_from(starts)
+        self.feature = self.reset()
+
+    def start_from(self, starts: Sequence[torch.Tensor]) -> None:
+        """Draw from other ``starts`` from the next reset on. Raises WamError without any start."""
         kinds = [kind for kind in starts if len(kind)]
         if not kinds:
             raise WamError("imagination: no start states; expected at least one demonstration")
-        self._dynamics, self._classifier = dynamics, classifier
-        self._max_decisions, self._generator = max_decisions, generator
         self._starts = torch.cat(kinds)
         sizes = torch.tensor([len(kind) for kind in kinds], device=self._starts.device)
         self._kind_size, self._kind_first = sizes, sizes.cumsum(0) - sizes
-        self._envs, self._group = envs, group
-        self.feature = self.reset()
 
     def reset(self) -> torch.Tensor:
         """Start every environment anew; the start features [B, F]."""

@@ -67,6 +67,8 @@ def test_values_arrive_typed(params) -> None:
         (("evaluate", "ddim_steps"), 1, "none would be among the last 5 of 10"),
         (("tasks",), [], "must not be empty"),
         (("finetune", "advantage"), "grpo", "ci.finetune.advantage = 'grpo': input should be"),
+        (("finetune", "start_curriculum"), 1.5, "ci.finetune.start_curriculum=1.5: a share"),
+        (("finetune", "start_curriculum"), -0.5, "start_curriculum = -0.5: must not be negative"),
         (("finetune", "group"), 0, "ci.finetune.group = 0: must be positive"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,9 +168,21 @@ class Killed(Exception):
     pass
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "group": {"advantage": "group", "group": 2, "max_decisions": 3},
+    "curriculum": {"start_curriculum": 0.9},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_a_killed_fine_tuning_goes_on_and_ends_as_if_it_had_not_been(
-    profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
+    profile: Profile,
+    trained: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
 ) -> None:
+    profile = replace(profile, finetune=replace(profile.finetune, **options))
     finetune.run(profile, trained, VARIANT)
     done = trained.finetune(VARIANT)
     whole = (done / TASK / "seed-0" / "model.safetensors").read_bytes()
@@ -200,6 +213,35 @@ def test_a_killed_fine_tuning_goes_on_and_ends_as_if_it_had_not_been(
     assert started == [2, 3]
     assert (done / TASK / "seed-0" / "model.safetensors").read_bytes() == whole
     assert (done / TASK / "seed-0" / "metrics.jsonl").read_text() == records
+
+
+def test_the_curriculum_moves_the_starts_in_demonstrations_back(
+    profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = []
+    start_from = finetune.LatentEnv.start_from
+
+    def watching(env: finetune.LatentEnv, starts: list[torch.Tensor]) -> None:
+        placed.append([len(kind) for kind in starts])
+        assert not starts[0][:, 0].any()  # the label: no success is a start
+        start_from(env, starts)
+
+    monkeypatch.setattr(finetune.LatentEnv, "start_from", watching)
+    settings = replace(profile.finetune, start_curriculum=0.5)
+    finetune.run(replace(profile, finetune=settings), trained, VARIANT)
+    # Two draws of six demonstrations, with 15 frames before the success; two draws of five frames
+    # of play. The first entry is the environment before any training.
+    assert placed == [[12, 10], [12 * 3, 10], [12 * 9, 10], [12, 10], [12, 10]]
+    path = trained.finetune(VARIANT) / TASK / "seed-0" / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["start_position"] for record in records] == [0.8, 0.4, None, None]
+
+
+def test_without_options_the_records_say_nothing_of_them(profile: Profile, trained: Layout) -> None:
+    finetune.run(profile, trained, VARIANT)
+    path = trained.finetune(VARIANT) / TASK / "seed-0" / "metrics.jsonl"
+    record = json.loads(path.read_text().splitlines()[0])
+    assert not set(record) & {"start_position", "penalty"}
 
 
 @pytest.mark.parametrize("precision", [0.5, None])
