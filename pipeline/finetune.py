@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pipeline import artifacts, console
+from pipeline.disagreement import fit_ensemble
 from pipeline.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.layout import Layout
 from pipeline.params import Profile
@@ -28,6 +29,7 @@ from wam.checkpoint import (
 )
 from wam.config import FinetuneConfig
 from wam.curriculum import StartCurriculum
+from wam.disagreement import DisagreementEnsemble
 from wam.errors import WamError
 from wam.imagination import LatentEnv, imagined_success
 from wam.journal import Journal
@@ -39,6 +41,8 @@ from wam.world_model import WorldModel
 STAGE = "finetune"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+ENSEMBLE = "disagreement"
+"""Directory of the disagreement ensemble, beside those of the tasks."""
 
 
 class Parts(NamedTuple):
@@ -53,6 +57,8 @@ class Parts(NamedTuple):
     """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
     demos: SplitFeatures
     """all features of the training demonstrations, on the CPU"""
+    doubt: DisagreementEnsemble | None
+    """None: states unlike the data cost nothing"""
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -78,10 +84,14 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         partial,
         manifest,
     ):
+        doubt = None
+        if config.disagreement_scale:
+            features, model = layout.features(variant), world_model.config
+            doubt = fit_ensemble(partial / ENSEMBLE, features, profile, model, device)
         total = len(profile.tasks) * len(config.seeds) * config.iterations
         with console.progress(f"finetune {variant}", total, "iterations") as advance:
             for task in profile.tasks:
-                parts = _load(layout, variant, task, world_model, weights, device)
+                parts = _load(layout, variant, task, world_model, weights, doubt, device)
                 for seed in config.seeds:
                     directory = partial / task / f"seed-{seed}"
                     if (directory / artifacts.SUMMARY).is_file():
@@ -137,19 +147,11 @@ def finetune(
     A run that was killed and continued gives the policy of an uninterrupted one on the same CPU.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    demos, play = parts.starts
+    demos, _ = parts.starts
     device, feature = demos.device, demos.shape[-1]
     generator = task_generator(seed, task, device)
     dppo = Dppo(parts.base.base, feature, config, task_generator(seed, task, part=1))
-    env = LatentEnv(
-        parts.world_model,
-        parts.classifier,
-        [demos, play],
-        config.envs,
-        config.max_decisions,
-        generator,
-        config.group if config.advantage == "group" else None,
-    )
+    env = _make_env(parts, config, generator)
     journal = Journal(directory / METRICS_FILE)
     checkpoint = load_training_state(directory / CHECKPOINT_FILE)
     if checkpoint is None:
@@ -192,6 +194,8 @@ def finetune(
         "clamped_actions": final["clamped_actions"],
         "iterations": dppo.iteration,
     }
+    if config.disagreement_scale:
+        summary["penalty"] = final["penalty"]
     artifacts.write_json(directory / artifacts.SUMMARY, summary)
 
 
@@ -221,6 +225,7 @@ def _load(
     task: str,
     world_model: WorldModel,
     weights: str,
+    doubt: DisagreementEnsemble | None,
     device: torch.device,
 ) -> Parts:
     base = load_policy(layout.policy(variant) / task, device)
@@ -229,13 +234,28 @@ def _load(
     features = load_features(layout.features(variant), task)
     classifier = load_reward(layout.reward(variant) / task, device)
     starts = tuple(part.to(device) for part in _starts(features))
-    return Parts(world_model, weights, classifier, base, (starts[0], starts[1]), features.training)
+    first = (starts[0], starts[1])
+    return Parts(world_model, weights, classifier, base, first, features.training, doubt)
 
 
 def _starts(features: TaskFeatures) -> tuple[torch.Tensor, torch.Tensor]:
     """First features of training demonstrations and of training play; never validation starts."""
     training = features.training
     return training.posterior[:, training.first].flatten(0, 1), features.play_starts.flatten(0, 1)
+
+
+def _make_env(parts: Parts, config: FinetuneConfig, generator: torch.Generator) -> LatentEnv:
+    return LatentEnv(
+        parts.world_model,
+        parts.classifier,
+        parts.starts,
+        config.envs,
+        config.max_decisions,
+        generator,
+        config.group if config.advantage == "group" else None,
+        parts.doubt,
+        config.disagreement_scale,
+    )
 
 
 def _curriculum(parts: Parts, config: FinetuneConfig) -> StartCurriculum | None:

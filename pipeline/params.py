@@ -5,6 +5,7 @@ stage depends on.
 """
 
 import difflib
+import math
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -364,6 +365,15 @@ def _check_finetune(finetune: FinetuneConfig, where: str) -> None:
         raise WamError(
             f"{where}.start_curriculum={finetune.start_curriculum}: a share of the iterations, "
             "expected 0 to 1"
+        )
+    if not math.isfinite(finetune.disagreement_scale):
+        raise WamError(
+            f"{where}.disagreement_scale={finetune.disagreement_scale}: expected a finite number"
+        )
+    if finetune.disagreement_scale and finetune.disagreement_heads < 2:
+        raise WamError(
+            f"{where}.disagreement_heads={finetune.disagreement_heads}: needs at least 2, one "
+            "alone cannot disagree"
         )
     if finetune.advantage == "group":
         if finetune.group < 2:

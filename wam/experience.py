@@ -49,6 +49,11 @@ def collect(
     return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
+def mean_penalty(rollout: Rollout) -> float:
+    """How much less than the success the reward of a decision is, on average."""
+    return float((rollout.terminated.float() - rollout.reward)[rollout.active].mean())
+
+
 def experience_report(rollout: Rollout) -> dict[str, Any]:
     """What the experience says about the policy that collected it."""
     success, truncated = rollout.terminated, rollout.truncated

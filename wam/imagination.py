@@ -37,13 +37,20 @@ class Acting(Protocol):
         """Executable chunk [B, 4, 7] for ``feature`` [B, F]."""
 
 
+class Doubt(Protocol):
+    """What imagination needs of an ensemble that tells how far a state is from the data."""
+
+    def excess(self, feature: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """float32 [...], finite, 0 on the data, for ``feature`` [..., F], ``action`` [..., 7]."""
+
+
 class Transition(NamedTuple):
     """The outcome of one decision in every environment."""
 
     feature: torch.Tensor
     """float32 [B, F], the state reached, before any reset"""
     reward: torch.Tensor
-    """float32 [B], 1 on success"""
+    """float32 [B], 1 on success, less the penalty if there is one"""
     terminated: torch.Tensor
     """bool [B], success"""
     truncated: torch.Tensor
@@ -61,6 +68,9 @@ class LatentEnv:
 
     With a ``group`` every draw serves so many environments in a row, and all begin their episodes
     together: one that has finished waits until ``max_decisions`` are over.
+
+    With a ``doubt`` a decision's reward is less by ``doubt_scale`` times the mean excess of the
+    states and actions of its four steps.
     """
 
     def __init__(
@@ -72,6 +82,8 @@ class LatentEnv:
         max_decisions: int,
         generator: torch.Generator,
         group: int | None = None,
+        doubt: Doubt | None = None,
+        doubt_scale: float = 0.0,
     ) -> None:
         """Raises WamError without any start, or if ``envs`` are not whole groups."""
         if group is not None:
@@ -79,6 +91,7 @@ class LatentEnv:
         self._dynamics, self._classifier = dynamics, classifier
         self._max_decisions, self._generator = max_decisions, generator
         self._envs, self._group = envs, group
+        self._doubt, self._doubt_scale = doubt, doubt_scale
         self.start_from(starts)
         self.feature = self.reset()
 
@@ -101,9 +114,15 @@ class LatentEnv:
     @torch.no_grad()
     def step(self, action: torch.Tensor) -> Transition:
         """Execute a chunk of executable actions [B, 4, 7] and score the state behind it."""
-        reached = _imagine(self._dynamics, self.feature, action, self._generator)
+        states = _imagine(self._dynamics, self.feature, action, self._generator)
+        reached = states[-1].feature
         active = ~self._waiting
         terminated = self._classifier.success(reached) & active
+        reward = terminated.float()
+        if self._doubt is not None:
+            before = torch.stack([state.feature for state in states[:-1]], dim=1)
+            excess = self._doubt.excess(before, action).mean(1)
+            reward = reward - self._doubt_scale * excess * active
         self._age += 1
         over = self._age >= self._max_decisions
         truncated = over & ~terminated & active
@@ -114,7 +133,7 @@ class LatentEnv:
         # Drawn for every environment: the random stream does not depend on who finished.
         self.feature = torch.where(anew.unsqueeze(-1), self._draw(), reached)
         self._age = self._age.masked_fill(anew, 0)
-        return Transition(reached, terminated.float(), terminated, truncated, active)
+        return Transition(reached, reward, terminated, truncated, active)
 
     def _draw(self) -> torch.Tensor:
         device, copies = self._starts.device, self._group or 1
@@ -138,7 +157,7 @@ def imagined_success(
     succeeded = torch.zeros(len(starts), dtype=torch.bool, device=starts.device)
     for _ in range(max_decisions):
         action = policy.act(feature, generator)
-        feature = _imagine(dynamics, feature, action, generator)
+        feature = _imagine(dynamics, feature, action, generator)[-1].feature
         succeeded |= classifier.success(feature)
     return float(succeeded.float().mean())
 
@@ -148,9 +167,9 @@ def _imagine(
     feature: torch.Tensor,
     action: torch.Tensor,
     generator: torch.Generator,
-) -> torch.Tensor:
-    """The feature behind the actions [B, steps, 7]."""
-    state = dynamics.split(feature)
+) -> list[Any]:
+    """The states before each of the actions [B, steps, 7], and behind the last one."""
+    states = [dynamics.split(feature)]
     for step in range(action.shape[1]):
-        state = dynamics.imagine_step(state, action[:, step], generator)
-    return state.feature
+        states.append(dynamics.imagine_step(states[-1], action[:, step], generator))
+    return states

@@ -19,7 +19,7 @@ from wam.advantage import group_advantage
 from wam.config import FinetuneConfig
 from wam.critic import Critic, Estimate
 from wam.diffusion import log_prob
-from wam.experience import Rollout, collect, experience_report
+from wam.experience import Rollout, collect, experience_report, mean_penalty
 from wam.imagination import LatentEnv
 from wam.policy import DiffusionMlp, FinetunedPolicy
 
@@ -75,6 +75,8 @@ class Dppo:
         config = self._config
         rollout = collect(env, self.policy, config.steps, config.min_std, generator)
         report = experience_report(rollout)
+        if config.disagreement_scale:
+            report["penalty"] = mean_penalty(rollout)
         report |= self.update(rollout, generator)
         report["step"] = self.iteration
         return report

@@ -69,6 +69,8 @@ def test_values_arrive_typed(params) -> None:
         (("finetune", "advantage"), "grpo", "ci.finetune.advantage = 'grpo': input should be"),
         (("finetune", "start_curriculum"), 1.5, "ci.finetune.start_curriculum=1.5: a share"),
         (("finetune", "start_curriculum"), -0.5, "start_curriculum = -0.5: must not be negative"),
+        (("finetune", "disagreement_scale"), float("inf"), "disagreement_scale=inf: expected a"),
+        (("finetune", "disagreement_heads"), 0, "disagreement_heads = 0: must be positive"),
         (("finetune", "group"), 0, "ci.finetune.group = 0: must be positive"),
     ],
 )
@@ -93,6 +95,12 @@ def test_groups_need_whole_groups_and_episodes(params, changed: dict, message: s
         load_profile("ci", path)
     assert message in str(error.value)
     assert load_profile("ci", params("finetune", "advantage", value="gae"))
+
+
+def test_one_head_cannot_disagree(params) -> None:
+    assert load_profile("ci", params("finetune", "disagreement_heads", value=1))
+    with pytest.raises(WamError, match=r"ci\.finetune\.disagreement_heads=1: needs at least 2"):
+        load_profile("ci", params("finetune", "disagreement_scale", value=0.1))
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

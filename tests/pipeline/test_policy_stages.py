@@ -18,6 +18,7 @@ from pipeline.params import Features, Profile, load_profile
 from wam.actions import executable
 from wam.checkpoint import save_model, world_model_config
 from wam.config import WorldModelConfig
+from wam.disagreement import MAX_EXCESS, load_ensemble, mean_disagreement, transitions
 from wam.errors import WamError
 from wam.filtering import Observation, filter_sequence
 from wam.policy import DiffusionPolicy, FinetunedPolicy, load_policy
@@ -172,6 +173,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},
     "group": {"advantage": "group", "group": 2, "max_decisions": 3},
     "curriculum": {"start_curriculum": 0.9},
+    "disagreement": {"disagreement_scale": 0.1, "disagreement_heads": 3},
+    "all": {
+        "advantage": "group",
+        "group": 2,
+        "max_decisions": 3,
+        "start_curriculum": 0.5,
+        "disagreement_scale": 0.1,
+    },
 }
 
 
@@ -237,11 +246,35 @@ def test_the_curriculum_moves_the_starts_in_demonstrations_back(
     assert [record["start_position"] for record in records] == [0.8, 0.4, None, None]
 
 
+def test_disagreement_costs_reward_and_stays_with_the_run(
+    profile: Profile, trained: Layout
+) -> None:
+    settings = replace(profile.finetune, disagreement_scale=0.5, disagreement_heads=3, seeds=(0, 1))
+    finetune.run(replace(profile, finetune=settings), trained, VARIANT)
+    output = trained.finetune(VARIANT)
+    ensemble = load_ensemble(output / finetune.ENSEMBLE, CPU)
+    features = load_features(trained.features(VARIANT), TASK).training
+    data = transitions(
+        features.posterior, features.action, features.length, CONFIG.stoch, CONFIG.classes
+    )
+    assert ensemble.sizes == (CONFIG.feature, CONFIG.stoch, CONFIG.classes, 3)
+    assert mean_disagreement(ensemble, data) == pytest.approx(1, rel=1e-4)
+    figures = artifacts.read_json(output / finetune.ENSEMBLE / "summary.json")
+    assert figures["transitions"] == 2 * 6 * 19
+    assert figures["disagreement_validation"] > 0 and figures["disagreement_imagined"] > 0
+    for seed in (0, 1):
+        path = output / TASK / f"seed-{seed}" / "metrics.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        assert all(0 < record["penalty"] <= 0.5 * MAX_EXCESS for record in records)
+    assert artifacts.read_json(output / "summary.json")[TASK]["penalty"] > 0
+
+
 def test_without_options_the_records_say_nothing_of_them(profile: Profile, trained: Layout) -> None:
     finetune.run(profile, trained, VARIANT)
     path = trained.finetune(VARIANT) / TASK / "seed-0" / "metrics.jsonl"
     record = json.loads(path.read_text().splitlines()[0])
     assert not set(record) & {"start_position", "penalty"}
+    assert not (trained.finetune(VARIANT) / finetune.ENSEMBLE).exists()
 
 
 @pytest.mark.parametrize("precision", [0.5, None])

@@ -32,9 +32,30 @@ class AtLeastSix:
         return feature[:, 1] >= 6
 
 
-def make_env(envs: int, starts: list[torch.Tensor], group: int | None = None) -> LatentEnv:
+class DoubtsWhatWasReached:
+    def excess(self, feature: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return feature[..., 1] + 10 * action[..., 1]
+
+
+def make_env(
+    envs: int,
+    starts: list[torch.Tensor],
+    group: int | None = None,
+    doubt_scale: float | None = None,
+) -> LatentEnv:
     random = torch.Generator().manual_seed(0)
-    return LatentEnv(CountDynamics(), AtLeastSix(), starts, envs, LIMIT, random, group)
+    doubt = None if doubt_scale is None else DoubtsWhatWasReached()
+    return LatentEnv(
+        CountDynamics(),
+        AtLeastSix(),
+        starts,
+        envs,
+        LIMIT,
+        random,
+        group,
+        doubt,
+        doubt_scale or 0.0,
+    )
 
 
 def start(identity: float) -> torch.Tensor:
@@ -114,6 +135,35 @@ def test_a_group_shares_its_start_and_waits_for_the_end_of_the_round() -> None:
 def test_parts_of_groups_are_refused(group: int) -> None:
     with pytest.raises(WamError, match="group"):
         make_env(6, [start(1.0)], group)
+
+
+def test_doubt_lowers_the_reward_by_the_mean_over_the_steps() -> None:
+    env = make_env(2, [start(1.0)], doubt_scale=0.1)
+    action = chunk(4, 8)
+    action[0, :, 1] = 0.2
+    first = env.step(action)
+    # States 0, 1, 2, 3 and 0, 2, 4, 6 before the four steps; the action adds 2 to the first.
+    assert first.reward.tolist() == [
+        pytest.approx(-0.1 * (1.5 + 2)),
+        pytest.approx(1 - 0.1 * 3),
+    ]
+    assert first.terminated.tolist() == [False, True]
+
+
+def test_who_waits_pays_nothing() -> None:
+    env = make_env(2, [start(1.0)], group=2, doubt_scale=0.1)
+    env.step(chunk(8, 1))
+    second = env.step(chunk(1, 1))
+    assert second.reward.tolist() == [0.0, pytest.approx(-0.1 * (1 + 0.375))]
+
+
+def test_doubt_of_no_weight_changes_nothing() -> None:
+    starts = [torch.cat([start(1.0), start(2.0)])]
+    plain, doubting = (make_env(4, starts, doubt_scale=scale) for scale in (None, 0.0))
+    for _ in range(LIMIT):
+        ours, theirs = plain.step(chunk(1, 2, 3, 8)), doubting.step(chunk(1, 2, 3, 8))
+        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+    assert torch.equal(plain.feature, doubting.feature)
 
 
 class Steady:

@@ -14,7 +14,7 @@ from tests.wam.toy_bandit import (
 from wam.config import FinetuneConfig
 from wam.diffusion import log_prob
 from wam.experience import collect, experience_report
-from wam.imagination import LatentEnv, imagined_success
+from wam.imagination import Doubt, LatentEnv, imagined_success
 from wam.policy import DiffusionMlp, FinetunedPolicy, Policy
 from wam.ppo import Dppo, clip_ranges, gaussian_kl
 
@@ -31,7 +31,9 @@ def make_dppo(base: DiffusionMlp, config: FinetuneConfig = FINETUNE, seed: int =
     return Dppo(base, FEATURE, config, torch.Generator().manual_seed(seed))
 
 
-def make_env(config: FinetuneConfig, random: torch.Generator) -> LatentEnv:
+def make_env(
+    config: FinetuneConfig, random: torch.Generator, doubt: Doubt | None = None
+) -> LatentEnv:
     return LatentEnv(
         BanditDynamics(),
         BanditSuccess(),
@@ -40,6 +42,8 @@ def make_env(config: FinetuneConfig, random: torch.Generator) -> LatentEnv:
         config.max_decisions,
         random,
         config.group if config.advantage == "group" else None,
+        doubt,
+        config.disagreement_scale,
     )
 
 
@@ -282,6 +286,25 @@ def test_a_unanimous_group_does_not_move_the_actor(base: DiffusionMlp) -> None:
     rollout = collect(make_env(config, random), dppo.policy, config.steps, 0.1, random)
     rollout = rollout._replace(reward=torch.zeros_like(rollout.reward))
     assert dppo.update(rollout, random)["actor_distance"] == 0
+
+
+class DoubtsSuccess:
+    def excess(self, feature: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return (action[..., :6].mean(-1) > 0.3).float()
+
+
+@pytest.mark.parametrize("config", [FINETUNE, BANDIT_GROUPS], ids=lambda c: c.advantage)
+def test_a_penalty_turns_the_policy_away_from_what_is_doubted(
+    base: DiffusionMlp, config: FinetuneConfig
+) -> None:
+    config = replace(config, disagreement_scale=2.0)
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base, config)
+    before = success_rate(dppo.policy)
+    env = make_env(config, random, DoubtsSuccess())
+    reports = [dppo.train_iteration(env, random) for _ in range(10)]
+    assert success_rate(dppo.policy) < before / 2
+    assert 0 < reports[-1]["penalty"] < reports[0]["penalty"] / 2
 
 
 def test_a_resumed_run_of_groups_equals_an_uninterrupted_one(base: DiffusionMlp) -> None:
