@@ -114,7 +114,7 @@ class LatentEnv:
     @torch.no_grad()
     def step(self, action: torch.Tensor) -> Transition:
         """Execute a chunk of executable actions [B, 4, 7] and score the state behind it."""
-        states = _imagine(self._dynamics, self.feature, action, self._generator)
+        states = _states(self._dynamics, self.feature, action, self._generator)
         reached = states[-1].feature
         active = ~self._waiting
         terminated = self._classifier.success(reached) & active
@@ -157,7 +157,7 @@ def imagined_success(
     succeeded = torch.zeros(len(starts), dtype=torch.bool, device=starts.device)
     for _ in range(max_decisions):
         action = policy.act(feature, generator)
-        feature = _imagine(dynamics, feature, action, generator)[-1].feature
+        feature = _imagine(dynamics, feature, action, generator)
         succeeded |= classifier.success(feature)
     return float(succeeded.float().mean())
 
@@ -167,6 +167,16 @@ def _imagine(
     feature: torch.Tensor,
     action: torch.Tensor,
     generator: torch.Generator,
+) -> torch.Tensor:
+    """The feature behind the actions [B, steps, 7]."""
+    return _states(dynamics, feature, action, generator)[-1].feature
+
+
+def _states(
+    dynamics: LatentDynamics,
+    feature: torch.Tensor,
+    action: torch.Tensor,
+    generator: Generators,
 ) -> list[Any]:
     """The states before each of the actions [B, steps, 7], and behind the last one."""
     states = [dynamics.split(feature)]
