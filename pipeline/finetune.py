@@ -162,7 +162,7 @@ def finetune(
         first = checkpoint["imagined_success_first"]
     journal.rewind(dppo.iteration)
     advance(dppo.iteration, task)
-    curriculum = _curriculum(parts, config)
+    curriculum = _curriculum(parts, config, task)
     while dppo.iteration < config.iterations:
         placed = _place_starts(env, parts, curriculum, dppo.iteration)
         record = dppo.train_iteration(env, generator) | placed
@@ -258,13 +258,16 @@ def _make_env(parts: Parts, config: FinetuneConfig, generator: torch.Generator) 
     )
 
 
-def _curriculum(parts: Parts, config: FinetuneConfig) -> StartCurriculum | None:
+def _curriculum(parts: Parts, config: FinetuneConfig, task: str) -> StartCurriculum | None:
     """The curriculum of the demonstrations' starts; those of play stay what they are."""
     if not config.start_curriculum:
         return None
     demos, device = parts.demos, parts.starts[0].device
     iterations = config.start_curriculum * config.iterations
-    return StartCurriculum(demos.posterior.to(device), demos.label, demos.length, iterations)
+    try:
+        return StartCurriculum(demos.posterior.to(device), demos.label, demos.length, iterations)
+    except WamError as error:
+        raise WamError(f"{task}: {error}") from None
 
 
 def _place_starts(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import artifacts, finetune, train_policy, train_reward
+from pipeline import artifacts, disagreement, finetune, train_policy, train_reward
 from pipeline.extract import Demo
 from pipeline.features import SplitFeatures, TaskFeatures, load_features, save_features
 from pipeline.featurize import CONTEXT_FRAMES, FeatureMaker
@@ -244,6 +244,31 @@ def test_the_curriculum_moves_the_starts_in_demonstrations_back(
     path = trained.finetune(VARIANT) / TASK / "seed-0" / "metrics.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["start_position"] for record in records] == [0.8, 0.4, None, None]
+
+
+def test_a_curriculum_without_a_way_to_success_names_the_task(
+    profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = load_features(trained.features(VARIANT), TASK)
+    never = replace(features.training, label=torch.zeros(120, dtype=torch.bool))
+    monkeypatch.setattr(finetune, "load_features", lambda *_: replace(features, training=never))
+    settings = replace(profile.finetune, start_curriculum=0.5)
+    with pytest.raises(WamError, match=rf"{TASK}: finetune\.start_curriculum"):
+        finetune.run(replace(profile, finetune=settings), trained, VARIANT)
+
+
+def test_an_ensemble_is_trained_once_and_always_the_same(
+    profile: Profile, trained: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit() -> bytes:
+        disagreement.fit_ensemble(tmp_path, trained.features(VARIANT), profile, CONFIG, CPU)
+        return (tmp_path / "model.safetensors").read_bytes()
+
+    first = fit()
+    (tmp_path / artifacts.SUMMARY).unlink()  # as if killed at the very end
+    assert fit() == first
+    monkeypatch.delattr(disagreement, "train_ensemble")
+    assert fit() == first
 
 
 def test_disagreement_costs_reward_and_stays_with_the_run(
