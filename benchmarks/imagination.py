@@ -30,10 +30,11 @@ from wam.actions import executable
 from wam.cloning import Windows, clone, windows
 from wam.config import ACTION_SIZE, CHUNK
 from wam.diffusion import NOISE_CLIP
+from wam.experience import Rollout, collect
 from wam.imagination import LatentEnv
 from wam.initialisation import seeded
 from wam.policy import CHUNK_VALUES, FinetunedPolicy, build_network, to_actions
-from wam.ppo import Dppo, Rollout, collect
+from wam.ppo import Dppo
 from wam.reward import SuccessClassifier
 from wam.world_model import WorldModel
 

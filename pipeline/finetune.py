@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from pipeline import artifacts, console
-from pipeline.features import TaskFeatures, load_features
+from pipeline.disagreement import fit_ensemble
+from pipeline.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.seeding import task_generator
@@ -30,6 +31,8 @@ from wam.checkpoint import (
     save_training_state,
 )
 from wam.config import FinetuneConfig
+from wam.curriculum import StartCurriculum
+from wam.disagreement import DisagreementEnsemble
 from wam.errors import WamError
 from wam.imagination import Environment, LatentEnv, imagined_success
 from wam.journal import Journal
@@ -45,9 +48,10 @@ if TYPE_CHECKING:
 STAGE = "finetune"
 METRICS_FILE = "metrics.jsonl"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+ENSEMBLE = "disagreement"
+"""Directory of the disagreement ensemble, beside those of the tasks."""
 SUCCESS = {"world_model": "imagined_success", "simulator": "simulated_success"}
 """What the journal calls the success of exploration, by ``finetune.environment``."""
-
 
 _SMALLEST_GAP = 0.1
 
@@ -72,7 +76,11 @@ class Parts(NamedTuple):
     """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
     held_out: torch.Tensor
     """first features of the validation demonstrations [S * D, F]: looked at, never trained on"""
-    simulator: "Simulator | None" = None
+    demos: SplitFeatures
+    """all features of the training demonstrations, on the CPU"""
+    doubt: DisagreementEnsemble | None
+    """None: states unlike the data cost nothing"""
+    simulator: "Simulator | None"
     """where episodes run; None: in the world model"""
 
 
@@ -110,11 +118,14 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         simulator or contextlib.nullcontext(),
     ):
         manifest.update(environment=config.environment, **origin)
+        doubt = None
+        if config.disagreement_scale:
+            source, model = layout.features(variant), world_model.config
+            doubt = fit_ensemble(partial / ENSEMBLE, source, profile, model, device)
         total = len(profile.tasks) * len(config.seeds) * config.iterations
         with console.progress(f"finetune {variant}", total, "iterations") as advance:
             for task in profile.tasks:
-                parts = _load(layout, variant, task, world_model, weights, device)
-                parts = parts._replace(simulator=simulator)
+                parts = _load(layout, variant, task, world_model, weights, doubt, simulator, device)
                 for seed in config.seeds:
                     directory = partial / task / f"seed-{seed}"
                     if (directory / artifacts.SUMMARY).is_file():
@@ -188,8 +199,10 @@ def finetune(
     parted = False
     journal.rewind(dppo.iteration)
     advance(dppo.iteration, task)
+    curriculum = _curriculum(parts, config, task)
     while dppo.iteration < config.iterations:
-        record = _renamed(dppo.train_iteration(env, generator), success_name)
+        placed = _place_starts(env, parts, curriculum, dppo.iteration)
+        record = _renamed(dppo.train_iteration(env, generator), success_name) | placed
         last_one = dppo.iteration == config.iterations
         if last_one or dppo.iteration % config.validate_every == 0:
             now = _imagined_success(parts, dppo, config, task, seed)
@@ -227,6 +240,8 @@ def finetune(
         "iterations": dppo.iteration,
         "environment": config.environment,
     }
+    if config.disagreement_scale:
+        summary["penalty"] = final["penalty"]
     artifacts.write_json(directory / artifacts.SUMMARY, summary)
 
 
@@ -283,6 +298,9 @@ def _environment(
         config.envs,
         config.max_decisions,
         generator,
+        config.group if config.advantage == "group" else None,
+        parts.doubt,
+        config.disagreement_scale,
     )
 
 
@@ -303,6 +321,8 @@ def _load(
     task: str,
     world_model: WorldModel,
     weights: str,
+    doubt: DisagreementEnsemble | None,
+    simulator: "Simulator | None",
     device: torch.device,
 ) -> Parts:
     base = load_policy(layout.policy(variant) / task, device)
@@ -311,7 +331,17 @@ def _load(
     features = load_features(layout.features(variant), task)
     classifier = load_reward(layout.reward(variant) / task, device)
     demos, play, held_out = (part.to(device) for part in _starts(features))
-    return Parts(world_model, weights, classifier, base, (demos, play), held_out)
+    return Parts(
+        world_model=world_model,
+        weights=weights,
+        classifier=classifier,
+        base=base,
+        starts=(demos, play),
+        held_out=held_out,
+        demos=features.training,
+        doubt=doubt,
+        simulator=simulator,
+    )
 
 
 def _starts(features: TaskFeatures) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -321,6 +351,34 @@ def _starts(features: TaskFeatures) -> tuple[torch.Tensor, torch.Tensor, torch.T
         for split in (features.training, features.validation)
     )
     return training, features.play_starts.flatten(0, 1), validation
+
+
+def _curriculum(parts: Parts, config: FinetuneConfig, task: str) -> StartCurriculum | None:
+    """The curriculum of the demonstrations' starts; those of play stay what they are."""
+    if not config.start_curriculum:
+        return None
+    demos, device = parts.demos, parts.starts[0].device
+    iterations = config.start_curriculum * config.iterations
+    try:
+        return StartCurriculum(demos.posterior.to(device), demos.label, demos.length, iterations)
+    except WamError as error:
+        raise WamError(f"{task}: {error}") from None
+
+
+def _place_starts(
+    env: Environment, parts: Parts, curriculum: StartCurriculum | None, iteration: int
+) -> dict[str, Any]:
+    """Let episodes start where the curriculum is; returns what the iteration's record says of it.
+
+    The place follows from the iteration alone, so a continued run needs nothing saved.
+    """
+    if curriculum is None:
+        return {}
+    assert isinstance(env, LatentEnv)
+    demos, play = parts.starts
+    position = curriculum.position(iteration)
+    env.start_from([demos if position is None else curriculum.starts(position), play])
+    return {"start_position": position}
 
 
 def _imagined_success(

@@ -5,6 +5,7 @@ stage depends on.
 """
 
 import difflib
+import math
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -334,6 +335,7 @@ def _check_relations(profile: Profile, where: str) -> None:
             f"policy.diffusion_steps={profile.policy.diffusion_steps}"
         )
     _check_ddim(profile, where)
+    _check_finetune(profile.finetune, f"{where}.finetune")
     fewest = profile.world_model.id_steps + 1
     if training.window < fewest:
         raise WamError(
@@ -356,6 +358,46 @@ def _check_ddim(profile: Profile, where: str) -> None:
             f"{where}.evaluate.ddim_steps={count}: too few; none would be among the last "
             f"{finetuned} of {steps} (finetune.finetuned_steps), which fine-tuning trains"
         )
+
+
+def _check_finetune(finetune: FinetuneConfig, where: str) -> None:
+    if finetune.environment == "simulator":
+        for name, only in (
+            ("advantage", "gae"),
+            ("start_curriculum", 0),
+            ("disagreement_scale", 0),
+        ):
+            if (value := getattr(finetune, name)) != only:
+                raise WamError(
+                    f"{where}.{name}={value}: environment=simulator, a control, has {only} alone"
+                )
+    if not finetune.start_curriculum <= 1:
+        raise WamError(
+            f"{where}.start_curriculum={finetune.start_curriculum}: a share of the iterations, "
+            "expected 0 to 1"
+        )
+    if not math.isfinite(finetune.disagreement_scale):
+        raise WamError(
+            f"{where}.disagreement_scale={finetune.disagreement_scale}: expected a finite number"
+        )
+    if finetune.disagreement_scale and finetune.disagreement_heads < 2:
+        raise WamError(
+            f"{where}.disagreement_heads={finetune.disagreement_heads}: needs at least 2, one "
+            "alone cannot disagree"
+        )
+    if finetune.advantage == "group":
+        if finetune.group < 2:
+            raise WamError(
+                f"{where}.group={finetune.group}: needs at least 2, an episode and another to "
+                "compare it with (advantage: group)"
+            )
+        for name, unit in (("envs", "group"), ("steps", "max_decisions")):
+            count, size = getattr(finetune, name), getattr(finetune, unit)
+            if count % size:
+                raise WamError(
+                    f"{where}.{name}={count} is not a multiple of {unit}={size}, as advantage: "
+                    f"group needs; use {(count // size + 1) * size}"
+                )
 
 
 def _check_convert(convert: Convert, where: str) -> None:

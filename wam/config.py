@@ -169,6 +169,19 @@ class FinetuneConfig:
     epochs: int = 10
     minibatch: int = 7500
     minibatch_over: Literal["pair", "decision"] = "pair"
+    advantage: Literal["gae", "group"] = "gae"
+    """What weighs the decisions: a critic's estimates (the paper), or the outcome of an episode
+    against those of others from the same start (GRPO, arXiv:2402.03300), without a critic."""
+    group: int = 5
+    """Episodes per start state if ``advantage`` is ``group``."""
+    start_curriculum: float = 0.0
+    """Share of the iterations over which the starts in demonstrations move back from frames near
+    the success to the first ones, with which all later iterations start."""
+    disagreement_scale: float = 0.0
+    """Weight of the penalty for imagined states and actions unlike the data, which is how much more
+    an ensemble disagrees on them than on the data."""
+    disagreement_heads: int = 5
+    """Size of the ensemble; there is none if ``disagreement_scale`` is 0."""
     gamma: float = 0.999
     gae_lambda: float = 0.95
     denoising_gamma: float = 0.99

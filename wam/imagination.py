@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from wam.advantage import check_groups
 from wam.errors import WamError
 from wam.random import Generators, uniform
 
@@ -36,17 +37,26 @@ class Acting(Protocol):
         """Executable chunk [B, 4, 7] for ``feature`` [B, F]."""
 
 
+class Doubt(Protocol):
+    """What imagination needs of an ensemble that tells how far a state is from the data."""
+
+    def excess(self, feature: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """float32 [...], finite, 0 on the data, for ``feature`` [..., F], ``action`` [..., 7]."""
+
+
 class Transition(NamedTuple):
     """The outcome of one decision in every environment."""
 
     feature: torch.Tensor
     """float32 [B, F], the state reached, before any reset"""
     reward: torch.Tensor
-    """float32 [B], 1 on success"""
+    """float32 [B], 1 on success, less the penalty if there is one"""
     terminated: torch.Tensor
     """bool [B], success"""
     truncated: torch.Tensor
     """bool [B], out of decisions without success"""
+    active: torch.Tensor
+    """bool [B]; False: it had finished before and waits, the other fields mean nothing"""
 
 
 class Environment(Protocol):
@@ -66,9 +76,15 @@ class Environment(Protocol):
 class LatentEnv:
     """Environments that start from recorded states and end on imagined success or after a limit.
 
-    ``starts`` holds groups of start features [M, F]; a reset draws a group (all equally often),
-    then a row of it. ``feature`` float32 [B, F] is the current state, finished episodes already
+    ``starts`` holds kinds of start features [M, F]; a reset draws a kind (all equally often), then
+    a row of it. ``feature`` float32 [B, F] is the current state, finished episodes already
     reset.
+
+    With a ``group`` every draw serves so many environments in a row, and all begin their episodes
+    together: one that has finished waits until ``max_decisions`` are over.
+
+    With a ``doubt`` a decision's reward is less by ``doubt_scale`` times the mean excess of the
+    states and actions of its four steps.
     """
 
     def __init__(
@@ -79,43 +95,66 @@ class LatentEnv:
         envs: int,
         max_decisions: int,
         generator: torch.Generator,
+        group: int | None = None,
+        doubt: Doubt | None = None,
+        doubt_scale: float = 0.0,
     ) -> None:
-        groups = [group for group in starts if len(group)]
-        if not groups:
-            raise WamError("imagination: no start states; expected at least one demonstration")
+        """Raises WamError without any start, or if ``envs`` are not whole groups."""
+        if group is not None:
+            check_groups(envs, group)
         self._dynamics, self._classifier = dynamics, classifier
         self._max_decisions, self._generator = max_decisions, generator
-        self._starts = torch.cat(groups)
-        sizes = torch.tensor([len(group) for group in groups], device=self._starts.device)
-        self._group_size, self._group_first = sizes, sizes.cumsum(0) - sizes
-        self._envs = envs
+        self._envs, self._group = envs, group
+        self._doubt, self._doubt_scale = doubt, doubt_scale
+        self.start_from(starts)
         self.feature = self.reset()
+
+    def start_from(self, starts: Sequence[torch.Tensor]) -> None:
+        """Draw from other ``starts`` from the next reset on. Raises WamError without any start."""
+        kinds = [kind for kind in starts if len(kind)]
+        if not kinds:
+            raise WamError("imagination: no start states; expected at least one demonstration")
+        self._starts = torch.cat(kinds)
+        sizes = torch.tensor([len(kind) for kind in kinds], device=self._starts.device)
+        self._kind_size, self._kind_first = sizes, sizes.cumsum(0) - sizes
 
     def reset(self) -> torch.Tensor:
         """Start every environment anew; the start features [B, F]."""
         self._age = torch.zeros(self._envs, dtype=torch.int64, device=self._starts.device)
+        self._waiting = torch.zeros_like(self._age, dtype=torch.bool)
         self.feature = self._draw()
         return self.feature
 
     @torch.no_grad()
     def step(self, action: torch.Tensor) -> Transition:
         """Execute a chunk of executable actions [B, 4, 7] and score the state behind it."""
-        reached = _imagine(self._dynamics, self.feature, action, self._generator)
-        terminated = self._classifier.success(reached)
+        states = _states(self._dynamics, self.feature, action, self._generator)
+        reached = states[-1].feature
+        active = ~self._waiting
+        terminated = self._classifier.success(reached) & active
+        reward = terminated.float()
+        if self._doubt is not None:
+            before = torch.stack([state.feature for state in states[:-1]], dim=1)
+            excess = self._doubt.excess(before, action).mean(1)
+            reward = reward - self._doubt_scale * excess * active
         self._age += 1
-        truncated = (self._age >= self._max_decisions) & ~terminated
-        finished = terminated | truncated
+        over = self._age >= self._max_decisions
+        truncated = over & ~terminated & active
+        anew = terminated | truncated
+        if self._group is not None:
+            # All have the same age, so that a round ends for all at once.
+            self._waiting, anew = (self._waiting | anew) & ~over, over
         # Drawn for every environment: the random stream does not depend on who finished.
-        self.feature = torch.where(finished.unsqueeze(-1), self._draw(), reached)
-        self._age = self._age.masked_fill(finished, 0)
-        return Transition(reached, terminated.float(), terminated, truncated)
+        self.feature = torch.where(anew.unsqueeze(-1), self._draw(), reached)
+        self._age = self._age.masked_fill(anew, 0)
+        return Transition(reached, reward, terminated, truncated, active)
 
     def _draw(self) -> torch.Tensor:
-        device = self._starts.device
-        group, row = uniform((2, self._envs), self._generator, device).unbind()
-        group = (group * len(self._group_size)).long()
-        row = (row * self._group_size[group]).long()
-        return self._starts[self._group_first[group] + row]
+        device, copies = self._starts.device, self._group or 1
+        kind, row = uniform((2, self._envs // copies), self._generator, device).unbind()
+        kind = (kind * len(self._kind_size)).long()
+        row = (row * self._kind_size[kind]).long()
+        return self._starts[self._kind_first[kind] + row].repeat_interleave(copies, dim=0)
 
 
 @torch.no_grad()
@@ -172,7 +211,17 @@ def _imagine(
     generator: Generators,
 ) -> torch.Tensor:
     """The feature behind the actions [B, steps, 7]."""
-    state = dynamics.split(feature)
+    return _states(dynamics, feature, action, generator)[-1].feature
+
+
+def _states(
+    dynamics: LatentDynamics,
+    feature: torch.Tensor,
+    action: torch.Tensor,
+    generator: Generators,
+) -> list[Any]:
+    """The states before each of the actions [B, steps, 7], and behind the last one."""
+    states = [dynamics.split(feature)]
     for step in range(action.shape[1]):
-        state = dynamics.imagine_step(state, action[:, step], generator)
-    return state.feature
+        states.append(dynamics.imagine_step(states[-1], action[:, step], generator))
+    return states

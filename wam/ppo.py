@@ -3,7 +3,7 @@
 Two levels: decisions n of the environment, and within each the last J denoising steps j, which use
 the denoising index k = J - 1 - j. All defaults are those of algorithm contract 6, fixes included.
 Shapes: N decisions in time, E environments, J fine-tuned steps, F feature, A values of a chunk,
-P = N * E * J pairs of decision and step.
+D decisions that count (N * E, unless environments wait), P = D * J pairs of decision and step.
 """
 
 import copy
@@ -15,77 +15,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wam.config import ACTION_SIZE, FinetuneConfig
+from wam.advantage import group_advantage
+from wam.config import FinetuneConfig
+from wam.critic import Critic, Estimate
 from wam.diffusion import log_prob
+from wam.experience import Rollout, collect, experience_report, mean_penalty
 from wam.imagination import Environment
-from wam.initialisation import seeded
-from wam.policy import DiffusionMlp, FinetunedPolicy, ResidualMlp, to_actions
+from wam.policy import DiffusionMlp, FinetunedPolicy
 
-REWARD_GAMMA = 0.99
-"""Discount of the running return whose spread scales the rewards."""
-MAX_REWARD = 10.0
-"""Scaled rewards are clipped to this size."""
 CLIP_GROWTH = 3.0
 """Exponent of the growth of the clip range along the denoising steps."""
-
-
-class Rollout(NamedTuple):
-    """Experience of one iteration."""
-
-    feature: torch.Tensor
-    """float32 [N, E, F], what the policy saw"""
-    chain: torch.Tensor
-    """float32 [N, E, J+1, A], latents of the fine-tuned steps, not clamped"""
-    reward: torch.Tensor
-    """float32 [N, E]"""
-    terminated: torch.Tensor
-    """bool [N, E]"""
-    truncated: torch.Tensor
-    """bool [N, E]"""
-    next_feature: torch.Tensor
-    """float32 [N, E, F], the state reached, before any reset"""
-
-
-def collect(
-    env: Environment,
-    policy: FinetunedPolicy,
-    steps: int,
-    min_std: float,
-    generator: torch.Generator,
-) -> Rollout:
-    """``steps`` decisions of every environment, all reset first."""
-    env.reset()
-    rows = []
-    for _ in range(steps):
-        feature = env.feature
-        chain = policy.explore(feature, generator, min_std)
-        reached, reward, terminated, truncated = env.step(to_actions(chain[:, -1]))
-        rows.append((feature, chain, reward, terminated, truncated, reached))
-    return Rollout(*(torch.stack(column) for column in zip(*rows, strict=True)))
-
-
-def gae(
-    reward: torch.Tensor,
-    value: torch.Tensor,
-    next_value: torch.Tensor,
-    terminated: torch.Tensor,
-    truncated: torch.Tensor,
-    gamma: float,
-    lam: float,
-) -> torch.Tensor:
-    """Generalised advantage estimates [N, E] (arXiv:1506.02438).
-
-    ``next_value`` belongs to the state reached before any reset; a termination makes it 0, a
-    truncation bootstraps from it, and both end the sum.
-    """
-    delta = reward + gamma * next_value * ~terminated - value
-    carry = gamma * lam * ~(terminated | truncated)
-    advantage = torch.empty_like(delta)
-    running = torch.zeros_like(delta[0])
-    for n in reversed(range(len(delta))):
-        running = delta[n] + carry[n] * running
-        advantage[n] = running
-    return advantage
 
 
 def clip_ranges(steps: int, base: float, maximum: float) -> torch.Tensor:
@@ -97,50 +36,11 @@ def clip_ranges(steps: int, base: float, maximum: float) -> torch.Tensor:
     return base + (maximum - base) * growth
 
 
-class RewardScaler:
-    """Divides rewards by the running standard deviation of the discounted return.
-
-    The statistics span all iterations; the mean is not subtracted.
-    """
-
-    def __init__(self) -> None:
-        self._count, self._mean, self._variance = 1e-4, 0.0, 1.0
-
-    def __call__(self, reward: torch.Tensor, done: torch.Tensor) -> torch.Tensor:
-        """Scaled ``reward`` [N, E] of environments that were all reset before the first row."""
-        running = torch.zeros_like(reward[0])
-        returns = []
-        for row, ended in zip(reward, done, strict=True):
-            running = running * REWARD_GAMMA + row
-            returns.append(running)
-            running = running * ~ended
-        stds = []
-        stacked = torch.stack(returns)
-        moments = torch.stack([stacked.mean(1), stacked.var(1, correction=0)], dim=1)
-        for mean, variance in moments.tolist():
-            self._merge(mean, variance, reward.shape[1])
-            stds.append(math.sqrt(self._variance + 1e-8))
-        scaled = reward / torch.tensor(stds, device=reward.device).unsqueeze(1)
-        return scaled.clamp(-MAX_REWARD, MAX_REWARD)
-
-    def state_dict(self) -> dict[str, float]:
-        return {"count": self._count, "mean": self._mean, "variance": self._variance}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self._count, self._mean = state["count"], state["mean"]
-        self._variance = state["variance"]
-
-    def _merge(self, mean: float, variance: float, count: int) -> None:
-        total = self._count + count
-        delta = mean - self._mean
-        spread = self._variance * self._count + variance * count
-        spread += delta**2 * self._count * count / total
-        self._mean += delta * count / total
-        self._count, self._variance = total, spread / total
-
-
 class Dppo:
-    """The actor and critic of one fine-tuning run, and their updates."""
+    """The actor of one fine-tuning run, what judges its decisions, and the updates.
+
+    With ``advantage: gae`` a critic judges, with ``group`` the other episodes from the same start.
+    """
 
     def __init__(
         self,
@@ -154,15 +54,12 @@ class Dppo:
         device = next(base.parameters()).device
         actor = copy.deepcopy(base).requires_grad_(True)
         self.policy = FinetunedPolicy(base, actor, config.finetuned_steps).to(device)
-        with seeded(generator):
-            self.critic = ResidualMlp(feature, config.critic_hidden, 1).to(device)
+        self._critic = None
+        if config.advantage == "gae":
+            self._critic = Critic(feature, config, device, generator)
         self._actor_optimizer = torch.optim.AdamW(
             actor.parameters(), lr=config.actor_lr, weight_decay=0.0, fused=True
         )
-        self._critic_optimizer = torch.optim.AdamW(
-            self.critic.parameters(), lr=config.critic_lr, weight_decay=0.0, fused=True
-        )
-        self._scaler = RewardScaler()
         self._std = self.policy.schedule.exploration_std(config.min_std)
         steps = config.finetuned_steps
         self._clip = clip_ranges(steps, config.clip_base, config.clip_max).to(device)
@@ -177,7 +74,9 @@ class Dppo:
         """
         config = self._config
         rollout = collect(env, self.policy, config.steps, config.min_std, generator)
-        report = _experience_report(rollout)
+        report = experience_report(rollout)
+        if config.disagreement_scale:
+            report["penalty"] = mean_penalty(rollout)
         report |= self.update(rollout, generator)
         report["step"] = self.iteration
         return report
@@ -185,7 +84,7 @@ class Dppo:
     def update(self, rollout: Rollout, generator: torch.Generator) -> dict[str, Any]:
         """Optimise the critic on ``rollout`` and, once its warm-up is over, the actor."""
         config = self._config
-        train_actor = self.iteration >= config.critic_warmup
+        train_actor = self._critic is None or self.iteration >= config.critic_warmup
         fixed = self._prepare(rollout)
         losses: list[torch.Tensor] = []
         kl_by_k, clipped_by_k, seen_by_k = self._clip.new_zeros((3, config.finetuned_steps))
@@ -207,7 +106,7 @@ class Dppo:
         value_loss, policy_loss, bc_kl, kl = torch.stack(losses).mean(0).tolist()
         seen_by_k.clamp_(min=1)
         return {
-            "value_loss": value_loss,
+            "value_loss": None if self._critic is None else value_loss,
             "policy_loss": policy_loss,
             "bc_kl": bc_kl,
             "approx_kl": kl,
@@ -222,37 +121,30 @@ class Dppo:
         """Everything that a continued run needs, the frozen base aside."""
         return {
             "actor": self.policy.actor.state_dict(),
-            "critic": self.critic.state_dict(),
             "actor_optimizer": self._actor_optimizer.state_dict(),
-            "critic_optimizer": self._critic_optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            "critic": None if self._critic is None else self._critic.state_dict(),
             "iteration": self.iteration,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.policy.actor.load_state_dict(state["actor"])
-        self.critic.load_state_dict(state["critic"])
         self._actor_optimizer.load_state_dict(state["actor_optimizer"])
-        self._critic_optimizer.load_state_dict(state["critic_optimizer"])
-        self._scaler.load_state_dict(state["scaler"])
+        if self._critic is not None:
+            self._critic.load_state_dict(state["critic"])
         self.iteration = state["iteration"]
 
     @torch.no_grad()
     def _prepare(self, rollout: Rollout) -> "_Fixed":
         """What stays the same during the updates of one iteration."""
-        config = self._config
-        steps = config.finetuned_steps
-        feature = rollout.feature.flatten(0, 1)
-        value = self.critic(rollout.feature).squeeze(-1)
-        next_value = self.critic(rollout.next_feature).squeeze(-1)
-        terminated, truncated = rollout.terminated, rollout.truncated
-        reward = self._scaler(rollout.reward, terminated | truncated)
-        advantage = gae(
-            reward, value, next_value, terminated, truncated, config.gamma, config.gae_lambda
-        )
-        returns = advantage + value
-        unexplained = (returns - value).var() / returns.var().clamp(min=1e-8)
-        chain = rollout.chain.flatten(0, 1)
+        steps = self._config.finetuned_steps
+        feature, chain = rollout.feature.flatten(0, 1), rollout.chain.flatten(0, 1)
+        if self._critic is not None:
+            estimate = self._critic.estimate(rollout)
+        else:
+            # The rows of waiting environments go no further.
+            active = rollout.active.flatten()
+            feature, chain = feature[active], chain[active]
+            estimate = Estimate(self._compare(rollout).flatten()[active], None, None)
         noisy, cleaner = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
         decision = torch.arange(len(feature), device=feature.device).repeat_interleave(steps)
         k = torch.arange(steps - 1, -1, -1, device=feature.device).repeat(len(feature))
@@ -267,9 +159,9 @@ class Dppo:
             k=k,
             base_mean=base_mean,
             log_prob=log_prob(cleaner, mean, self._std[k]),
-            advantage=advantage.flatten(),
-            returns=returns.flatten(),
-            explained_variance=float(1 - unexplained),
+            advantage=estimate.advantage,
+            returns=estimate.returns,
+            explained_variance=estimate.explained_variance,
         )
 
     def _minibatches(self, decisions: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
@@ -284,15 +176,16 @@ class Dppo:
         for rows in order.split(config.minibatch):
             yield (rows.unsqueeze(1) * steps + torch.arange(steps, device=device)).flatten()
 
+    def _compare(self, rollout: Rollout) -> torch.Tensor:
+        """Advantages [N, E] by comparison within the groups."""
+        config = self._config
+        return group_advantage(rollout.reward, config.max_decisions, config.group, config.gamma)
+
     def _step_critic(self, fixed: "_Fixed", pairs: torch.Tensor) -> torch.Tensor:
-        decision, inverse = fixed.decision[pairs].unique(return_inverse=True)
-        value = self.critic(fixed.feature[decision]).squeeze(-1)
-        error = (value - fixed.returns[decision])[inverse]
-        loss = 0.5 * error.square().mean()
-        self._critic_optimizer.zero_grad()
-        (self._config.value_scale * loss).backward()
-        self._critic_optimizer.step()
-        return loss.detach()
+        """The critic's loss; 0 without a critic."""
+        if self._critic is None or fixed.returns is None:
+            return torch.zeros((), device=self._clip.device)
+        return self._critic.step(fixed.feature, fixed.returns, fixed.decision[pairs])
 
     def _step_actor(self, fixed: "_Fixed", pairs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Policy loss, BC-KL, and per pair the approximate KL, whether it was clipped, and k."""
@@ -305,7 +198,8 @@ class Dppo:
         log_ratio = log_prob(fixed.cleaner[pairs], mean, std) - fixed.log_prob[pairs]
         ratio = log_ratio.exp()
         advantage = fixed.advantage[fixed.decision[pairs]]
-        advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+        if self._critic is not None:  # groups are centred and scaled already, each by itself
+            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
         advantage = advantage * self._discount[k]
         clip = self._clip[k]
         clipped_ratio = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
@@ -346,7 +240,7 @@ def gaussian_kl(base_mean: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) 
 
 class _Fixed(NamedTuple):
     feature: torch.Tensor
-    """[N*E, F]"""
+    """[D, F]"""
     noisy: torch.Tensor
     """[P, A]"""
     cleaner: torch.Tensor
@@ -360,26 +254,7 @@ class _Fixed(NamedTuple):
     log_prob: torch.Tensor
     """[P], under the actor that collected the experience"""
     advantage: torch.Tensor
-    """[N*E]"""
-    returns: torch.Tensor
-    """[N*E]"""
-    explained_variance: float
-
-
-def _experience_report(rollout: Rollout) -> dict[str, Any]:
-    """What the experience says about the policy that collected it."""
-    success, truncated = rollout.terminated, rollout.truncated
-    successes, finished = int(success.sum()), int((success | truncated).sum())
-    age = torch.zeros_like(rollout.reward[0])
-    ages = []
-    for ended in success | truncated:
-        age = age + 1
-        ages.append(age)
-        age = age * ~ended
-    motion = rollout.chain[:, :, -1].unflatten(-1, (-1, ACTION_SIZE))[..., :6]
-    return {
-        "imagined_success": successes / finished if finished else None,
-        "finished_episodes": finished,
-        "success_decision": float(torch.stack(ages)[success].mean()) if successes else None,
-        "clamped_actions": float((motion.abs() > 1).float().mean()),
-    }
+    """[D]"""
+    returns: torch.Tensor | None
+    """[D]; None without a critic"""
+    explained_variance: float | None

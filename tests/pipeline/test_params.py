@@ -66,12 +66,41 @@ def test_values_arrive_typed(params) -> None:
         (("evaluate", "ddim_steps"), 11, "more than policy.diffusion_steps=10"),
         (("evaluate", "ddim_steps"), 1, "none would be among the last 5 of 10"),
         (("tasks",), [], "must not be empty"),
+        (("finetune", "advantage"), "grpo", "ci.finetune.advantage = 'grpo': input should be"),
+        (("finetune", "start_curriculum"), 1.5, "ci.finetune.start_curriculum=1.5: a share"),
+        (("finetune", "start_curriculum"), -0.5, "start_curriculum = -0.5: must not be negative"),
+        (("finetune", "disagreement_scale"), float("inf"), "disagreement_scale=inf: expected a"),
+        (("finetune", "disagreement_heads"), 0, "disagreement_heads = 0: must be positive"),
+        (("finetune", "group"), 0, "ci.finetune.group = 0: must be positive"),
     ],
 )
 def test_a_bad_value_is_named(params, keys: tuple[str, ...], value: object, message: str) -> None:
     with pytest.raises(WamError) as error:
         load_profile("ci", params(*keys, value=value))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"group": 1}, "ci.finetune.group=1: needs at least 2"),
+        ({"envs": 8}, "ci.finetune.envs=8 is not a multiple of group=5"),
+        ({"steps": 20}, "ci.finetune.steps=20 is not a multiple of max_decisions=18"),
+    ],
+)
+def test_groups_need_whole_groups_and_episodes(params, changed: dict, message: str) -> None:
+    for key, value in {"advantage": "group", "envs": 10, "steps": 36, **changed}.items():
+        path = params("finetune", key, value=value)
+    with pytest.raises(WamError) as error:
+        load_profile("ci", path)
+    assert message in str(error.value)
+    assert load_profile("ci", params("finetune", "advantage", value="gae"))
+
+
+def test_one_head_cannot_disagree(params) -> None:
+    assert load_profile("ci", params("finetune", "disagreement_heads", value=1))
+    with pytest.raises(WamError, match=r"ci\.finetune\.disagreement_heads=1: needs at least 2"):
+        load_profile("ci", params("finetune", "disagreement_scale", value=0.1))
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pipeline.film import write_film_strip
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.report import build
+from pipeline.report.results import Links
 from wam.config import VARIANTS
 from wam.errors import WamError
 
@@ -281,6 +282,17 @@ def test_the_page_has_every_part(run: Layout) -> None:
     assert "120 frames" in text
 
 
+def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: Profile) -> None:
+    text, _ = read_page(run)
+    rollouts = json.loads((run.evaluation("wam") / "rollouts.json").read_text())
+    chosen = [row for row in rollouts if (row["task"], row["stage"]) == (profile.tasks[0], "ppo")]
+    shares = [sum(row[name] for row in chosen) / len(chosen) for name in ("success", "imagined")]
+    hits = sum(row["success"] and row["replayed"] for row in chosen)
+    scores = [hits / sum(row[name] for row in chosen) for name in ("replayed", "success")]
+    cells = [f"{share:.0%}" for share in shares] + [f"{scores[0]:.2f} / {scores[1]:.2f}"]
+    assert "".join(f"<td>{cell}</td>" for cell in ("WAM PPO", *cells)) in text
+
+
 def test_the_world_models_are_compared(run: Layout) -> None:
     text, _ = read_page(run)
     cells = "<td>22.10 ± 2.20</td><td>21.70 ± 2.30</td><td>+0.40 [+0.10, +0.70]</td>"
@@ -297,7 +309,9 @@ def test_the_summary_lists_every_pass(run: Layout, profile: Profile) -> None:
     rows = json.loads((run.results / "summary.json").read_text())
     assert len(rows) == len(profile.tasks) * (2 + 2 * (1 + 3))
     keys = {"variant", "task", "stage", "seed", "successes", "episodes"}
-    assert all(set(row) == keys | {"success_rate", "ci_low", "ci_high"} for row in rows)
+    keys |= {"success_rate", "ci_low", "ci_high"}
+    for row in rows:
+        assert set(row) == keys | (set(Links._fields) if row["variant"] else set())
     assert {row["variant"] for row in rows} == {None, "wam", "dreamerv2"}
 
 

@@ -13,9 +13,13 @@ from tests.wam.toy_bandit import (
 )
 from wam.config import FinetuneConfig
 from wam.diffusion import log_prob
-from wam.imagination import LatentEnv, imagined_success
+from wam.experience import collect, experience_report
+from wam.imagination import Doubt, LatentEnv, imagined_success
 from wam.policy import DiffusionMlp, FinetunedPolicy, Policy
-from wam.ppo import Dppo, RewardScaler, clip_ranges, collect, gae, gaussian_kl
+from wam.ppo import Dppo, clip_ranges, gaussian_kl
+
+BANDIT_GROUPS = replace(FINETUNE, advantage="group", group=4)
+GROUPED = replace(BANDIT_GROUPS, max_decisions=3, gamma=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +27,13 @@ def base() -> DiffusionMlp:
     return train_base(0)
 
 
-def make_dppo(base: DiffusionMlp, config: FinetuneConfig = FINETUNE) -> Dppo:
-    return Dppo(base, FEATURE, config, torch.Generator().manual_seed(0))
+def make_dppo(base: DiffusionMlp, config: FinetuneConfig = FINETUNE, seed: int = 0) -> Dppo:
+    return Dppo(base, FEATURE, config, torch.Generator().manual_seed(seed))
 
 
-def make_env(config: FinetuneConfig, random: torch.Generator) -> LatentEnv:
+def make_env(
+    config: FinetuneConfig, random: torch.Generator, doubt: Doubt | None = None
+) -> LatentEnv:
     return LatentEnv(
         BanditDynamics(),
         BanditSuccess(),
@@ -35,6 +41,9 @@ def make_env(config: FinetuneConfig, random: torch.Generator) -> LatentEnv:
         config.envs,
         config.max_decisions,
         random,
+        config.group if config.advantage == "group" else None,
+        doubt,
+        config.disagreement_scale,
     )
 
 
@@ -49,54 +58,11 @@ def success_rate(policy: Policy) -> float:
     )
 
 
-def test_advantages_of_five_steps_with_a_termination_and_a_truncation() -> None:
-    reward = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0]).unsqueeze(1)
-    value = torch.tensor([0.5, 0.6, 0.2, 0.3, 0.4]).unsqueeze(1)
-    # Row 1 terminates (its successor's value must not count), row 3 is truncated: it bootstraps
-    # from the state reached, whose value 0.9 is not the value 0.4 of the state after the reset.
-    next_value = torch.tensor([0.6, 7.0, 0.3, 0.9, 0.8]).unsqueeze(1)
-    terminated = torch.tensor([False, True, False, False, False]).unsqueeze(1)
-    truncated = torch.tensor([False, False, False, True, False]).unsqueeze(1)
-    advantage = gae(reward, value, next_value, terminated, truncated, gamma=0.9, lam=0.5)
-    last = 0.9 * 0.8 - 0.4
-    third = 0.9 * 0.9 - 0.3
-    second = 0.9 * 0.3 - 0.2 + 0.45 * third
-    first = 1.0 - 0.6
-    start = 0.9 * 0.6 - 0.5 + 0.45 * first
-    expected = torch.tensor([start, first, second, third, last]).unsqueeze(1)
-    torch.testing.assert_close(advantage, expected)
-
-
 def test_clip_range_grows_towards_the_last_denoising_step() -> None:
     by_k = "0.01 .00732 .00539 .00401 .00303 .00232 .00181 .00145 .00119 .001"
     expected = torch.tensor([float(value) for value in by_k.split()])
     torch.testing.assert_close(clip_ranges(10, 0.001, 0.01), expected, atol=1e-5, rtol=0)
     assert clip_ranges(1, 0.001, 0.01).tolist() == [pytest.approx(0.01)]
-
-
-def test_rewards_are_scaled_by_the_spread_of_the_discounted_return() -> None:
-    random = torch.Generator().manual_seed(0)
-    reward = (torch.rand(200, 64, generator=random) < 0.1).float()
-    done = torch.rand(200, 64, generator=random) < 0.05
-    returns, running = [], torch.zeros(64)
-    for row, ended in zip(reward, done, strict=True):
-        running = running * 0.99 + row
-        returns.append(running)
-        running = running * ~ended
-    scaler = RewardScaler()
-    scaled = scaler(reward, done)
-    spread = torch.stack(returns).std()
-    torch.testing.assert_close(scaled[-1] * spread, reward[-1], atol=1e-3, rtol=1e-3)
-    assert scaled.abs().max() <= 10
-    # The statistics are kept: a restored scaler goes on like the original.
-    restored = RewardScaler()
-    restored.load_state_dict(scaler.state_dict())
-    assert torch.equal(restored(reward, done), scaler(reward, done))
-
-
-def test_no_reward_at_all_stays_zero() -> None:
-    scaled = RewardScaler()(torch.zeros(10, 4), torch.zeros(10, 4).bool())
-    assert torch.equal(scaled, torch.zeros(10, 4))
 
 
 def test_the_first_gradient_step_sees_a_ratio_of_exactly_one(base: DiffusionMlp) -> None:
@@ -181,11 +147,31 @@ def test_closed_form_regulariser_has_the_gradient_of_the_sampled_one(base: Diffu
     assert (estimated - closed).norm() / closed.norm() < 0.1
 
 
-def test_dppo_learns_a_bandit_within_twenty_iterations(base: DiffusionMlp) -> None:
-    random = torch.Generator().manual_seed(0)
-    dppo = make_dppo(base)
+@pytest.mark.parametrize("config", [FINETUNE, BANDIT_GROUPS], ids=lambda c: c.advantage)
+def test_dppo_learns_a_bandit_within_twenty_iterations(
+    base: DiffusionMlp, config: FinetuneConfig
+) -> None:
+    _check_learning(base, config, 0)
+
+
+def test_a_strong_regulariser_keeps_the_policy_at_its_base(base: DiffusionMlp) -> None:
+    _check_regulariser(base, FINETUNE, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_every_seed_learns_the_bandit_and_obeys_the_regulariser(seed: int) -> None:
+    base = train_base(seed)
+    for config in (FINETUNE, BANDIT_GROUPS):
+        _check_learning(base, config, seed)
+        _check_regulariser(base, config, seed)
+
+
+def _check_learning(base: DiffusionMlp, config: FinetuneConfig, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    dppo = make_dppo(base, config, seed)
     before = success_rate(dppo.policy)
-    env = make_env(FINETUNE, random)
+    env = make_env(config, random)
     reports = [dppo.train_iteration(env, random) for _ in range(20)]
     assert before < 0.35
     assert success_rate(dppo.policy) > before + 0.3
@@ -193,10 +179,10 @@ def test_dppo_learns_a_bandit_within_twenty_iterations(base: DiffusionMlp) -> No
     assert all(report["finished_episodes"] == 64 * 6 for report in reports)
 
 
-def test_a_strong_regulariser_keeps_the_policy_at_its_base(base: DiffusionMlp) -> None:
-    config = replace(FINETUNE, bc_scale=100.0)
-    random = torch.Generator().manual_seed(0)
-    dppo = make_dppo(base, config)
+def _check_regulariser(base: DiffusionMlp, config: FinetuneConfig, seed: int) -> None:
+    config = replace(config, bc_scale=100.0)
+    random = torch.Generator().manual_seed(seed)
+    dppo = make_dppo(base, config, seed)
     before = success_rate(dppo.policy)
     env = make_env(config, random)
     for _ in range(10):
@@ -225,7 +211,10 @@ def test_the_base_never_changes(base: DiffusionMlp) -> None:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(base: DiffusionMlp) -> None:
-    config = replace(FINETUNE, critic_warmup=1)
+    _check_resumption(base, replace(FINETUNE, critic_warmup=1))
+
+
+def _check_resumption(base: DiffusionMlp, config: FinetuneConfig) -> None:
     random = torch.Generator().manual_seed(0)
     whole = make_dppo(base, config)
     env = make_env(config, random)
@@ -255,3 +244,68 @@ def _copy(value: object) -> object:
 def test_on_the_cpu_the_device_is_the_base_s(base: DiffusionMlp) -> None:
     dppo = make_dppo(base)
     assert {values.device for values in dppo.policy.parameters()} == {CPU}
+
+
+def test_groups_have_no_critic_and_waiting_rows_go_nowhere(base: DiffusionMlp) -> None:
+    config = replace(GROUPED, epochs=1)
+    random = torch.Generator().manual_seed(0)
+    rollout = collect(make_env(config, random), make_dppo(base).policy, config.steps, 0.1, random)
+    active = rollout.active
+    # Some wait, and none does at the beginning of a round.
+    assert not active.all() and active[0].all() and active[3].all()
+    noise = rollout._replace(
+        feature=rollout.feature.masked_fill(~active.unsqueeze(-1), torch.nan),
+        chain=rollout.chain.masked_fill(~active[..., None, None], torch.nan),
+        next_feature=rollout.next_feature.masked_fill(~active.unsqueeze(-1), torch.nan),
+    )
+    reports, states = [], []
+    for experience in (rollout, noise):
+        dppo = make_dppo(base, config)
+        reports.append(
+            experience_report(experience)
+            | dppo.update(experience, torch.Generator().manual_seed(1))
+        )
+        states.append(dppo.state_dict())
+    assert reports[0] == reports[1]
+    report, state = reports[0], states[0]
+    assert report["value_loss"] is None and report["explained_variance"] is None
+    assert state["critic"] is None
+    assert report["actor_distance"] > 0  # nothing to warm up
+    pairs = int(active.sum()) * config.finetuned_steps
+    assert report["gradient_steps"] == -(-pairs // config.minibatch)
+    assert report["finished_episodes"] == 2 * config.envs
+    decision = torch.arange(config.steps).unsqueeze(1) % 3 + 1
+    expected = decision.expand_as(active)[rollout.terminated].float().mean()
+    assert report["success_decision"] == pytest.approx(float(expected))
+
+
+def test_a_unanimous_group_does_not_move_the_actor(base: DiffusionMlp) -> None:
+    config = replace(GROUPED, bc_scale=0.0)
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base, config)
+    rollout = collect(make_env(config, random), dppo.policy, config.steps, 0.1, random)
+    rollout = rollout._replace(reward=torch.zeros_like(rollout.reward))
+    assert dppo.update(rollout, random)["actor_distance"] == 0
+
+
+class DoubtsSuccess:
+    def excess(self, feature: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return (action[..., :6].mean(-1) > 0.3).float()
+
+
+@pytest.mark.parametrize("config", [FINETUNE, BANDIT_GROUPS], ids=lambda c: c.advantage)
+def test_a_penalty_turns_the_policy_away_from_what_is_doubted(
+    base: DiffusionMlp, config: FinetuneConfig
+) -> None:
+    config = replace(config, disagreement_scale=2.0)
+    random = torch.Generator().manual_seed(0)
+    dppo = make_dppo(base, config)
+    before = success_rate(dppo.policy)
+    env = make_env(config, random, DoubtsSuccess())
+    reports = [dppo.train_iteration(env, random) for _ in range(10)]
+    assert success_rate(dppo.policy) < before / 2
+    assert 0 < reports[-1]["penalty"] < reports[0]["penalty"] / 2
+
+
+def test_a_resumed_run_of_groups_equals_an_uninterrupted_one(base: DiffusionMlp) -> None:
+    _check_resumption(base, GROUPED)

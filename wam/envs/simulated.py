@@ -72,7 +72,8 @@ class SimulatedEnv:
         device = reached.device
         terminated = torch.from_numpy(success).to(device)
         truncated = torch.from_numpy(out_of_time).to(device)
-        return Transition(reached, terminated.float(), terminated, truncated)
+        active = torch.ones_like(terminated)
+        return Transition(reached, terminated.float(), terminated, truncated, active)
 
     def _draw(self) -> list[Episode]:
         shape, device = (2, self._envs), self._generator.device
