@@ -342,6 +342,11 @@ def _check_relations(profile: Profile, where: str) -> None:
             f"{where}.train_world_model.window={training.window}: needs at least {fewest}, "
             "one more than world_model.id_steps"
         )
+    if not 0 < training.image_frames <= 1:
+        raise WamError(
+            f"{where}.train_world_model.image_frames={training.image_frames}: a share of the "
+            "frames, above 0 and at most 1"
+        )
 
 
 def _check_ddim(profile: Profile, where: str) -> None:

@@ -177,6 +177,7 @@ class Trainer:
                 self._share(self._noise),
                 self._scheduled_action_scale(),
                 training.compat != "diwa",
+                training.image_frames,
             )
         self._optimizer.zero_grad()
         loss.backward()
@@ -212,7 +213,13 @@ class Trainer:
 
         def run() -> None:
             noise = torch.Generator(self._device).manual_seed(0)
-            loss, _, _ = self._model.loss(batch, self._state, noise, self._action_scale)
+            loss, _, _ = self._model.loss(
+                batch,
+                self._state,
+                noise,
+                self._action_scale,
+                image_frames=self._training.image_frames,
+            )
             loss.backward()
 
         return run

@@ -156,12 +156,14 @@ class WorldModel(nn.Module):
         generator: Generators,
         action_scale: float,
         reset_actions: bool = True,
+        image_frames: float = 1.0,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], RssmState]:
         """The objective on a batch that continues from ``state`` [B, ...].
 
         Returns the scalar loss, detached scalar metrics, and the detached state after the last
         frame. With ``action_scale`` 0 the inverse-dynamics head is left out of the computation.
-        ``reset_actions`` is that of :meth:`wam.rssm.Rssm.observe`.
+        ``reset_actions`` is that of :meth:`wam.rssm.Rssm.observe`. ``image_frames`` is the share of
+        the frames of each row, at least one, whose images the loss and the PSNR count.
         """
         config = self.config
         static, gripper = _images(batch.rgb_static), _images(batch.rgb_gripper)
@@ -174,7 +176,11 @@ class WorldModel(nn.Module):
             generator,
             reset_actions=reset_actions,
         )
-        image_loss, image_metrics = self._image_loss(observed.states.feature, static, gripper)
+        feature = observed.states.feature.flatten(0, 1)
+        if image_frames < 1:
+            chosen = _some_frames(batch.is_first.shape, image_frames, generator, feature.device)
+            feature, static, gripper = feature[chosen], static[chosen], gripper[chosen]
+        image_loss, image_metrics = self._image_loss(feature, static, gripper)
         posterior, prior = observed.posterior_logits, observed.prior_logits
         latent_loss = kl_loss(posterior, prior, config.kl_balance, config.free_nats)
         loss = config.kl_scale * latent_loss + config.image_scale * image_loss
@@ -215,8 +221,11 @@ class WorldModel(nn.Module):
     def _image_loss(
         self, feature: torch.Tensor, static: torch.Tensor, gripper: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Half the squared error summed over an observation, and the PSNR of each camera."""
-        predictions = self.decoder.phases(feature.flatten(0, -2))
+        """Half the squared error summed over an observation, and the PSNR of each camera.
+
+        ``feature`` [N, F], images [N, 3, 64, 64].
+        """
+        predictions = self.decoder.phases(feature)
         squares, metrics = [], {}
         for camera, prediction, image in zip(CAMERAS, predictions, (static, gripper), strict=True):
             error = prediction.float() - pixel_phases(image)
@@ -224,6 +233,16 @@ class WorldModel(nn.Module):
             squares.append(square)
             metrics[f"psnr_{camera}"] = psnr_of_mse(square.detach() / (4 * _IMAGE_VALUES)).mean()
         return 0.5 * torch.stack(squares).sum(0).mean(), metrics
+
+
+def _some_frames(
+    shape: torch.Size, share: float, generator: Generators, device: torch.device
+) -> torch.Tensor:
+    """Indices int64 [N] of random frames of a flattened window [T, B], equally many of each row."""
+    steps, rows = shape
+    count = max(1, round(share * steps))
+    step = uniform((rows, steps), generator, device).argsort(1)[:, :count]
+    return (step * rows + torch.arange(rows, device=device).unsqueeze(1)).flatten()
 
 
 def _images(rgb: torch.Tensor) -> torch.Tensor:

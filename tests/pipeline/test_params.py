@@ -51,6 +51,8 @@ def test_values_arrive_typed(params) -> None:
         ),
         (("world_model", "id_input"), "proprio", "ci.world_model.id_input = 'proprio'"),
         (("train_world_model", "compat"), "lumos", "input should be 'none' or 'diwa'"),
+        (("train_world_model", "image_frames"), 0.0, "image_frames=0.0: a share"),
+        (("train_world_model", "image_frames"), 1.5, "image_frames=1.5: a share"),
         (("train_world_model", "minutes"), -1.0, "minutes = -1.0: must not be negative"),
         (("convert", "shard_frames"), 1010, "not a multiple of chunk_frames=125; use 1125"),
         (("convert", "image_size"), 32, "image_size=32: needs at least 64"),

@@ -51,6 +51,31 @@ def test_training_psnr_is_that_of_the_images(tiny_model: WorldModel, batch: Batc
     torch.testing.assert_close(metrics["psnr_static"], expected, rtol=1e-4, atol=0)
 
 
+def test_some_of_the_images_give_the_same_loss_on_average(
+    tiny_model: WorldModel, batch: Batch
+) -> None:
+    with torch.no_grad():
+        tiny_model.decoder.seed.weight.zero_()  # images do not depend on the latents' noise
+    state = tiny_model.initial(3, "cpu")
+
+    def image_losses(share: float, draws: int) -> torch.Tensor:
+        random = generator(1)
+        with torch.no_grad():
+            found = [
+                tiny_model.loss(batch, state, random, 0.0, image_frames=share)[1]["image_loss"]
+                for _ in range(draws)
+            ]
+        return torch.stack(found)
+
+    whole = image_losses(1.0, 1)
+    some = image_losses(0.2, 200)
+    assert len(some.unique()) > 50  # one frame of five per row, drawn anew every time
+    error = some.std() / len(some) ** 0.5
+    assert (some.mean() - whole).abs() < 4 * error
+    # A share that rounds to every frame leaves none out, and none stands twice.
+    torch.testing.assert_close(image_losses(0.99, 3), whole.expand(3), rtol=1e-5, atol=0)
+
+
 def test_the_objective_is_the_weighted_sum_of_its_terms(
     tiny_config: WorldModelConfig, batch: Batch
 ) -> None:
