@@ -23,6 +23,8 @@ from wam.errors import WamError
 DEMOS_FILE = "demos.json"
 MAX_EXTENSION = 16
 """Play frames that may be added to a window in which the task is not yet achieved (5.3)."""
+PLAY_FRAMES = 64
+"""Length of a window of play that the reward learns from."""
 CLEARANCE = 64
 """Frames between an imagination start and the next change of the task's variable (6.7)."""
 
@@ -58,6 +60,9 @@ class TaskDemos:
     """The first frame of every validation window."""
     imagination_starts: list[int]
     """Rows of the training store from which the task can be imagined; no demonstrations."""
+    training_play: list[Demo]
+    """Windows of play that begin where the task can be done, whatever happens then"""
+    validation_play: list[Demo]
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,8 @@ def run(profile: Profile, layout: Layout) -> None:
             "validation": _frame_ranges(validation, demos.validation),
             "starts": [start.frame_id for start in demos.starts],
             "imagination_starts": training.frame_ids[demos.imagination_starts].tolist(),
+            "training_play": _frame_ranges(training, demos.training_play),
+            "validation_play": _frame_ranges(validation, demos.validation_play),
         }
         for task, demos in extracted.items()
     }
@@ -141,6 +148,8 @@ def load_demos(directory: Path) -> DemoSet:
                 validation=[Demo(**demo) for demo in demos["validation"]],
                 starts=[Start(**start) for start in demos["starts"]],
                 imagination_starts=demos["imagination_starts"],
+                training_play=[Demo(**demo) for demo in demos["training_play"]],
+                validation_play=[Demo(**demo) for demo in demos["validation_play"]],
             )
             for task, demos in content["tasks"].items()
         },
@@ -179,6 +188,8 @@ def extract_task(
             for row in rows
         ],
         imagination_starts=_imagination_starts(task, training, settings, rng),
+        training_play=_play(task, training, settings.play_windows_per_task, rng),
+        validation_play=_play(task, validation, settings.play_windows_per_task, rng),
     )
 
 
@@ -253,6 +264,38 @@ def _imagination_starts(
             f"extract.play_starts_per_task={settings.play_starts_per_task}"
         )
     return sorted(rng.choice(rows, count, replace=False).tolist())
+
+
+def _play(task: str, store: Store, count: int, rng: np.random.Generator) -> list[Demo]:
+    """``count`` random windows of play that begin where ``task`` can be done, half of them with a
+    success in them as far as there are any; fewer if the episodes have no room.
+
+    Unlike demonstrations they show what is no success although it looks like one (misses, other
+    tasks), and success with the arm elsewhere.
+    """
+    rows: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    for start, stop in store.episodes.tolist():
+        scene_obs = store.read("scene_obs", start, stop)
+        num_rows = stop - start - PLAY_FRAMES + 1
+        if num_rows <= 0:
+            continue
+        now = scene_obs[:num_rows]
+        succeeds = np.zeros(num_rows, bool)
+        for ahead in range(1, PLAY_FRAMES):
+            succeeds |= tasks.achieved(task, now, scene_obs[ahead : ahead + num_rows])
+        startable = tasks.startable(task, now)
+        for kind, found in rows.items():
+            found.append(start + np.flatnonzero(startable & (succeeds == kind)))
+    chosen: list[int] = []
+    for kind, wanted in ((True, count // 2), (False, count)):
+        pool = np.concatenate(rows[kind]) if rows[kind] else np.empty(0, np.int64)
+        more = min(wanted - (0 if kind else len(chosen)), len(pool))
+        chosen += rng.choice(pool, more, replace=False).tolist()
+    episodes = store.episode_of_rows(np.array(chosen, np.int64)).tolist()
+    return [
+        Demo(row, row + PLAY_FRAMES, int(store.episodes[episode, 0]))
+        for row, episode in sorted(zip(chosen, episodes, strict=True))
+    ]
 
 
 def _frame_ranges(store: Store, demos: list[Demo]) -> list[list[int]]:

@@ -53,6 +53,9 @@ class TaskFeatures:
     validation: SplitFeatures
     play_starts: torch.Tensor
     """float32 [S, M, F], zero-start features of play from which the task can be imagined"""
+    training_play: SplitFeatures
+    """windows of play in the place of demonstrations, for the reward; may have no frames"""
+    validation_play: SplitFeatures
 
     @property
     def size(self) -> int:
@@ -60,7 +63,22 @@ class TaskFeatures:
         return self.training.posterior.shape[-1]
 
 
+def no_features(draws: int, feature: int) -> SplitFeatures:
+    """Those of no demonstration at all, ``draws`` times, of size ``feature``."""
+    latents = torch.zeros(draws, 0, feature)
+    return SplitFeatures(
+        posterior=latents,
+        imagined=latents,
+        context=None,
+        action=torch.zeros(0, 7),
+        label=torch.zeros(0, dtype=torch.bool),
+        scene_obs=torch.zeros(0, 24),
+        length=torch.zeros(0, dtype=torch.int64),
+    )
+
+
 _LATENTS = ("posterior", "imagined", "context")
+_PARTS = (*SPLITS, "training_play", "validation_play")
 
 
 def save_features(directory: Path, features: TaskFeatures, deter: int, classes: int) -> None:
@@ -68,7 +86,7 @@ def save_features(directory: Path, features: TaskFeatures, deter: int, classes: 
     if classes > MAX_CLASSES:
         raise WamError(f"world_model.classes={classes}: features have room for {MAX_CLASSES}")
     tensors = {"classes": torch.tensor(classes)}
-    for split in SPLITS:
+    for split in _PARTS:
         for field in fields(SplitFeatures):
             value = getattr(getattr(features, split), field.name)
             if value is None:
@@ -89,8 +107,8 @@ def load_features(directory: Path, task: str) -> TaskFeatures:
     tensors = load_tensors(directory / task, name=FEATURES_FILE)
     try:
         classes = int(tensors["classes"])
-        training, validation = (_split(tensors, split, classes) for split in SPLITS)
-        return TaskFeatures(training, validation, _unpacked(tensors, "play_starts", classes))
+        parts = {name: _split(tensors, name, classes) for name in _PARTS}
+        return TaskFeatures(play_starts=_unpacked(tensors, "play_starts", classes), **parts)
     except KeyError as error:
         raise WamError(
             f"{directory / task / FEATURES_FILE}: no {error}; run 'wam featurize' again"

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from pipeline import artifacts, console
-from pipeline.extract import Demo, load_demos
-from pipeline.features import SplitFeatures, TaskFeatures, save_features
+from pipeline.extract import Demo, TaskDemos, load_demos
+from pipeline.features import SplitFeatures, TaskFeatures, no_features, save_features
 from pipeline.images import all_to_model_size
 from pipeline.layout import SPLITS, Layout
 from pipeline.params import Features, Profile
@@ -74,11 +74,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         with console.progress(f"featurize {variant}", len(profile.tasks), "tasks") as advance:
             for task, task_demos in all_demos.items():
                 if not (partial / task / artifacts.SUMMARY).is_file():
-                    features = maker.task_features(
-                        task,
-                        {"training": task_demos.training, "validation": task_demos.validation},
-                        task_demos.imagination_starts,
-                    )
+                    features = maker.task_features(task, task_demos)
                     _save(partial / task, features, world_model)
                 advance(1, task)
         summary = artifacts.merge_summaries(partial, profile.tasks)
@@ -106,26 +102,36 @@ class FeatureMaker:
         self._settings, self._device = settings, device
         self._normalizers = {split: store.proprio_normalizer() for split, store in stores.items()}
 
-    def task_features(
-        self, task: str, demos: dict[str, list[Demo]], play_rows: Sequence[int]
-    ) -> TaskFeatures:
-        """The features of ``demos`` by split, and of rows of training play to start from."""
+    def task_features(self, task: str, demos: TaskDemos) -> TaskFeatures:
+        """The features of all that was extracted for ``task``."""
         # Behaviour cloning alone uses the context, and only of the training demonstrations.
-        context = {"training": self._settings.context, "validation": False}
-        splits = {
-            split: self._split_features(task, split, demos[split], context[split])
-            for split in SPLITS
-        }
-        generator = task_generator(self._settings.seed, task, self._device, part=len(SPLITS))
-        play_starts = self._play_starts(play_rows, generator)
-        return TaskFeatures(splits["training"], splits["validation"], play_starts)
+        context = self._settings.context
+        # Each part has random numbers of its own: it does not depend on the others.
+        generators = [
+            task_generator(self._settings.seed, task, self._device, part=part) for part in range(5)
+        ]
+        return TaskFeatures(
+            training=self._features(task, "training", demos.training, generators[0], context),
+            validation=self._features(task, "validation", demos.validation, generators[1]),
+            play_starts=self._play_starts(demos.imagination_starts, generators[2]),
+            training_play=self._features(task, "training", demos.training_play, generators[3]),
+            validation_play=self._features(
+                task, "validation", demos.validation_play, generators[4]
+            ),
+        )
 
     @torch.no_grad()
-    def _split_features(
-        self, task: str, split: str, demos: list[Demo], with_context: bool
+    def _features(
+        self,
+        task: str,
+        split: str,
+        demos: list[Demo],
+        generator: torch.Generator,
+        with_context: bool = False,
     ) -> SplitFeatures:
         settings = self._settings
-        generator = task_generator(settings.seed, task, self._device, part=SPLITS.index(split))
+        if not demos:
+            return no_features(settings.draws, self._world_model.config.feature)
         data = self._sequences(self._stores[split], demos, CONTEXT_FRAMES if with_context else 0)
         embedding, action = data.embedding[data.start :], data.action[data.start :]
         is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=self._device)

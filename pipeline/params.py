@@ -157,6 +157,10 @@ class Extract:
     demos_per_task: Positive
     play_starts_per_task: Count
     """Play frames that satisfy a task's pre-condition, as further starts of imagined episodes."""
+    play_windows_per_task: Count
+    """Windows of play in each split from which the reward learns beside the demonstrations, and on
+    which it is calibrated; labels are the oracle's, as those of demonstrations. 0: demonstrations
+    alone (the paper)."""
     seed: Count
 
 
@@ -293,7 +297,15 @@ def _check_keys(kind: type, mapping: dict[str, Any], where: str) -> None:
             raise WamError(f"{where}: missing parameter '{key}'")
 
 
-_MAY_BE_ZERO = {"seed", "seeds", "warmup", "critic_warmup", "play_starts_per_task", "workers"}
+_MAY_BE_ZERO = {
+    "seed",
+    "seeds",
+    "warmup",
+    "critic_warmup",
+    "play_starts_per_task",
+    "play_windows_per_task",
+    "workers",
+}
 
 
 def _check_numbers(section: Any, where: str) -> None:

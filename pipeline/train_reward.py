@@ -17,7 +17,13 @@ from wam.checkpoint import save_model
 from wam.config import RewardConfig
 from wam.journal import Journal
 from wam.reward import SuccessClassifier, reward_description
-from wam.reward_training import LabelledFeatures, calibrate, scores, train_classifier
+from wam.reward_training import (
+    LabelledFeatures,
+    calibrate,
+    scores,
+    train_classifier,
+    window_rates,
+)
 
 STAGE = "train-reward"
 METRICS_FILE = "metrics.jsonl"
@@ -63,7 +69,8 @@ def train_task(
     directory.mkdir(parents=True, exist_ok=True)
     journal = Journal(directory / METRICS_FILE)
     journal.rewind(0)
-    training, validation = _labelled(features.training), _labelled(features.validation)
+    training = _labelled(features.training, features.training_play)
+    validation = _labelled(features.validation, features.validation_play)
     # Held-out demonstrations that never reach success cannot tell a good threshold from a bad one.
     held_out = bool(validation.label.any() and not validation.label.all())
     measured = validation if held_out else training
@@ -85,8 +92,13 @@ def train_task(
     advance(config.epochs - len(records), task)
     save_model(directory, model, reward_description(config, features.size))
     best = max(records, key=lambda record: record["auprc_real"] + record["auprc_imagined"])
+    play = _labelled(features.validation_play)
+    missed, alarmed = window_rates(model, play.imagined, play.label, play.length, device)
     summary = {
         **_figures(model, measured, device),
+        # What a policy meets: a classifier is asked after every decision, and one answer ends it.
+        "missed_windows_imagined": missed,
+        "false_alarm_windows_imagined": alarmed,
         "auprc_real": best["auprc_real"],
         "auprc_imagined": best["auprc_imagined"],
         "threshold": float(model.threshold),
@@ -111,8 +123,13 @@ def _figures(
     }
 
 
-def _labelled(split: SplitFeatures) -> LabelledFeatures:
-    return LabelledFeatures(split.posterior, split.imagined, split.label, split.length)
+def _labelled(*splits: SplitFeatures) -> LabelledFeatures:
+    return LabelledFeatures(
+        torch.cat([split.posterior for split in splits], dim=1),
+        torch.cat([split.imagined for split in splits], dim=1),
+        torch.cat([split.label for split in splits]),
+        torch.cat([split.length for split in splits]),
+    )
 
 
 def _percent(share: float | None) -> str:

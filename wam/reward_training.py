@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from wam.config import RewardConfig
+from wam.config import CHUNK, RewardConfig
 from wam.errors import WamError
 from wam.initialisation import seeded
 from wam.reward import SuccessClassifier, classifier_loss
@@ -47,17 +47,19 @@ class Scores(NamedTuple):
 def balanced_rows(
     label: torch.Tensor, length: torch.Tensor, negatives: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Rows int64 [M] of one epoch: per demonstration all successes and ``negatives`` other frames.
+    """Rows int64 [M] of one epoch: per demonstration ``negatives`` frames without success, and its
+    successes, of those at most as many.
 
-    The negatives are drawn without replacement from the frames labelled 0, all of them where a
-    demonstration has fewer.
+    Both are drawn without replacement, all of them where a demonstration has fewer.
     """
     rows: list[torch.Tensor] = []
     first = 0
     for frames in label.split(length.tolist()):
-        failed = torch.nonzero(~frames).squeeze(1)
-        chosen = failed[torch.randperm(len(failed), generator=generator)[:negatives]]
-        rows += [torch.nonzero(frames).squeeze(1) + first, chosen + first]
+        for kind in (frames, ~frames):
+            found = torch.nonzero(kind).squeeze(1)
+            if len(found) > negatives:
+                found = found[torch.randperm(len(found), generator=generator)[:negatives]]
+            rows.append(found + first)
         first += len(frames)
     return torch.cat(rows)
 
@@ -172,6 +174,34 @@ def scores(
     hits = int((decision & truth).sum())
     found, successes = int(decision.sum()), int(truth.sum())
     return Scores(hits / found if found else None, hits / successes if successes else None)
+
+
+def window_rates(
+    model: SuccessClassifier,
+    feature: torch.Tensor,
+    label: torch.Tensor,
+    length: torch.Tensor,
+    device: torch.device,
+) -> tuple[float | None, float | None]:
+    """How whole windows are judged if the model is asked after every fourth frame, as in PPO.
+
+    The share of windows with a success in which it never sees one, and of those without in which
+    it does; None where there are no such windows. ``feature`` [S, N, F] of windows of ``length``
+    [D], ``label`` bool [N].
+    """
+    decided = [model.success(draw.to(device)).cpu() for draw in feature]
+    counts = {True: [0, 0], False: [0, 0]}
+    first = 0
+    for frames in length.tolist():
+        rows = slice(first, first + frames)
+        asked = slice(first + CHUNK, first + frames, CHUNK)
+        kind = bool(label[rows].any())
+        for draw in decided:
+            counts[kind][0] += bool(draw[asked].any()) != kind
+            counts[kind][1] += 1
+        first += frames
+    missed, alarmed = (wrong / total if total else None for wrong, total in counts.values())
+    return missed, alarmed
 
 
 def precision_recall_curve(

@@ -55,7 +55,8 @@ def inputs(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Layout
         state = {name: observation[name].tolist() for name in ("robot_obs", "scene_obs")}
         starts.append({"frame_id": 7 * seed, **state})
     env.close()
-    task = {"training": [], "validation": [], "starts": starts, "imagination_starts": []}
+    task = {"training": [], "validation": [], "starts": starts}
+    task |= {"imagination_starts": [], "training_play": [], "validation_play": []}
     with artifact(layout.demos) as directory:
         content = {"digest": "0", "tasks": {TASK: task}}
         (directory / "demos.json").write_text(json.dumps(content))

@@ -110,12 +110,19 @@ def test_imagination_starts_satisfy_the_precondition_and_keep_clear(
     profile = replace(
         profile,
         tasks=("turn_on_led",),
-        extract=replace(profile.extract, play_starts_per_task=1000),
+        extract=replace(profile.extract, play_starts_per_task=1000, play_windows_per_task=60),
     )
     _run(profile, layout)
     found = extract.load_demos(layout.demos)["turn_on_led"]
     # Off until 99: the last frame with 64 unchanged ones behind it is 35.
     assert found.imagination_starts == list(range(36))
+    # Half of the windows of play see the LED go on at frame 100, the others begin too early.
+    begins = [demo.start for demo in found.training_play]
+    assert begins == sorted(set(begins))
+    assert all(demo.stop - demo.start == extract.PLAY_FRAMES for demo in found.training_play)
+    assert sum(37 <= row <= 99 for row in begins) == 30
+    assert sum(row < 37 for row in begins) == 30
+    assert len(found.validation_play) == 60
     assert len(found.training) == 1, "repeated annotations count once"
 
 

@@ -69,7 +69,8 @@ def ready(trained: Layout) -> Layout:
     """Everything that the stage reads; the held-out starts cannot be simulated."""
     demos = [{"start": row, "stop": row + 1, "episode_start": 0} for row in ROWS]
     held_out = [{"frame_id": 0, "robot_obs": [], "scene_obs": []}]
-    task = {"training": demos, "validation": [], "starts": held_out, "imagination_starts": []}
+    task = {"training": demos, "validation": [], "starts": held_out}
+    task |= {"imagination_starts": [], "training_play": [], "validation_play": []}
     with artifacts.building(trained.demos, stage="extract", params={}, inputs={}) as (partial, _):
         content = {"digest": "0", "tasks": {TASK: task}}
         (partial / "demos.json").write_text(json.dumps(content))

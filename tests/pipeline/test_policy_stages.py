@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline import artifacts, disagreement, finetune, train_policy, train_reward
-from pipeline.extract import Demo
+from pipeline.extract import Demo, TaskDemos
 from pipeline.features import SplitFeatures, TaskFeatures, load_features, save_features
 from pipeline.featurize import CONTEXT_FRAMES, FeatureMaker
 from pipeline.layout import Layout
@@ -68,8 +68,13 @@ def make_split(demos: int, random: torch.Generator) -> SplitFeatures:
 
 def make_features() -> TaskFeatures:
     random = torch.Generator().manual_seed(0)
-    training, validation = make_split(6, random), make_split(3, random)
-    return TaskFeatures(training, validation, random_features((2, 5), random))
+    return TaskFeatures(
+        training=make_split(6, random),
+        validation=make_split(3, random),
+        play_starts=random_features((2, 5), random),
+        training_play=make_split(4, random),
+        validation_play=make_split(2, random),
+    )
 
 
 @pytest.fixture
@@ -114,7 +119,7 @@ def test_stored_features_come_back_as_they_were(tmp_path: Path) -> None:
     features = make_features()
     save_features(tmp_path / TASK, features, CONFIG.deter, CONFIG.classes)
     loaded = load_features(tmp_path, TASK)
-    for split in ("training", "validation"):
+    for split in ("training", "validation", "training_play", "validation_play"):
         for name, value in vars(getattr(features, split)).items():
             assert torch.equal(getattr(getattr(loaded, split), name), value), name
     assert torch.equal(loaded.play_starts, features.play_starts)
@@ -141,6 +146,8 @@ def test_training_stages_leave_loadable_models_and_figures(trained: Layout) -> N
     figures = artifacts.read_json(trained.reward(VARIANT) / "summary.json")[TASK]
     assert figures["precision_imagined"] >= 0.95
     assert figures["target_reached"]
+    assert figures["missed_windows_imagined"] == 0
+    assert figures["false_alarm_windows_imagined"] is None  # every made-up window succeeds
     policy = load_policy(trained.policy(VARIANT) / TASK, CPU)
     assert isinstance(policy, DiffusionPolicy)
     figures = artifacts.read_json(trained.policy(VARIANT) / "summary.json")[TASK]
@@ -419,12 +426,16 @@ def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
     stores["training"].arrays["scene_obs"][24:, 1] = 0.0
     model = WorldModel(CONFIG).eval()
     settings = Features(draws=2, sample="mode", context=True, seed=0)
-    demos = {
-        "training": [Demo(start=20, stop=30, episode_start=5), Demo(40, 47, 40)],
-        "validation": [Demo(3, 12, 0)],
-    }
+    demos = TaskDemos(
+        training=[Demo(start=20, stop=30, episode_start=5), Demo(40, 47, 40)],
+        validation=[Demo(3, 12, 0)],
+        starts=[],
+        imagination_starts=[7, 50],
+        training_play=[Demo(22, 28, 5)],
+        validation_play=[],
+    )
     maker = FeatureMaker(model, stores, settings, CPU)  # type: ignore[arg-type]
-    features = maker.task_features(TASK, demos, [7, 50])
+    features = maker.task_features(TASK, demos)
     training = features.training
     assert training.posterior.shape == (2, 17, CONFIG.feature)
     assert training.length.tolist() == [10, 7]
@@ -452,6 +463,10 @@ def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
     check(training.context[:10], expected(store, 5, 30)[15:])
     check(training.context[10:], expected(store, 40, 47))
     check(features.validation.posterior[0], expected(stores["validation"], 3, 12))
+    play = features.training_play
+    check(play.posterior[1], expected(stores["training"], 22, 28))
+    assert play.label.tolist() == [False, False, True, True, True, True]
+    assert features.validation_play.posterior.shape == (2, 0, CONFIG.feature)
     for index, row in enumerate((7, 50)):
         check(features.play_starts[0, index], expected(store, row, row + 1)[0])
     # Imagination starts at the first feature of each demonstration and takes its actions.

@@ -23,6 +23,7 @@ from wam.reward_training import (
     precision_recall_curve,
     scores,
     train_classifier,
+    window_rates,
 )
 
 FEATURE = 6
@@ -72,9 +73,9 @@ def test_cross_entropy_is_weighted_and_added_at_its_scale() -> None:
     torch.testing.assert_close(classifier_loss(model, feature, label, weight, CONFIG), expected)
 
 
-def test_balanced_rows_are_all_successes_and_failures_of_each_demonstration() -> None:
+def test_balanced_rows_are_as_many_failures_as_asked_and_no_more_successes() -> None:
     label = torch.zeros(50).bool()
-    label[15:20] = True  # the second demonstration has a success before a late failure
+    label[17:20] = True  # the second demonstration has a success before a late failure
     label[30:38] = True
     length = torch.tensor([20, 20, 10])
     random = torch.Generator().manual_seed(0)
@@ -82,15 +83,16 @@ def test_balanced_rows_are_all_successes_and_failures_of_each_demonstration() ->
     for _ in range(100):
         rows = balanced_rows(label, length, 4, random)
         negatives = rows[~label[rows]]
-        assert len(rows) == len(rows.unique()) == 13 + 3 * 4
-        assert label[rows].sum() == 13
+        assert len(rows) == len(rows.unique()) == 3 + 4 + 3 * 4
+        assert label[rows[rows < 20]].sum() == 3
+        assert label[rows[rows >= 20]].sum() == 4
         per_demo = [
             int(((negatives >= a) & (negatives < b)).sum())
             for a, b in ((0, 20), (20, 40), (40, 50))
         ]
         assert per_demo == [4, 4, 4]
-        drawn |= set(negatives.tolist())
-    assert drawn == set(torch.nonzero(~label).squeeze(1).tolist())
+        drawn |= set(rows.tolist())
+    assert drawn == set(range(50))
 
 
 def test_frames_just_before_a_success_weigh_more() -> None:
@@ -102,6 +104,30 @@ def test_frames_just_before_a_success_weigh_more() -> None:
     label[3] = True
     weight = frame_weights(label, torch.tensor([30]), 2.0)
     assert torch.nonzero(weight == 2).squeeze(1).tolist() == [0, 1, 2]
+
+
+class Reads(torch.nn.Module):
+    """Success is what the first feature says."""
+
+    def success(self, feature: torch.Tensor) -> torch.Tensor:
+        return feature[..., 0] > 0
+
+
+def test_windows_are_judged_at_every_fourth_frame() -> None:
+    length = torch.tensor([9, 9, 9, 9, 3])
+    label = torch.zeros(39).bool()
+    label[[7, 8, 16, 17]] = True  # windows 0 and 1 succeed in the end
+    said = torch.zeros(2, 39, 1)
+    said[:, 8] = 1  # the success of window 0 is seen, that of window 1 is not
+    said[:, 9 + 7] = 1  # nobody asks at frame 7
+    said[0, 18] = 1  # nor at the first frame
+    said[1, 27 + 4] = 1  # window 3: a false alarm in one of two draws
+    said[:, 36:] = 1  # too short for a question
+    missed, alarmed = window_rates(Reads(), said, label, length, CPU)  # type: ignore[arg-type]
+    assert missed == 0.5
+    assert alarmed == pytest.approx(1 / 6)
+    none = torch.zeros(0, dtype=torch.int64)
+    assert window_rates(Reads(), said[:, :0], label[:0], none, CPU) == (None, None)  # type: ignore[arg-type]
 
 
 def test_average_precision_of_known_rankings() -> None:
