@@ -29,8 +29,9 @@ class Experience(NamedTuple):
 
     first: torch.Tensor
     """float32 [B, F], feature of the first observation"""
-    chunks: torch.Tensor
-    """float32 [D, B, 4, 7], executable actions; the last ones of a success were not all executed"""
+    chunks: Sequence[torch.Tensor]
+    """D times float32 [B, 4, 7], executable actions, fewer than 4 where the steps ran out; the last
+    ones of a success were not all executed"""
     features: torch.Tensor
     """float32 [D, B, F], feature of the last observation of every chunk"""
     decisions: torch.Tensor
@@ -90,7 +91,7 @@ def roll_out(
         if success.all():
             break
     tally(int((~success).sum()), 0)
-    experience = Experience(first, torch.stack(chunks), torch.stack(features), decisions)
+    experience = Experience(first, chunks, torch.stack(features), decisions)
     return Outcome(success, steps, np.concatenate(executed)), experience
 
 

@@ -193,10 +193,10 @@ def imagined_success(
 def replayed_features(
     dynamics: LatentDynamics,
     start: torch.Tensor,
-    chunks: torch.Tensor,
+    chunks: Sequence[torch.Tensor],
     generator: Generators,
 ) -> torch.Tensor:
-    """Features [D, B, F] imagined behind each of the chunks [D, B, 4, 7] from ``start`` [B, F]."""
+    """Features [D, B, F] imagined behind each of D ``chunks`` [B, steps, 7] from ``start`` [B, F]."""
     features = []
     for chunk in chunks:
         start = _imagine(dynamics, start, chunk, generator)

@@ -54,7 +54,7 @@ def experience(seen: list[list[float]], added: list[list[float]], decisions: lis
     chunks = (amounts / 4)[:, :, None, None].expand(*amounts.shape, 4, 7)
     return Experience(
         torch.zeros(amounts.shape[1], 1),
-        chunks,
+        list(chunks),
         torch.tensor(seen).unsqueeze(-1),
         torch.tensor(decisions),
     )
