@@ -196,7 +196,7 @@ def replayed_features(
     chunks: Sequence[torch.Tensor],
     generator: Generators,
 ) -> torch.Tensor:
-    """Features [D, B, F] behind each of D ``chunks`` [B, steps, 7] imagined from ``start`` [B, F]."""
+    """Features [D, B, F] imagined behind each of the chunks [B, steps, 7] from ``start`` [B, F]."""
     features = []
     for chunk in chunks:
         start = _imagine(dynamics, start, chunk, generator)
