@@ -273,6 +273,8 @@ def _play(task: str, store: Store, count: int, rng: np.random.Generator) -> list
     Unlike demonstrations they show what is no success although it looks like one (misses, other
     tasks), and success with the arm elsewhere.
     """
+    if not count:
+        return []
     rows: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for start, stop in store.episodes.tolist():
         scene_obs = store.read("scene_obs", start, stop)
@@ -291,6 +293,11 @@ def _play(task: str, store: Store, count: int, rng: np.random.Generator) -> list
         pool = np.concatenate(rows[kind]) if rows[kind] else np.empty(0, np.int64)
         more = min(wanted - (0 if kind else len(chosen)), len(pool))
         chosen += rng.choice(pool, more, replace=False).tolist()
+    if len(chosen) < count:
+        console.warn(
+            f"{store.path}: {len(chosen)} windows of play for {task}, fewer than "
+            f"extract.play_windows_per_task={count}"
+        )
     episodes = store.episode_of_rows(np.array(chosen, np.int64)).tolist()
     return [
         Demo(row, row + PLAY_FRAMES, int(store.episodes[episode, 0]))

@@ -76,6 +76,8 @@ class Parts(NamedTuple):
     """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
     held_out: torch.Tensor
     """first features of the validation demonstrations [S * D, F]: looked at, never trained on"""
+    num_held_out: int
+    """D of these: draws of one start are no further starts"""
     demos: SplitFeatures
     """all features of the training demonstrations, on the CPU"""
     doubt: DisagreementEnsemble | None
@@ -207,7 +209,7 @@ def finetune(
         if last_one or dppo.iteration % config.validate_every == 0:
             now = _imagined_success(parts, dppo, config, task, seed)
             record |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
-            if not parted and (warning := parting(first, now, len(parts.held_out))):
+            if not parted and (warning := parting(first, now, parts.num_held_out)):
                 parted = True
                 console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
         journal.append(record)
@@ -338,6 +340,7 @@ def _load(
         base=base,
         starts=(demos, play),
         held_out=held_out,
+        num_held_out=len(features.validation.length),
         demos=features.training,
         doubt=doubt,
         simulator=simulator,

@@ -185,17 +185,16 @@ def window_rates(
 ) -> tuple[float | None, float | None]:
     """How whole windows are judged if the model is asked after every fourth frame, as in PPO.
 
-    The share of windows with a success in which it never sees one, and of those without in which
-    it does; None where there are no such windows. ``feature`` [S, N, F] of windows of ``length``
-    [D], ``label`` bool [N].
+    The share of windows with a success at such a frame in which it never sees one, and of those
+    without in which it does; None where there are no such windows. ``feature`` [S, N, F] of
+    windows of ``length`` [D], ``label`` bool [N].
     """
     decided = [model.success(draw.to(device)).cpu() for draw in feature]
     counts = {True: [0, 0], False: [0, 0]}
     first = 0
     for frames in length.tolist():
-        rows = slice(first, first + frames)
         asked = slice(first + CHUNK, first + frames, CHUNK)
-        kind = bool(label[rows].any())
+        kind = bool(label[asked].any())
         for draw in decided:
             counts[kind][0] += bool(draw[asked].any()) != kind
             counts[kind][1] += 1

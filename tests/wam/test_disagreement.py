@@ -101,8 +101,9 @@ def test_an_excess_is_finite_and_zero_where_the_heads_agree() -> None:
         values.data[1] = values.data[0]
     ensemble.scale.fill_(1e-12)
     assert torch.equal(ensemble.excess(feature, data.action), torch.zeros(50))
-    for values in ensemble.parameters():
-        values.data[1] = -values.data[0]
+    # Heads of which each is sure of a class of its own, whatever they see.
+    sure = torch.tensor([1e9, -1e9]).repeat(STOCH * CLASSES // 2)
+    ensemble.biases[2].data[:, 0] = torch.stack([sure, -sure])
     excess = ensemble.excess(1e6 * feature, data.action)
     assert torch.equal(excess, torch.full((50,), MAX_EXCESS))
 

@@ -114,18 +114,19 @@ class Reads(torch.nn.Module):
 
 
 def test_windows_are_judged_at_every_fourth_frame() -> None:
-    length = torch.tensor([9, 9, 9, 9, 3])
-    label = torch.zeros(39).bool()
+    length = torch.tensor([9, 9, 9, 9, 3, 11])
+    label = torch.zeros(50).bool()
+    label[39 + 9 :] = True  # behind the last question: no success as far as anyone can tell
     label[[7, 8, 16, 17]] = True  # windows 0 and 1 succeed in the end
-    said = torch.zeros(2, 39, 1)
+    said = torch.zeros(2, 50, 1)
     said[:, 8] = 1  # the success of window 0 is seen, that of window 1 is not
     said[:, 9 + 7] = 1  # nobody asks at frame 7
     said[0, 18] = 1  # nor at the first frame
     said[1, 27 + 4] = 1  # window 3: a false alarm in one of two draws
-    said[:, 36:] = 1  # too short for a question
+    said[:, 36:39] = 1  # too short for a question
     missed, alarmed = window_rates(Reads(), said, label, length, CPU)  # type: ignore[arg-type]
     assert missed == 0.5
-    assert alarmed == pytest.approx(1 / 6)
+    assert alarmed == pytest.approx(1 / 8)
     none = torch.zeros(0, dtype=torch.int64)
     assert window_rates(Reads(), said[:, :0], label[:0], none, CPU) == (None, None)  # type: ignore[arg-type]
 

@@ -18,10 +18,10 @@ from wam.envs.oracle import PREDICATES
 from wam.envs.pool import EnvPool, Episode
 from wam.envs.simulated import SimulatedEnv
 from wam.errors import WamError
+from wam.experience import collect
 from wam.filtering import Observation, OnlineFilter
 from wam.imagination import Transition
 from wam.policy import DiffusionMlp, FinetunedPolicy
-from wam.ppo import collect
 from wam.proprio import ProprioNormalizer
 from wam.random import Generators, uniform
 from wam.rssm import RssmState, Sampling
@@ -140,7 +140,8 @@ def test_rewards_ends_and_states_are_those_of_a_simulator_stepped_by_hand(
     assert torch.equal(env.reset(), torch.stack([pressed[0], held[0]]))
     age = 0
     for decision in range(1, 7):
-        feature, reward, terminated, truncated = env.step(chunk(PRESS, HOLD))
+        feature, reward, terminated, truncated, active = env.step(chunk(PRESS, HOLD))
+        assert active.all()
         age += 1
         succeeded = age == last
         assert terminated.tolist() == [succeeded, False]

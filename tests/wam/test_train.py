@@ -32,6 +32,7 @@ SHORT = WorldModelTraining(
     lr=1e-3,
     action_warmup=0.5,
     reset_probability=0.1,
+    precision="fp32",  # what `auto` measures may differ between the runs that are compared
     checkpoint_every=3,
     validate_every=4,
     log_every=2,

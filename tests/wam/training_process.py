@@ -43,6 +43,7 @@ class Share:
 
 def train(directory: Path, updates: int) -> None:
     training = WorldModelTraining(
+        precision="fp32",  # what `auto` measures may differ between the runs that are compared
         batch=BATCH,
         window=WINDOW,
         updates=updates,
