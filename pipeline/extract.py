@@ -141,20 +141,23 @@ def load_demos(directory: Path) -> DemoSet:
     """What :func:`run` extracted. Raises WamError if it is absent or incomplete."""
     artifacts.read_manifest(directory, "extract")
     content = artifacts.read_json(directory / DEMOS_FILE)
-    return DemoSet(
-        tasks={
-            task: TaskDemos(
-                training=[Demo(**demo) for demo in demos["training"]],
-                validation=[Demo(**demo) for demo in demos["validation"]],
-                starts=[Start(**start) for start in demos["starts"]],
-                imagination_starts=demos["imagination_starts"],
-                training_play=[Demo(**demo) for demo in demos["training_play"]],
-                validation_play=[Demo(**demo) for demo in demos["validation_play"]],
-            )
-            for task, demos in content["tasks"].items()
-        },
-        digest=content["digest"],
-    )
+    try:
+        return DemoSet(
+            tasks={
+                task: TaskDemos(
+                    training=[Demo(**demo) for demo in demos["training"]],
+                    validation=[Demo(**demo) for demo in demos["validation"]],
+                    starts=[Start(**start) for start in demos["starts"]],
+                    imagination_starts=demos["imagination_starts"],
+                    training_play=[Demo(**demo) for demo in demos["training_play"]],
+                    validation_play=[Demo(**demo) for demo in demos["validation_play"]],
+                )
+                for task, demos in content["tasks"].items()
+            },
+            digest=content["digest"],
+        )
+    except KeyError as error:
+        raise WamError(f"{directory / DEMOS_FILE}: no {error}; run 'wam extract' again") from None
 
 
 def extract_task(

@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +126,20 @@ def test_imagination_starts_satisfy_the_precondition_and_keep_clear(
     assert sum(row < 37 for row in begins) == 30
     assert len(found.validation_play) == 60
     assert len(found.training) == 1, "repeated annotations count once"
+
+
+def test_demonstrations_of_an_older_format_name_the_stage_to_repeat(
+    raw_root: Path, make_profile: MakeProfile, converted: Layout, tmp_path: Path
+) -> None:
+    layout = Layout(Path(shutil.copytree(converted.root, tmp_path / "data")))
+    extract.run(make_profile(raw_root), layout)
+    path = layout.demos / extract.DEMOS_FILE
+    content = json.loads(path.read_text())
+    for task in content["tasks"].values():
+        del task["training_play"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(WamError, match=r"demos.json: no 'training_play'; run 'wam extract' again"):
+        extract.load_demos(layout.demos)
 
 
 def test_task_without_annotations_is_an_error_with_counts(
