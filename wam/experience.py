@@ -67,7 +67,7 @@ def experience_report(rollout: Rollout) -> dict[str, Any]:
     chunk = rollout.chain[:, :, -1][rollout.active]
     motion = chunk.unflatten(-1, (-1, ACTION_SIZE))[..., :6]
     return {
-        "imagined_success": successes / finished if finished else None,
+        "explored_success": successes / finished if finished else None,
         "finished_episodes": finished,
         "success_decision": float(torch.stack(ages)[success].mean()) if successes else None,
         "clamped_actions": float((motion.abs() > 1).float().mean()),

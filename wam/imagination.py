@@ -176,19 +176,6 @@ def imagined_outcome(
     return succeeded
 
 
-def imagined_success(
-    dynamics: LatentDynamics,
-    classifier: Success,
-    policy: Acting,
-    starts: torch.Tensor,
-    max_decisions: int,
-    generator: Generators,
-) -> float:
-    """Share of the ``starts`` [M, F] from which the policy succeeds."""
-    outcome = imagined_outcome(dynamics, classifier, policy, starts, max_decisions, generator)
-    return float(outcome.float().mean())
-
-
 @torch.no_grad()
 def replayed_features(
     dynamics: LatentDynamics,

@@ -79,7 +79,7 @@ def finetuning(
 ) -> str | None:
     """Explored success per PPO iteration, a panel per task; mean and range of the seeds.
 
-    Imagined success, but simulated and named so where a variant was fine-tuned in the simulator.
+    Imagined, but simulated and named so where a variant was fine-tuned in the simulator.
     """
     simulated = facts.tuned_in_simulator(layout)
     row = []
@@ -90,9 +90,8 @@ def finetuning(
                 records(layout.finetune(variant) / task / f"seed-{seed}" / "metrics.jsonl")
                 for seed in seeds
             ]
-            name = "simulated_success" if variant in simulated else "imagined_success"
             label = NAMES[variant] + (" (simulated)" if variant in simulated else "")
-            line = _mean(runs, name)
+            line = _mean(runs, "explored_success")
             if line:
                 x, mean, low, high = line
                 band = (low, high) if len(seeds) > 1 else None

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("pybullet")
 
-from pipeline import artifacts, finetune, finetune_simulator
+from pipeline import artifacts, finetune, finetune_simulator, finetune_task
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.store import open_store
@@ -106,8 +106,7 @@ def test_policies_are_fine_tuned_in_the_simulator_and_say_so(
         assert summary.get(TASK, summary)["environment"] == "simulator"
     lines = (output / TASK / "seed-0" / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    assert all("simulated_success" in record for record in records)
-    assert not any("imagined_success" in record for record in records)
+    assert all("explored_success" in record for record in records)
     assert [record["finished_episodes"] for record in records] == [3, 3, 3]
     assert [path.name for path in store.opened] == ["training.zarr"]
     assert not multiprocessing.active_children()
@@ -124,15 +123,15 @@ def test_a_killed_run_goes_on_with_other_workers_and_ends_as_if_it_had_not_been(
     names = ("model.safetensors", "metrics.jsonl", "summary.json")
     whole = [(done / TASK / "seed-0" / name).read_bytes() for name in names]
     done.rename(done.with_name("whole"))
-    train_iteration = finetune.Dppo.train_iteration
+    train_iteration = finetune_task.Dppo.train_iteration
 
-    def dying(dppo: finetune.Dppo, *args: Any) -> object:
+    def dying(dppo: finetune_task.Dppo, *args: Any) -> object:
         if dppo.iteration == 2:
             raise Killed
         return train_iteration(dppo, *args)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(finetune.Dppo, "train_iteration", dying)
+        patch.setattr(finetune_task.Dppo, "train_iteration", dying)
         finetune.run(simulated(profile, workers=2), ready, VARIANT)
     assert not multiprocessing.active_children()
     assert not done.exists()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import artifacts, disagreement, finetune, train_policy, train_reward
+from pipeline import artifacts, disagreement, finetune, finetune_task, train_policy, train_reward
 from pipeline.extract import Demo, TaskDemos
 from pipeline.features import SplitFeatures, TaskFeatures, load_features, save_features
 from pipeline.featurize import CONTEXT_FRAMES, FeatureMaker
@@ -170,7 +170,7 @@ def test_fine_tuning_leaves_both_networks_and_an_unchanged_world_model(
     assert weights["before"] == weights["after"]
     figures = artifacts.read_json(output / "summary.json")[TASK]
     assert 0 <= figures["imagined_success_last"] <= 1
-    assert not (output / TASK / "seed-0" / finetune.CHECKPOINT_FILE).exists()
+    assert not (output / TASK / "seed-0" / finetune_task.CHECKPOINT_FILE).exists()
 
 
 def test_held_out_starts_are_watched_beside_the_training_ones(
@@ -204,8 +204,8 @@ def test_held_out_starts_are_watched_beside_the_training_ones(
 def test_a_warning_when_training_and_held_out_starts_part(
     first: tuple, now: tuple, starts: int, parts: bool
 ) -> None:
-    sides = (finetune.ImaginedSuccess(*side) for side in (first, now))
-    assert (finetune.parting(*sides, starts) is not None) == parts
+    sides = (finetune_task.ImaginedSuccess(*side) for side in (first, now))
+    assert (finetune_task.parting(*sides, starts) is not None) == parts
 
 
 class Killed(Exception):
@@ -240,27 +240,27 @@ def test_a_killed_fine_tuning_goes_on_and_ends_as_if_it_had_not_been(
     whole = (done / TASK / "seed-0" / "model.safetensors").read_bytes()
     records = (done / TASK / "seed-0" / "metrics.jsonl").read_text()
     done.rename(done.with_name("whole"))
-    train_iteration = finetune.Dppo.train_iteration
+    train_iteration = finetune_task.Dppo.train_iteration
 
-    def dying(dppo: finetune.Dppo, *args: object) -> object:
+    def dying(dppo: finetune_task.Dppo, *args: object) -> object:
         if dppo.iteration == 3:
             raise Killed
         return train_iteration(dppo, *args)
 
     settings = replace(profile.finetune, checkpoint_every=2)
     profile = replace(profile, finetune=settings)
-    monkeypatch.setattr(finetune.Dppo, "train_iteration", dying)
+    monkeypatch.setattr(finetune_task.Dppo, "train_iteration", dying)
     with pytest.raises(Killed):
         finetune.run(profile, trained, VARIANT)
     assert not done.exists()
     monkeypatch.undo()
     started = []
 
-    def counting(dppo: finetune.Dppo, *args: object) -> object:
+    def counting(dppo: finetune_task.Dppo, *args: object) -> object:
         started.append(dppo.iteration)
         return train_iteration(dppo, *args)
 
-    monkeypatch.setattr(finetune.Dppo, "train_iteration", counting)
+    monkeypatch.setattr(finetune_task.Dppo, "train_iteration", counting)
     finetune.run(profile, trained, VARIANT)
     assert started == [2, 3]
     assert (done / TASK / "seed-0" / "model.safetensors").read_bytes() == whole
@@ -271,14 +271,14 @@ def test_the_curriculum_moves_the_starts_in_demonstrations_back(
     profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed = []
-    start_from = finetune.LatentEnv.start_from
+    start_from = finetune_task.LatentEnv.start_from
 
-    def watching(env: finetune.LatentEnv, starts: list[torch.Tensor]) -> None:
+    def watching(env: finetune_task.LatentEnv, starts: list[torch.Tensor]) -> None:
         placed.append([len(kind) for kind in starts])
         assert not starts[0][:, 0].any()  # the label: no success is a start
         start_from(env, starts)
 
-    monkeypatch.setattr(finetune.LatentEnv, "start_from", watching)
+    monkeypatch.setattr(finetune_task.LatentEnv, "start_from", watching)
     settings = replace(profile.finetune, start_curriculum=0.5)
     finetune.run(replace(profile, finetune=settings), trained, VARIANT)
     # Two draws of six demonstrations, with 15 frames before the success; two draws of five frames
@@ -364,13 +364,13 @@ def test_an_imprecise_reward_warns_or_stops(
 def test_a_changed_world_model_invalidates_the_result(
     profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_iteration = finetune.Dppo.train_iteration
+    train_iteration = finetune_task.Dppo.train_iteration
 
-    def damaging(dppo: finetune.Dppo, env: object, generator: torch.Generator) -> object:
+    def damaging(dppo: finetune_task.Dppo, env: object, generator: torch.Generator) -> object:
         env._dynamics.rssm.cell.bias_hh[0] += 1  # type: ignore[attr-defined]
         return train_iteration(dppo, env, generator)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(finetune.Dppo, "train_iteration", damaging)
+    monkeypatch.setattr(finetune_task.Dppo, "train_iteration", damaging)
     with pytest.raises(WamError, match="weights changed"):
         finetune.run(profile, trained, VARIANT)
     output = trained.finetune(VARIANT)

@@ -182,7 +182,7 @@ def _task(directory: Path, kind: str, profile: Profile, rng: np.random.Generator
     else:
         for seed in profile.finetune.seeds:
             journal = [
-                {"step": i, "imagined_success": 0.6 + 0.3 * i / 20 + rng.normal(0, 0.03)}
+                {"step": i, "explored_success": 0.6 + 0.3 * i / 20 + rng.normal(0, 0.03)}
                 for i in range(1, 21)
             ]
             write_records(directory / f"seed-{seed}" / "metrics.jsonl", journal)
@@ -350,8 +350,6 @@ def test_a_result_of_the_simulator_never_passes_for_one_of_imagination(
         directory = layout.finetune(variant)
         manifest = json.loads((directory / "manifest.json").read_text())
         write(directory / "manifest.json", {**manifest, "environment": "simulator"})
-        for path in directory.rglob("metrics.jsonl"):
-            path.write_text(path.read_text().replace("imagined_success", "simulated_success"))
         for name in ("summary.json", "rollouts.json"):
             path = layout.evaluation(variant) / name
             path.write_text(path.read_text().replace('"ppo"', '"ppo_simulator"'))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wam.errors import WamError
-from wam.imagination import LatentEnv, imagined_success
+from wam.imagination import LatentEnv, imagined_outcome
 from wam.random import Generators
 
 LIMIT = 3
@@ -173,9 +173,9 @@ class Steady:
         return chunk(*(feature[:, 0] / LIMIT).tolist())
 
 
-def test_imagined_success_counts_every_start_once() -> None:
+def test_the_imagined_outcome_is_told_of_every_start() -> None:
     starts = torch.cat([start(identity) for identity in (7.0, 5.0, 20.0, 1.0)])
-    share = imagined_success(
+    outcome = imagined_outcome(
         CountDynamics(), AtLeastSix(), Steady(), starts, LIMIT, torch.Generator()
     )
-    assert share == 0.5
+    assert outcome.tolist() == [True, False, True, False]

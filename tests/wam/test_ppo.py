@@ -14,7 +14,7 @@ from tests.wam.toy_bandit import (
 from wam.config import FinetuneConfig
 from wam.diffusion import log_prob
 from wam.experience import collect, experience_report
-from wam.imagination import Doubt, LatentEnv, imagined_success
+from wam.imagination import Doubt, LatentEnv, imagined_outcome
 from wam.policy import DiffusionMlp, FinetunedPolicy, Policy
 from wam.ppo import Dppo, clip_ranges, gaussian_kl
 
@@ -48,7 +48,7 @@ def make_env(
 
 
 def success_rate(policy: Policy) -> float:
-    return imagined_success(
+    outcome = imagined_outcome(
         BanditDynamics(),
         BanditSuccess(),
         policy,
@@ -56,6 +56,7 @@ def success_rate(policy: Policy) -> float:
         1,
         torch.Generator().manual_seed(9),
     )
+    return float(outcome.float().mean())
 
 
 def test_clip_range_grows_towards_the_last_denoising_step() -> None:
@@ -175,7 +176,7 @@ def _check_learning(base: DiffusionMlp, config: FinetuneConfig, seed: int) -> No
     reports = [dppo.train_iteration(env, random) for _ in range(20)]
     assert before < 0.35
     assert success_rate(dppo.policy) > before + 0.3
-    assert reports[-1]["imagined_success"] > reports[0]["imagined_success"] + 0.2
+    assert reports[-1]["explored_success"] > reports[0]["explored_success"] + 0.2
     assert all(report["finished_episodes"] == 64 * 6 for report in reports)
 
 
