@@ -56,6 +56,10 @@ class WorldModelConfig:
     """The head predicts the actions between frames that are so many steps apart."""
     kl_scale: float = 3.0
     image_scale: float = 1.0
+    embedding_image_scale: float = 0.0
+    """Weight of the same image loss with the embedding in the latent's place, through a layer that
+    serves nothing else (not in the papers). An encoder learns from images only what passes through
+    the sampled latent; in a short training that is not much (docs/learning.md)."""
     action_scale: float = 1000.0
     """Weight of the inverse-dynamics loss in the ``wam`` variant."""
     kl_balance: float = 0.8

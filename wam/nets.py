@@ -96,9 +96,8 @@ class Decoder(nn.Module):
         seed = self.seed(feature)
         return self.static(seed), self.gripper(seed)
 
-    def phases(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The images as pixel phases [N, 12, 32, 32] (see :meth:`ImageDecoder.phases`)."""
-        seed = self.seed(feature)
+    def phases(self, seed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images of a ``seed`` [N, channels] as :meth:`ImageDecoder.phases`."""
         return self.static.phases(seed), self.gripper.phases(seed)
 
 

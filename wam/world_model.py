@@ -49,6 +49,12 @@ class WorldModel(nn.Module):
                 config.id_hidden,
                 config.id_steps,
             )
+            # Last, so that the other weights start the same with and without it.
+            self.embedding_seed = (
+                nn.Linear(embedding, config.decoder_channels)
+                if config.embedding_image_scale
+                else None
+            )
         initialize(self, torch.Generator().manual_seed(seed))
 
     def initial(self, batch: int, device: torch.device | str) -> RssmState:
@@ -177,10 +183,13 @@ class WorldModel(nn.Module):
             reset_actions=reset_actions,
         )
         feature = observed.states.feature.flatten(0, 1)
+        seen = embedding.flatten(0, 1)
         if image_frames < 1:
             chosen = _some_frames(batch.is_first.shape, image_frames, generator, feature.device)
-            feature, static, gripper = feature[chosen], static[chosen], gripper[chosen]
-        image_loss, image_metrics = self._image_loss(feature, static, gripper)
+            feature, seen = feature[chosen], seen[chosen]
+            static, gripper = static[chosen], gripper[chosen]
+        seed = self.decoder.seed(feature)
+        image_loss, image_metrics = self._image_loss(seed, static, gripper)
         posterior, prior = observed.posterior_logits, observed.prior_logits
         latent_loss = kl_loss(posterior, prior, config.kl_balance, config.free_nats)
         loss = config.kl_scale * latent_loss + config.image_scale * image_loss
@@ -192,6 +201,10 @@ class WorldModel(nn.Module):
             **image_metrics,
             **_latent_metrics(posterior.detach(), prior.detach()),
         }
+        if self.embedding_seed is not None:
+            embedding_loss, _ = self._image_loss(self.embedding_seed(seen), static, gripper)
+            loss = loss + config.embedding_image_scale * embedding_loss
+            metrics["embedding_image_loss"] = embedding_loss.detach()
         if action_scale:
             # The target is the action as executed: a pseudo-reset hides it from the RSSM only.
             target, mask = spans(batch.action, batch.id_mask, config.id_steps)
@@ -219,13 +232,13 @@ class WorldModel(nn.Module):
         return visual, torch.cat([visual, proprio], dim=-1)
 
     def _image_loss(
-        self, feature: torch.Tensor, static: torch.Tensor, gripper: torch.Tensor
+        self, seed: torch.Tensor, static: torch.Tensor, gripper: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Half the squared error summed over an observation, and the PSNR of each camera.
 
-        ``feature`` [N, F], images [N, 3, 64, 64].
+        ``seed`` [N, decoder channels], images [N, 3, 64, 64].
         """
-        predictions = self.decoder.phases(feature)
+        predictions = self.decoder.phases(seed)
         squares, metrics = [], {}
         for camera, prediction, image in zip(CAMERAS, predictions, (static, gripper), strict=True):
             error = prediction.float() - pixel_phases(image)

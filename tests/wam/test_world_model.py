@@ -230,3 +230,34 @@ def test_metrics_name_every_action_dimension(tiny_model: WorldModel, batch: Batc
     torch.testing.assert_close(mean, metrics["action_loss"])
     weighted = sum(metrics[f"weighted_{term}_loss"] for term in ("image", "kl", "action"))
     torch.testing.assert_close(weighted, metrics["loss"])
+
+
+def test_images_from_the_embedding_are_one_more_term(
+    tiny_config: WorldModelConfig, batch: Batch
+) -> None:
+    """The rest of the model, and what it draws, is the same with and without them."""
+    total, metrics, _ = loss(WorldModel(tiny_config), batch, action_scale=7.0)
+    model = WorldModel(replace(tiny_config, embedding_image_scale=0.5))
+    more, with_them, _ = loss(model, batch, action_scale=7.0)
+    assert {name: with_them[name] for name in metrics if name != "loss"} == {
+        name: value for name, value in metrics.items() if name != "loss"
+    }
+    torch.testing.assert_close(more, total + 0.5 * with_them["embedding_image_loss"])
+    with torch.no_grad():
+        model.embedding_seed.weight.zero_()  # type: ignore[union-attr]
+        model.decoder.seed.weight.zero_()
+    _, blank, _ = loss(model, batch)
+    assert blank["embedding_image_loss"] == blank["image_loss"]
+
+
+def test_images_from_the_embedding_reach_an_encoder_that_the_latent_does_not_ask(
+    tiny_config: WorldModelConfig, batch: Batch
+) -> None:
+    for scale, reached in ((0.0, False), (0.5, True)):
+        model = WorldModel(replace(tiny_config, embedding_image_scale=scale, kl_scale=0.0))
+        with torch.no_grad():
+            model.decoder.seed.weight.zero_()  # the images do not depend on the latent
+        loss(model, batch)[0].backward()
+        gradient = next(model.encoder.static.parameters()).grad
+        assert gradient is not None
+        assert bool(gradient.any()) == reached
