@@ -3,7 +3,7 @@
 Open loop: from one given frame a model predicts the rest of a sequence from the recorded actions,
 one sample of the prior per step. The variants see the same sequences and the same random numbers,
 so that their differences are paired. Probes then ask what the frozen encoders, and the predicted
-frames, tell about the actions.
+frames, tell about the actions, and what encoders and latents tell about the scene.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,13 +24,15 @@ from pipeline.params import EvaluateWorldModel, Profile
 from pipeline.perceptual import CLIP_FEATURES, FRAME_DISTANCES, frechet_distance, open_available
 from pipeline.store import open_store
 from pipeline.store_group import store_path
+from pipeline.windows import fixed_windows
 from wam import device as devices
 from wam.assessment import Predictions, predict
 from wam.batch import Batch
 from wam.checkpoint import load_world_model
 from wam.config import VARIANTS
 from wam.nets import CAMERAS
-from wam.probe import Probe, embed_pairs, fit_linear, fit_mlp, score
+from wam.probe import Probe, embed_pairs, explained, fit_linear, fit_mlp, scene_views, score
+from wam.tasks import FIXTURES
 from wam.world_model import WorldModel
 
 STAGE = "evaluate-world-model"
@@ -79,6 +81,10 @@ def _evaluate(
         console.note(f"{name}: not computed: {why}")
     training = _windows(layout, "training", settings.probe_sequences, settings)
     held_out = _windows(layout, "validation", settings.open_loop_sequences, settings)
+    scenes = (
+        _scene(layout, "training", settings.probe_sequences, settings),
+        _scene(layout, "validation", settings.open_loop_sequences, settings),
+    )
     models = {
         variant: load_world_model(layout.world_model(variant), device)[0] for variant in VARIANTS
     }
@@ -86,7 +92,7 @@ def _evaluate(
     _, probe_scores = _probe(untrained, training, held_out, settings.seed, device)
     probes = {UNTRAINED: probe_scores}
     opened: dict[str, OpenLoop] = {}
-    faithfulness = {}
+    faithfulness, scene = {}, {}
     total = len(models) * settings.open_loop_sequences
     with console.progress("evaluate world models", total, "sequences") as advance:
         for variant, model in models.items():
@@ -94,7 +100,9 @@ def _evaluate(
             predictions = _counted(predict(model, held_out, settings.seed, device), advance)
             opened[variant] = measure(model, predictions, distances, features)
             pairs = opened[variant].pairs
-            faithfulness[variant] = score(probe(pairs.inputs), pairs.action)
+            faithfulness[variant] = score(probe(pairs.inputs), pairs.target)
+            windows = (training, held_out)
+            scene[variant] = _probe_scene(model, windows, scenes, settings.seed, device)
     result = {
         "sequences": settings.open_loop_sequences,
         "steps": settings.open_loop_steps,
@@ -107,6 +115,7 @@ def _evaluate(
         "probe_pairs": int(training.id_mask.sum()),
         "probe": probes,
         "action_faithfulness": faithfulness,
+        "scene_probe": scene,
     }
     return result, {variant: _curve(entry) for variant, entry in opened.items()}
 
@@ -114,6 +123,35 @@ def _evaluate(
 def _windows(layout: Layout, split: str, count: int, settings: EvaluateWorldModel) -> Batch:
     store = open_store(store_path(layout.store, split))
     return validation_windows(store, settings.open_loop_steps + 1, count, settings.seed)
+
+
+def _scene(layout: Layout, split: str, count: int, settings: EvaluateWorldModel) -> torch.Tensor:
+    """State of the fixtures float32 [T, B, 5] in the windows of :func:`_windows`."""
+    store = open_store(store_path(layout.store, split))
+    length = settings.open_loop_steps + 1
+    starts = fixed_windows(store.episodes, length, count, settings.seed)
+    rows = starts + np.arange(length)[:, None]
+    states = store.read("scene_obs")[rows][..., list(FIXTURES.values())]
+    return torch.from_numpy(states.astype(np.float32))
+
+
+def _probe_scene(
+    model: WorldModel,
+    windows: tuple[Batch, Batch],
+    scenes: tuple[torch.Tensor, torch.Tensor],
+    seed: int,
+    device: torch.device,
+) -> dict[str, dict[str, float]]:
+    """R2 of every fixture by view of a linear probe, fitted to the first windows."""
+    learned, judged = (
+        scene_views(model, *pair, seed, device) for pair in zip(windows, scenes, strict=True)
+    )
+    found = {}
+    for view, pairs in judged._asdict().items():
+        probe = fit_linear(getattr(learned, view))
+        shares = explained(probe(pairs.inputs), pairs.target)
+        found[view] = dict(zip(FIXTURES, shares.tolist(), strict=True))
+    return found
 
 
 def _probe(
@@ -125,7 +163,7 @@ def _probe(
         "linear": fit_linear(learned),
         "mlp": fit_mlp(learned, torch.Generator().manual_seed(seed)),
     }
-    scores = {name: score(probe(judged.inputs), judged.action) for name, probe in probes.items()}
+    scores = {name: score(probe(judged.inputs), judged.target) for name, probe in probes.items()}
     return probes["mlp"], scores
 
 
@@ -211,6 +249,8 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         for kind, scores in result["probe"][variant].items():
             own[f"probe_{kind}_r2"] = scores["r2_mean"]
             own[f"probe_{kind}_gripper_accuracy"] = scores["gripper_accuracy"]
+        for view, shares in result["scene_probe"][variant].items():
+            own[f"scene_{view}_r2"] = sum(shares.values()) / len(shares)
         own["action_faithfulness_r2"] = result["action_faithfulness"][variant]["r2_mean"]
     return figures
 
@@ -231,6 +271,10 @@ def _show(result: Mapping[str, Any]) -> None:
                 f"{row['difference']['value']:+.{digits}f} [{low}, {high}]",
             )
     console.console.print(table, markup=False)
+    for variant, views in result["scene_probe"].items():
+        for view, shares in views.items():
+            found = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+            console.note(f"scene probe R², {variant}, {view.replace('_', ' ')}: {found}")
     for name, kinds in result["probe"].items():
         found = ", ".join(
             f"{kind} R² {scores['r2_mean']:.3f}, gripper {scores['gripper_accuracy']:.1%}"

@@ -1,9 +1,13 @@
-"""What a frozen encoder knows of actions: fresh probes of a_t on visual embeddings [v_t; v_{t+1}].
+"""What a frozen world model knows: fresh probes of actions and of the scene's state.
 
-The training loss of the inverse-dynamics head does not tell, because the head also reads
-proprioception, which nearly contains the action (algorithm contract 2.6). Probes see images alone.
+Of actions: probes of a_t on visual embeddings [v_t; v_{t+1}]. The training loss of the
+inverse-dynamics head does not tell, because the head also reads proprioception, which nearly
+contains the action (algorithm contract 2.6). These probes see images alone.
 
-N = pairs, V = visual embedding.
+Of the scene: probes of the joints and lights on embeddings and on latents. What a latent does not
+say, neither a reward classifier nor a policy can know.
+
+N = pairs, I = input, O = target, V = visual embedding, F = feature.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +20,11 @@ from torch import nn
 from wam.batch import Batch
 from wam.config import ACTION_SIZE
 from wam.initialisation import seeded
+from wam.random import row_generators
 from wam.world_model import WorldModel
 
 Probe = Callable[[torch.Tensor], torch.Tensor]
-"""Predicted actions [N, 7] of inputs [N, 2 V]."""
+"""Predicted targets [N, O] of inputs [N, I]."""
 
 MOTION = ACTION_SIZE - 1
 """The continuous dimensions come first, the gripper command is the last."""
@@ -29,6 +34,9 @@ _HELD_BACK = 0.2
 """Share of the training pairs that chooses the penalty, or the epoch at which to stop."""
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Of the squared weights, relative to the variance of an input."""
+_SETTLED = 10
+"""Frames after which a filter that began from nothing has seen the scene."""
+_EVERY = 5
 _HIDDEN = 256
 _EPOCHS = 20
 _BATCH = 256
@@ -37,16 +45,18 @@ _WEIGHT_DECAY = 1e-2
 
 
 class Pairs(NamedTuple):
-    """Neighbouring frames as a probe sees them, and the action between them."""
+    """What a probe sees, and what it has to tell."""
 
     inputs: torch.Tensor
-    """float32 [N, 2 V]"""
-    action: torch.Tensor
-    """float32 [N, 7]"""
+    """float32 [N, I]"""
+    target: torch.Tensor
+    """float32 [N, O]"""
 
 
 def neighbours(visual: torch.Tensor, action: torch.Tensor, mask: torch.Tensor) -> Pairs:
-    """The pairs of ``mask`` [T-1, B] among ``visual`` [T, B, V] and ``action`` [T, B, 7].
+    """Frames of ``visual`` [T, B, V] with the next one, and ``action`` [T, B, 7] between them.
+
+    Of all neighbours those of ``mask`` [T-1, B].
 
     Windows stay together and in their order, so that the first pairs are the first windows'.
     """
@@ -66,10 +76,52 @@ def embed_pairs(model: WorldModel, windows: Batch, device: torch.device) -> Pair
     return Pairs(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
-class Standardized(nn.Module):
-    """Layers between inputs and actions that have mean 0 and variance 1 over the training pairs.
+class SceneViews(NamedTuple):
+    """The same frames as an encoder and as the latent see them, with the state of the scene."""
 
-    So every action dimension counts alike, however small its movements are.
+    embedding: Pairs
+    """inputs [N, V], images alone"""
+    latent: Pairs
+    """inputs [N, F], filtered for some frames"""
+    first_latent: Pairs
+    """inputs [M, F], of the first frame of every window, filtered from nothing"""
+
+
+@torch.no_grad()
+def scene_views(
+    model: WorldModel, windows: Batch, scene: torch.Tensor, seed: int, device: torch.device
+) -> SceneViews:
+    """Every fifth frame of ``windows`` [T, B] from the tenth on, and the first.
+
+    ``scene`` float32 [T, B, O] is the state to be told. Windows stay together and in their order.
+    """
+    later = slice(min(_SETTLED, len(scene) - 1), None, _EVERY)
+    parts: list[list[torch.Tensor]] = [[], [], []]
+    for number, rows in enumerate(windows.split(_ROWS_AT_ONCE)):
+        part = rows.to(device)
+        count = part.proprio.shape[1]
+        visual, embedding = model.embed(part.rgb_static, part.rgb_gripper, part.proprio)
+        first = seed + number * _ROWS_AT_ONCE
+        observed = model.observe(
+            embedding,
+            part.prev_action,
+            part.is_first,
+            model.initial(count, device),
+            row_generators(range(first, first + count), device),
+        )
+        feature = observed.states.feature
+        for found, values in zip(parts, (visual, feature, feature[:1]), strict=True):
+            found.append(values if len(values) == 1 else values[later])
+    views = [torch.cat(found, dim=1).transpose(0, 1).flatten(0, 1) for found in parts]
+    scene = scene.to(device)
+    settled = scene[later].transpose(0, 1).flatten(0, 1)
+    return SceneViews(Pairs(views[0], settled), Pairs(views[1], settled), Pairs(views[2], scene[0]))
+
+
+class Standardized(nn.Module):
+    """Layers between inputs and targets that have mean 0 and variance 1 over the training pairs.
+
+    So every dimension counts alike, however small its changes are.
     """
 
     def __init__(self, pairs: Pairs, layers: nn.Module) -> None:
@@ -82,18 +134,18 @@ class Standardized(nn.Module):
             self.register_buffer(f"{name}_scale", scale)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Predicted actions [N, 7] of ``inputs`` [N, 2 V]."""
+        """Predicted targets [N, O] of ``inputs`` [N, I]."""
         output = self.layers(self.standardize("inputs", inputs))
-        return output * self.get_buffer("action_scale") + self.get_buffer("action_mean")
+        return output * self.get_buffer("target_scale") + self.get_buffer("target_mean")
 
     def standardize(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """``inputs`` or ``action`` as the layers see them."""
+        """``inputs`` or ``target`` as the layers see them."""
         return (values - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_scale")
 
     def error(self, pairs: Pairs) -> torch.Tensor:
-        """Mean squared error of the standardised actions."""
+        """Mean squared error of the standardised targets."""
         output = self.layers(self.standardize("inputs", pairs.inputs))
-        return F.mse_loss(output, self.standardize("action", pairs.action))
+        return F.mse_loss(output, self.standardize("target", pairs.target))
 
 
 def fit_linear(pairs: Pairs) -> Probe:
@@ -107,13 +159,13 @@ def fit_mlp(pairs: Pairs, generator: torch.Generator) -> Probe:
     """One hidden layer of 256, trained with AdamW on squared errors.
 
     The weights of the epoch that is best for the pairs held back; before the first one the mean
-    action is predicted. ``generator`` (of the CPU) draws the initial weights and the order of the
+    target is predicted. ``generator`` (of the CPU) draws the initial weights and the order of the
     pairs.
     """
     fitted, judging = _split(pairs)
     width = pairs.inputs.shape[1]
     with seeded(generator):
-        first, last = nn.Linear(width, _HIDDEN), nn.Linear(_HIDDEN, ACTION_SIZE)
+        first, last = nn.Linear(width, _HIDDEN), nn.Linear(_HIDDEN, pairs.target.shape[1])
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     probe = Standardized(fitted, nn.Sequential(first, nn.ELU(), last)).to(pairs.inputs.device)
@@ -123,7 +175,7 @@ def fit_mlp(pairs: Pairs, generator: torch.Generator) -> Probe:
         order = torch.randperm(len(fitted.inputs), generator=generator)
         for rows in order.to(pairs.inputs.device).split(_BATCH):
             optimizer.zero_grad(set_to_none=True)
-            probe.error(Pairs(fitted.inputs[rows], fitted.action[rows])).backward()
+            probe.error(Pairs(fitted.inputs[rows], fitted.target[rows])).backward()
             optimizer.step()
         if (error := _error(probe, judging)) < least:
             best, least = _copy(probe), error
@@ -140,9 +192,7 @@ def score(prediction: torch.Tensor, action: torch.Tensor) -> dict[str, Any]:
     ``gripper_majority``, the accuracy of always naming the more frequent command.
     """
     motion, predicted = action[:, :MOTION].double(), prediction[:, :MOTION].double()
-    residual = (motion - predicted).square().sum(0)
-    total = (motion - motion.mean(0)).square().sum(0)
-    r2 = torch.where(total > 0, 1.0 - residual / total, 0.0)
+    r2 = explained(predicted, motion)
     opens = action[:, MOTION] >= 0
     right = ((prediction[:, MOTION] >= 0) == opens).double()
     per_command = [right[rows].mean() for rows in (opens, ~opens) if rows.any()]
@@ -155,6 +205,17 @@ def score(prediction: torch.Tensor, action: torch.Tensor) -> dict[str, Any]:
         "gripper_balanced_accuracy": float(torch.stack(per_command).mean()),
         "gripper_majority": max(share, 1.0 - share),
     }
+
+
+def explained(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """R2 float64 [O]: share of the variance of each dimension that ``prediction`` [N, O] explains.
+
+    0 for a dimension of ``target`` [N, O] that never changes.
+    """
+    target = target.double()
+    residual = (target - prediction.double()).square().sum(0)
+    total = (target - target.mean(0)).square().sum(0)
+    return torch.where(total > 0, 1.0 - residual / total, 0.0)
 
 
 def _split(pairs: Pairs) -> tuple[Pairs, Pairs]:
@@ -176,13 +237,14 @@ def _copy(module: nn.Module) -> dict[str, torch.Tensor]:
 def _ridge(pairs: Pairs, penalties: Sequence[float]) -> list[Standardized]:
     """A linear probe per penalty, from one decomposition of the inputs' covariance."""
     count, width = pairs.inputs.shape
-    layers = [nn.Linear(width, ACTION_SIZE, bias=False) for _ in penalties]
+    outputs = pairs.target.shape[1]
+    layers = [nn.Linear(width, outputs, bias=False) for _ in penalties]
     probes = [Standardized(pairs, layer).requires_grad_(False) for layer in layers]
-    inputs, action = (
+    inputs, target = (
         probes[0].standardize(name, values).double() for name, values in pairs._asdict().items()
     )
     values, vectors = torch.linalg.eigh(inputs.T @ inputs / count)
-    projected = vectors.T @ (inputs.T @ action / count)
+    projected = vectors.T @ (inputs.T @ target / count)
     for penalty, layer in zip(penalties, layers, strict=True):
         weight = vectors @ (projected / (values.clamp_min(0.0) + penalty).unsqueeze(1))
         layer.weight.copy_(weight.T)

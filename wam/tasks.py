@@ -13,6 +13,15 @@ from wam.errors import WamError
 SLIDER, DRAWER, BUTTON, SWITCH, LIGHTBULB, LED = range(6)
 """Places in ``scene_obs`` [24]; the rest are the three blocks."""
 
+FIXTURES = {
+    "slider": SLIDER,
+    "drawer": DRAWER,
+    "switch": SWITCH,
+    "lightbulb": LIGHTBULB,
+    "led": LED,
+}
+"""What the tasks change and keeps its state, by name."""
+
 SWITCH_THRESHOLD = 0.044
 """Joint value (m) above which the switch turns the light bulb on."""
 

@@ -119,6 +119,7 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
         "quality": world_model.quality(evaluated),
         "not_computed": world_model.not_computed(evaluated),
         "probes": world_model.probes(evaluated),
+        "scene_probes": world_model.scene_probes(evaluated),
         "open_loop": evaluated,
         "data": facts.data(layout, found),
         "demos": facts.demos(layout, tasks),

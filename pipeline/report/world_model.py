@@ -9,6 +9,7 @@ from pipeline.report.results import NAMES
 from pipeline.report.sections import CAMERAS, Table
 from pipeline.report.sources import optional_json
 from wam.config import ACTION_NAMES, VARIANTS
+from wam.tasks import FIXTURES
 
 RESULT_FILE = "world_model.json"
 
@@ -21,6 +22,11 @@ _MEASURES = {
     "fvd": ("FVD", "{:.1f}"),
 }
 """Names and formats; of the distances less is better."""
+_VIEWS = {
+    "embedding": "visual embedding",
+    "latent": "latent",
+    "first_latent": "latent of a first frame",
+}
 _PROBES = {"linear": "linear", "mlp": "one hidden layer"}
 
 
@@ -90,6 +96,21 @@ def probes(found: Mapping[str, Any] | None) -> Table | None:
     rows.append(["the more frequent command", *("" for _ in range(7)), f"{majority:.1%}", "50.0%"])
     motion = [f"R² {name}" for name in ACTION_NAMES[:-1]]
     return {"columns": [*motion, "R² mean", "gripper", "balanced"], "rows": rows}
+
+
+def scene_probes(found: Mapping[str, Any] | None) -> Table | None:
+    """What images, and the latents made of them, tell about the scene."""
+    if not found:
+        return None
+    rows = [
+        [
+            f"{NAMES[v]}, {label}",
+            *(f"{share:.2f}" for share in found["scene_probe"][v][view].values()),
+        ]
+        for v in VARIANTS
+        for view, label in _VIEWS.items()
+    ]
+    return {"columns": [f"R² {name}" for name in FIXTURES], "rows": rows}
 
 
 def _spread(values: Mapping[str, float], form: str) -> str:

@@ -13,6 +13,7 @@ from pipeline.layout import Layout
 from pipeline.params import Profile
 from wam.config import VARIANTS
 from wam.errors import WamError
+from wam.tasks import FIXTURES
 
 
 @pytest.fixture
@@ -58,6 +59,9 @@ def test_both_variants_are_measured_on_the_same_sequences(
     for kind in ("linear", "mlp"):
         assert len(result["probe"]["wam"][kind]["r2"]) == 6
     assert set(result["action_faithfulness"]) == set(VARIANTS)
+    for views in result["scene_probe"].values():
+        assert set(views) == {"embedding", "latent", "first_latent"}
+        assert all(set(shares) == set(FIXTURES) for shares in views.values())
     output = capsys.readouterr().out
     for name in ("lpips", "fvd"):
         assert not result["perceptual"][name]["computed"]

@@ -22,6 +22,7 @@ from pipeline.report import build
 from pipeline.report.results import Links
 from wam.config import VARIANTS
 from wam.errors import WamError
+from wam.tasks import FIXTURES
 
 RATES = {
     (None, "expert"): 1.0,
@@ -160,6 +161,13 @@ def _world_model_evaluation(directory: Path) -> None:
         "probe_pairs": 2000,
         "probe": {name: {"linear": scores, "mlp": scores} for name in ("untrained", *VARIANTS)},
         "action_faithfulness": {variant: scores for variant in VARIANTS},
+        "scene_probe": {
+            variant: {
+                view: dict.fromkeys(FIXTURES, 0.42)
+                for view in ("embedding", "latent", "first_latent")
+            }
+            for variant in VARIANTS
+        },
     }
     write(directory / "world_model.json", result)
 

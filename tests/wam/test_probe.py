@@ -5,7 +5,16 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from wam.probe import Pairs, embed_pairs, fit_linear, fit_mlp, neighbours, score
+from wam.probe import (
+    Pairs,
+    embed_pairs,
+    explained,
+    fit_linear,
+    fit_mlp,
+    neighbours,
+    scene_views,
+    score,
+)
 from wam.world_model import WorldModel
 
 
@@ -30,8 +39,8 @@ def test_a_planted_linear_map_is_found(fit: Callable, least: float) -> None:
     scale = torch.logspace(-3, 3, 12)
     learned, judged = (planted(noise(count, 12, seed)) for count, seed in ((3000, 1), (800, 2)))
     arguments = (generator(),) if fit is fit_mlp else ()
-    probe = fit(Pairs(learned.inputs * scale, learned.action), *arguments)
-    scores = score(probe(judged.inputs * scale), judged.action)
+    probe = fit(Pairs(learned.inputs * scale, learned.target), *arguments)
+    scores = score(probe(judged.inputs * scale), judged.target)
     assert min(scores["r2"]) > least
     assert scores["gripper_accuracy"] > 0.93
 
@@ -39,10 +48,10 @@ def test_a_planted_linear_map_is_found(fit: Callable, least: float) -> None:
 @pytest.mark.parametrize("fit", [fit_linear, lambda pairs: fit_mlp(pairs, generator())])
 def test_nothing_is_found_in_noise(fit: Callable) -> None:
     learned, judged = (
-        Pairs(noise(count, 20, seed), planted(noise(count, 20, seed + 50)).action)
+        Pairs(noise(count, 20, seed), planted(noise(count, 20, seed + 50)).target)
         for count, seed in ((3000, 1), (800, 2))
     )
-    scores = score(fit(learned)(judged.inputs), judged.action)
+    scores = score(fit(learned)(judged.inputs), judged.target)
     assert max(scores["r2"]) < 0.02
     assert min(scores["r2"]) > -0.1
     assert scores["gripper_balanced_accuracy"] == pytest.approx(0.5, abs=0.05)
@@ -53,8 +62,8 @@ def test_only_the_nonlinear_probe_finds_a_product() -> None:
         return Pairs(inputs, (inputs[:, :1] * inputs[:, 1:2]).expand(-1, 7).contiguous())
 
     learned, judged = product(noise(8000, 4, 1)), product(noise(800, 4, 2))
-    linear = score(fit_linear(learned)(judged.inputs), judged.action)
-    nonlinear = score(fit_mlp(learned, generator())(judged.inputs), judged.action)
+    linear = score(fit_linear(learned)(judged.inputs), judged.target)
+    nonlinear = score(fit_mlp(learned, generator())(judged.inputs), judged.target)
     assert linear["r2_mean"] < 0.05
     assert nonlinear["r2_mean"] > 0.8
 
@@ -63,7 +72,7 @@ def test_ridge_agrees_with_least_squares_where_there_is_enough_data() -> None:
     inputs = noise(4000, 6, 1)
     pairs = Pairs(inputs, inputs @ noise(6, 7, 2) + noise(4000, 7, 3))
     ones = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
-    expected = ones @ torch.linalg.lstsq(ones, pairs.action).solution
+    expected = ones @ torch.linalg.lstsq(ones, pairs.target).solution
     torch.testing.assert_close(fit_linear(pairs)(inputs), expected, atol=5e-3, rtol=0)
 
 
@@ -96,7 +105,7 @@ def test_pairs_are_neighbours_with_the_action_between_them() -> None:
     mask = torch.tensor([[True, True], [False, True]])
     pairs = neighbours(visual, action, mask)
     assert pairs.inputs.tolist() == [[0, 2], [1, 3], [3, 5]]
-    assert pairs.action[:, 0].tolist() == [0, 1, 3]
+    assert pairs.target[:, 0].tolist() == [0, 1, 3]
 
 
 def test_the_probe_sees_images_alone(tiny_model: WorldModel, square_world: Callable) -> None:
@@ -105,7 +114,7 @@ def test_the_probe_sees_images_alone(tiny_model: WorldModel, square_world: Calla
     assert pairs.inputs.shape == (36, 2 * tiny_model.config.visual_embedding)
     blind = windows._replace(proprio=torch.zeros_like(windows.proprio))
     assert torch.equal(pairs.inputs, embed_pairs(tiny_model, blind, torch.device("cpu")).inputs)
-    torch.testing.assert_close(pairs.action[:3], windows.action[:3, 0])
+    torch.testing.assert_close(pairs.target[:3], windows.action[:3, 0])
 
 
 def test_a_random_encoder_tells_of_what_the_images_show(
@@ -114,6 +123,41 @@ def test_a_random_encoder_tells_of_what_the_images_show(
     """The square moves by the first two dimensions and shines with the last; no other is seen."""
     world = square_world(batch=200, window=12)
     learned, judged = (embed_pairs(tiny_model, next(world), torch.device("cpu")) for _ in range(2))
-    scores = score(fit_mlp(learned, generator())(judged.inputs), judged.action)
+    scores = score(fit_mlp(learned, generator())(judged.inputs), judged.target)
     assert min(scores["r2"][:2]) > 0.1 > 0.0 > max(scores["r2"][2:])
     assert scores["gripper_accuracy"] > 0.9
+
+
+def test_views_of_the_scene_are_the_frames_whose_state_they_are_paired_with(
+    tiny_model: WorldModel, square_world: Callable
+) -> None:
+    windows = next(square_world(batch=12, window=21))
+    frame, row = torch.meshgrid(torch.arange(21.0), torch.arange(12.0), indexing="ij")
+    views = scene_views(tiny_model, windows, torch.stack([frame, row], -1), 0, torch.device("cpu"))
+    expected = [[t, b] for b in range(12) for t in (10, 15, 20)]
+    assert views.embedding.target.tolist() == views.latent.target.tolist() == expected
+    assert views.first_latent.target.tolist() == [[0, b] for b in range(12)]
+    visual, _ = tiny_model.embed(windows.rgb_static, windows.rgb_gripper, windows.proprio)
+    places = torch.tensor(expected).long().T
+    torch.testing.assert_close(views.embedding.inputs, visual[places[0], places[1]])
+    size = tiny_model.config.feature
+    assert views.latent.inputs.shape == (36, size)
+    assert views.first_latent.inputs.shape == (12, size)
+
+
+def test_a_view_of_the_scene_tells_where_the_square_is(
+    tiny_model: WorldModel, square_world: Callable
+) -> None:
+    """Its place is in every image, and what was never seen is in none."""
+    world = square_world(batch=60, window=21)
+    pairs = []
+    for windows in (next(world), next(world)):
+        bright = windows.rgb_static.float().mean(-1)
+        column = (bright * torch.arange(64.0)).sum((-1, -2)) / bright.sum((-1, -2))
+        hidden = noise(21 * 60, 1, seed=len(pairs)).reshape(21, 60)
+        scene = torch.stack([column, hidden], -1)
+        pairs.append(scene_views(tiny_model, windows, scene, 0, torch.device("cpu")).embedding)
+    learned, judged = pairs
+    place, nothing = explained(fit_linear(learned)(judged.inputs), judged.target).tolist()
+    assert place > 0.5
+    assert nothing < 0.1
