@@ -138,7 +138,7 @@ def _links(results: Results) -> list[tuple[str, Policy, Links]]:
 
 
 def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> Table | None:
-    """Scores of the success classifiers on validation demonstrations."""
+    """Scores of the success classifiers by frames, and by whole windows of play."""
     rows = []
     for task in tasks:
         for variant in variants:
@@ -151,8 +151,13 @@ def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> Ta
                     )
                     for source in ("imagined", "real")
                 )
-                rows.append([task.replace("_", " "), NAMES[variant], *pairs])
-    return {"columns": ["imagined", "real"], "rows": rows} if rows else None
+                windows = (
+                    _format(summary.get(f"{kind}_windows_imagined"), "{:.0%}")
+                    for kind in ("missed", "false_alarm")
+                )
+                rows.append([task.replace("_", " "), NAMES[variant], *pairs, *windows])
+    columns = ["imagined", "real", "windows missed", "false alarms"]
+    return {"columns": columns, "rows": rows} if rows else None
 
 
 def clips(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:

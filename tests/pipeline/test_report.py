@@ -185,6 +185,7 @@ def _task(directory: Path, kind: str, profile: Profile, rng: np.random.Generator
         write_records(directory / "metrics.jsonl", journal)
     elif kind == "reward":
         figures = {"precision_imagined": 0.91, "recall_imagined": 0.84}
+        figures |= {"missed_windows_imagined": 0.07, "false_alarm_windows_imagined": None}
         figures |= {"precision_real": 0.97, "recall_real": 0.93}
         write(directory / "summary.json", figures)
     else:
@@ -301,6 +302,11 @@ def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: 
     assert "".join(f"<td>{cell}</td>" for cell in ("WAM PPO", *cells)) in text
 
 
+def test_it_shows_how_classifiers_judge_frames_and_whole_windows(run: Layout) -> None:
+    text, _ = read_page(run)
+    assert "<td>0.91 / 0.84</td><td>0.97 / 0.93</td><td>7%</td><td>-</td>" in text
+
+
 def test_the_world_models_are_compared(run: Layout) -> None:
     text, _ = read_page(run)
     cells = "<td>22.10 ± 2.20</td><td>21.70 ± 2.30</td><td>+0.40 [+0.10, +0.70]</td>"
@@ -309,6 +315,7 @@ def test_the_world_models_are_compared(run: Layout) -> None:
     assert "<td>PSNR (dB), static camera, step 10</td>" not in text
     assert "<td>FVD</td><td>11.5</td><td>11.5</td>" in text
     assert "<td>untrained, linear</td><td>0.900</td>" in text
+    assert "<td>WAM, latent of a first frame</td><td>0.42</td>" in text
     stored = json.loads((run.results / "world_model.json").read_text())
     assert stored["probe_pairs"] == 2000
 
