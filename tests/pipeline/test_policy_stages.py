@@ -1,6 +1,7 @@
 """The stages between the world model and the evaluation, on small made-up artifacts."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -376,6 +377,12 @@ def test_a_changed_world_model_invalidates_the_result(
     output = trained.finetune(VARIANT)
     assert not output.exists()
     assert not (output.with_name(f"{VARIANT}.partial") / TASK / "seed-0").exists()
+
+
+def test_imagination_imports_no_simulator() -> None:
+    blocked = ("pybullet", "gymnasium", "wam.envs.pool")
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import pipeline.finetune"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_imagination_does_without_the_simulator(
