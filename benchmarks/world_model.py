@@ -56,9 +56,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     profile = load_profile(arguments.profile, PARAMS)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    if arguments.batch:
-        training = replace(profile.train_world_model, batch=arguments.batch)
-        profile = replace(profile, train_world_model=training)
+    training = profile.train_world_model
+    training = replace(
+        training,
+        batch=arguments.batch or training.batch,
+        window=arguments.window or training.window,
+    )
+    profile = replace(profile, train_world_model=training)
     with tempfile.TemporaryDirectory(prefix="wam-world-model-") as scratch:
         layout = Layout(arguments.data or Path(scratch))
         record(profile, layout)
@@ -404,6 +408,7 @@ def _parser() -> argparse.ArgumentParser:
         "--profile", choices=("demo", "small", "paper"), default="small", help="(default: small)"
     )
     parser.add_argument("--batch", type=int, metavar="ROWS", help="instead of the profile's")
+    parser.add_argument("--window", type=int, metavar="FRAMES", help="instead of the profile's")
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="keep the recorded frames here and use them again"
     )
