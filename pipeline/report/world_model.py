@@ -105,7 +105,7 @@ def scene_probes(found: Mapping[str, Any] | None) -> Table | None:
     rows = [
         [
             f"{NAMES[v]}, {label}",
-            *(f"{share:.2f}" for share in found["scene_probe"][v][view].values()),
+            *(f"{found['scene_probe'][v][view][name]:.2f}" for name in FIXTURES),
         ]
         for v in VARIANTS
         for view, label in _VIEWS.items()

@@ -163,7 +163,7 @@ def _world_model_evaluation(directory: Path) -> None:
         "action_faithfulness": {variant: scores for variant in VARIANTS},
         "scene_probe": {
             variant: {
-                view: dict.fromkeys(FIXTURES, 0.42)
+                view: {name: 0.42 + 0.1 * place for place, name in enumerate(FIXTURES)}
                 for view in ("embedding", "latent", "first_latent")
             }
             for variant in VARIANTS
@@ -315,7 +315,9 @@ def test_the_world_models_are_compared(run: Layout) -> None:
     assert "<td>PSNR (dB), static camera, step 10</td>" not in text
     assert "<td>FVD</td><td>11.5</td><td>11.5</td>" in text
     assert "<td>untrained, linear</td><td>0.900</td>" in text
-    assert "<td>WAM, latent of a first frame</td><td>0.42</td>" in text
+    shares = "".join(f"<td>{share}</td>" for share in ("0.42", "0.52", "0.62", "0.72", "0.82"))
+    assert f"<td>WAM, latent of a first frame</td>{shares}" in text
+    assert "".join(f"<th>R² {name}</th>" for name in FIXTURES) in text
     stored = json.loads((run.results / "world_model.json").read_text())
     assert stored["probe_pairs"] == 2000
 
