@@ -103,7 +103,6 @@ def turns(
     Both compute the same: all images, no further loss terms. The first round warms up.
     """
     training = profile.train_world_model
-    frames = UPDATES_PER_ROUND * training.batch * training.window
     alike = replace(
         profile,
         world_model=replace(profile.world_model, embedding_image_scale=0.0),
@@ -116,7 +115,7 @@ def turns(
         start = now(device)
         for _ in range(UPDATES_PER_ROUND):
             next(opponent)
-        plain.append(frames / (now(device) - start))
+        plain.append(frames_per_round(alike) / (now(device) - start))
 
     with console.progress("ours and plain", rounds + 1, "rounds") as advance:
         ours, precision = measure(
@@ -149,8 +148,6 @@ def measure(
 
     What ``after_round`` takes is not counted.
     """
-    training = profile.train_world_model
-    frames = UPDATES_PER_ROUND * training.batch * training.window
     rates: list[float] = []
     with store_reader(profile, layout, device) as batches:
         start = time.perf_counter()
@@ -160,7 +157,7 @@ def measure(
             # One update more is made, after which the trainer saves what nobody needs.
             if step % UPDATES_PER_ROUND:
                 return
-            rates.append(frames / (now(device) - start))
+            rates.append(frames_per_round(profile) / (now(device) - start))
             after_round()
             advance()
             start = now(device)
@@ -170,6 +167,11 @@ def measure(
         ours.run(on_step)
     assert ours.precision is not None
     return rates[1:], ours.precision.name
+
+
+def frames_per_round(profile: Profile) -> int:
+    training = profile.train_world_model
+    return UPDATES_PER_ROUND * training.batch * training.window
 
 
 def plain_updates(profile: Profile, layout: Layout, device: torch.device) -> Iterator[None]:

@@ -31,7 +31,16 @@ from wam.batch import Batch
 from wam.checkpoint import load_world_model
 from wam.config import VARIANTS
 from wam.nets import CAMERAS
-from wam.probe import Probe, embed_pairs, explained, fit_linear, fit_mlp, scene_views, score
+from wam.probe import (
+    Probe,
+    SceneViews,
+    embed_pairs,
+    explained,
+    fit_linear,
+    fit_mlp,
+    scene_views,
+    score,
+)
 from wam.tasks import FIXTURES
 from wam.world_model import WorldModel
 
@@ -79,12 +88,8 @@ def _evaluate(
     missing = no_distances | no_features
     for name, why in missing.items():
         console.note(f"{name}: not computed: {why}")
-    training = _windows(layout, "training", settings.probe_sequences, settings)
-    held_out = _windows(layout, "validation", settings.open_loop_sequences, settings)
-    scenes = (
-        _scene(layout, "training", settings.probe_sequences, settings),
-        _scene(layout, "validation", settings.open_loop_sequences, settings),
-    )
+    training, learned = _play(layout, "training", settings.probe_sequences, settings)
+    held_out, judged = _play(layout, "validation", settings.open_loop_sequences, settings)
     models = {
         variant: load_world_model(layout.world_model(variant), device)[0] for variant in VARIANTS
     }
@@ -101,8 +106,10 @@ def _evaluate(
             opened[variant] = measure(model, predictions, distances, features)
             pairs = opened[variant].pairs
             faithfulness[variant] = score(probe(pairs.inputs), pairs.target)
-            windows = (training, held_out)
-            scene[variant] = _probe_scene(model, windows, scenes, settings.seed, device)
+            scene[variant] = _probe_scene(
+                scene_views(model, training, learned, settings.seed, device),
+                scene_views(model, held_out, judged, settings.seed, device),
+            )
     result = {
         "sequences": settings.open_loop_sequences,
         "steps": settings.open_loop_steps,
@@ -120,36 +127,24 @@ def _evaluate(
     return result, {variant: _curve(entry) for variant, entry in opened.items()}
 
 
-def _windows(layout: Layout, split: str, count: int, settings: EvaluateWorldModel) -> Batch:
-    store = open_store(store_path(layout.store, split))
-    return validation_windows(store, settings.open_loop_steps + 1, count, settings.seed)
-
-
-def _scene(layout: Layout, split: str, count: int, settings: EvaluateWorldModel) -> torch.Tensor:
-    """State of the fixtures float32 [T, B, 5] in the windows of :func:`_windows`."""
+def _play(
+    layout: Layout, split: str, count: int, settings: EvaluateWorldModel
+) -> tuple[Batch, torch.Tensor]:
+    """Fixed windows [T, B], and the state of the fixtures in them, float32 [T, B, 5]."""
     store = open_store(store_path(layout.store, split))
     length = settings.open_loop_steps + 1
+    windows = validation_windows(store, length, count, settings.seed)
     starts = fixed_windows(store.episodes, length, count, settings.seed)
     rows = starts + np.arange(length)[:, None]
     states = store.read("scene_obs")[rows][..., list(FIXTURES.values())]
-    return torch.from_numpy(states.astype(np.float32))
+    return windows, torch.from_numpy(states.astype(np.float32))
 
 
-def _probe_scene(
-    model: WorldModel,
-    windows: tuple[Batch, Batch],
-    scenes: tuple[torch.Tensor, torch.Tensor],
-    seed: int,
-    device: torch.device,
-) -> dict[str, dict[str, float]]:
-    """R2 of every fixture by view of a linear probe, fitted to the first windows."""
-    learned, judged = (
-        scene_views(model, *pair, seed, device) for pair in zip(windows, scenes, strict=True)
-    )
+def _probe_scene(learned: SceneViews, judged: SceneViews) -> dict[str, dict[str, float]]:
+    """R2 of every fixture by view, of linear probes fitted to ``learned``."""
     found = {}
-    for view, pairs in judged._asdict().items():
-        probe = fit_linear(getattr(learned, view))
-        shares = explained(probe(pairs.inputs), pairs.target)
+    for view, fitted, pairs in zip(SceneViews._fields, learned, judged, strict=True):
+        shares = explained(fit_linear(fitted)(pairs.inputs), pairs.target)
         found[view] = dict(zip(FIXTURES, shares.tolist(), strict=True))
     return found
 

@@ -86,7 +86,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
                     if (directory / artifacts.SUMMARY).is_file():
                         advance(config.iterations, task)
                         continue
-                    finetune(directory, task, seed, parts, config, profile, advance)
+                    finetune(directory, task, seed, parts, profile, advance)
         manifest["world_model_weights"] = {
             "before": weights,
             "after": weights_digest(world_model),

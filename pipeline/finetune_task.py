@@ -70,7 +70,6 @@ def finetune(
     task: str,
     seed: int,
     parts: Parts,
-    config: FinetuneConfig,
     profile: Profile,
     advance: Callable[..., None],
 ) -> None:
@@ -79,6 +78,7 @@ def finetune(
     A run that was killed and continued gives the policy of an uninterrupted one on the same CPU.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    config = profile.finetune
     demos = parts.starts[0]
     device, feature = demos.device, demos.shape[-1]
     generator = task_generator(seed, task, device)

@@ -19,6 +19,7 @@ from torch import nn
 
 from wam.batch import Batch
 from wam.config import ACTION_SIZE
+from wam.filtering import filter_embeddings
 from wam.initialisation import seeded
 from wam.random import row_generators
 from wam.world_model import WorldModel
@@ -56,9 +57,8 @@ class Pairs(NamedTuple):
 def neighbours(visual: torch.Tensor, action: torch.Tensor, mask: torch.Tensor) -> Pairs:
     """Frames of ``visual`` [T, B, V] with the next one, and ``action`` [T, B, 7] between them.
 
-    Of all neighbours those of ``mask`` [T-1, B].
-
-    Windows stay together and in their order, so that the first pairs are the first windows'.
+    Only where ``mask`` [T-1, B] is set. Windows stay together and in their order, so that the first
+    pairs are the first windows'.
     """
     inputs = torch.cat([visual[:-1], visual[1:]], dim=-1)
     by_row = mask.T
@@ -96,26 +96,20 @@ def scene_views(
     ``scene`` float32 [T, B, O] is the state to be told. Windows stay together and in their order.
     """
     later = slice(min(_SETTLED, len(scene) - 1), None, _EVERY)
-    parts: list[list[torch.Tensor]] = [[], [], []]
+    parts = []
     for number, rows in enumerate(windows.split(_ROWS_AT_ONCE)):
         part = rows.to(device)
-        count = part.proprio.shape[1]
         visual, embedding = model.embed(part.rgb_static, part.rgb_gripper, part.proprio)
         first = seed + number * _ROWS_AT_ONCE
-        observed = model.observe(
-            embedding,
-            part.prev_action,
-            part.is_first,
-            model.initial(count, device),
-            row_generators(range(first, first + count), device),
-        )
-        feature = observed.states.feature
-        for found, values in zip(parts, (visual, feature, feature[:1]), strict=True):
-            found.append(values if len(values) == 1 else values[later])
-    views = [torch.cat(found, dim=1).transpose(0, 1).flatten(0, 1) for found in parts]
+        random = row_generators(range(first, first + embedding.shape[1]), device)
+        feature = filter_embeddings(model, embedding, part.action, part.is_first, random).feature
+        parts.append((visual[later], feature[later], feature[:1]))
+    visual, latent, first_latent = (
+        _by_window(torch.cat(views, dim=1)) for views in zip(*parts, strict=True)
+    )
     scene = scene.to(device)
-    settled = scene[later].transpose(0, 1).flatten(0, 1)
-    return SceneViews(Pairs(views[0], settled), Pairs(views[1], settled), Pairs(views[2], scene[0]))
+    settled = _by_window(scene[later])
+    return SceneViews(Pairs(visual, settled), Pairs(latent, settled), Pairs(first_latent, scene[0]))
 
 
 class Standardized(nn.Module):
@@ -216,6 +210,11 @@ def explained(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     residual = (target - prediction.double()).square().sum(0)
     total = (target - target.mean(0)).square().sum(0)
     return torch.where(total > 0, 1.0 - residual / total, 0.0)
+
+
+def _by_window(frames: torch.Tensor) -> torch.Tensor:
+    """[B * T, ...] of ``frames`` [T, B, ...], window by window."""
+    return frames.transpose(0, 1).flatten(0, 1)
 
 
 def _split(pairs: Pairs) -> tuple[Pairs, Pairs]:
