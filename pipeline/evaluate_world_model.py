@@ -6,7 +6,7 @@ so that their differences are paired. Probes then ask what the frozen encoders, 
 frames, tell about the actions, and what encoders and latents tell about the scene.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -34,7 +34,8 @@ from wam.nets import CAMERAS
 from wam.probe import (
     Probe,
     SceneViews,
-    embed_pairs,
+    action_pairs,
+    embed_windows,
     explained,
     fit_linear,
     fit_mlp,
@@ -94,21 +95,23 @@ def _evaluate(
         variant: load_world_model(layout.world_model(variant), device)[0] for variant in VARIANTS
     }
     untrained = WorldModel(models[VARIANTS[0]].config, profile.train_world_model.seed).to(device)
-    _, probe_scores = _probe(untrained, training, held_out, settings.seed, device)
+    seen = [embed_windows(untrained, windows, device) for windows in (training, held_out)]
+    _, probe_scores = _probe(seen, training, held_out, settings.seed)
     probes = {UNTRAINED: probe_scores}
     opened: dict[str, OpenLoop] = {}
     faithfulness, scene = {}, {}
     total = len(models) * settings.open_loop_sequences
     with console.progress("evaluate world models", total, "sequences") as advance:
         for variant, model in models.items():
-            probe, probes[variant] = _probe(model, training, held_out, settings.seed, device)
+            seen = [embed_windows(model, windows, device) for windows in (training, held_out)]
+            probe, probes[variant] = _probe(seen, training, held_out, settings.seed)
             predictions = _counted(predict(model, held_out, settings.seed, device), advance)
             opened[variant] = measure(model, predictions, distances, features)
             pairs = opened[variant].pairs
             faithfulness[variant] = score(probe(pairs.inputs), pairs.target)
             scene[variant] = _probe_scene(
-                scene_views(model, training, learned, settings.seed, device),
-                scene_views(model, held_out, judged, settings.seed, device),
+                scene_views(model, seen[0], training, learned, settings.seed),
+                scene_views(model, seen[1], held_out, judged, settings.seed),
             )
     result = {
         "sequences": settings.open_loop_sequences,
@@ -150,10 +153,10 @@ def _probe_scene(learned: SceneViews, judged: SceneViews) -> dict[str, dict[str,
 
 
 def _probe(
-    model: WorldModel, training: Batch, held_out: Batch, seed: int, device: torch.device
+    embeddings: Sequence[torch.Tensor], training: Batch, held_out: Batch, seed: int
 ) -> tuple[Probe, dict[str, Any]]:
-    """The nonlinear probe of ``model``, and the scores of both kinds on held-out pairs."""
-    learned, judged = (embed_pairs(model, windows, device) for windows in (training, held_out))
+    """The nonlinear probe on both ``embeddings``, and the held-out scores of both kinds."""
+    learned, judged = map(action_pairs, embeddings, (training, held_out))
     probes = {
         "linear": fit_linear(learned),
         "mlp": fit_mlp(learned, torch.Generator().manual_seed(seed)),

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wam.batch import Batch
-from wam.config import ACTION_SIZE
+from wam.config import ACTION_SIZE, PROPRIO_SIZE
 from wam.filtering import filter_embeddings
 from wam.initialisation import seeded
 from wam.random import row_generators
@@ -66,14 +66,21 @@ def neighbours(visual: torch.Tensor, action: torch.Tensor, mask: torch.Tensor) -
 
 
 @torch.no_grad()
-def embed_pairs(model: WorldModel, windows: Batch, device: torch.device) -> Pairs:
-    """The pairs of ``windows`` [T, B], embedded by the encoder of ``model`` on ``device``."""
+def embed_windows(model: WorldModel, windows: Batch, device: torch.device) -> torch.Tensor:
+    """Embeddings [T, B, E] of ``windows`` [T, B] on ``device``, a few rows at a time."""
     parts = []
     for rows in windows.split(_ROWS_AT_ONCE):
         part = rows.to(device)
-        visual, _ = model.embed(part.rgb_static, part.rgb_gripper, part.proprio)
-        parts.append(neighbours(visual, part.action, part.id_mask))
-    return Pairs(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        parts.append(model.embed(part.rgb_static, part.rgb_gripper, part.proprio)[1])
+    return torch.cat(parts, dim=1)
+
+
+def action_pairs(embedding: torch.Tensor, windows: Batch) -> Pairs:
+    """The :func:`neighbours` of ``windows`` [T, B] in the visual part of their ``embedding``."""
+    visual = embedding[..., :-PROPRIO_SIZE]
+    return neighbours(
+        visual, *(field.to(visual.device) for field in (windows.action, windows.id_mask))
+    )
 
 
 class SceneViews(NamedTuple):
@@ -89,27 +96,24 @@ class SceneViews(NamedTuple):
 
 @torch.no_grad()
 def scene_views(
-    model: WorldModel, windows: Batch, scene: torch.Tensor, seed: int, device: torch.device
+    model: WorldModel, embedding: torch.Tensor, windows: Batch, scene: torch.Tensor, seed: int
 ) -> SceneViews:
     """Every fifth frame of ``windows`` [T, B] from the tenth on, and the first.
 
-    ``scene`` float32 [T, B, O] is the state to be told. Windows stay together and in their order.
+    ``embedding`` [T, B, E] is theirs, ``scene`` float32 [T, B, O] the state to be told. Windows
+    stay together and in their order.
     """
     later = slice(min(_SETTLED, len(scene) - 1), None, _EVERY)
-    parts = []
-    for number, rows in enumerate(windows.split(_ROWS_AT_ONCE)):
-        part = rows.to(device)
-        visual, embedding = model.embed(part.rgb_static, part.rgb_gripper, part.proprio)
-        first = seed + number * _ROWS_AT_ONCE
-        random = row_generators(range(first, first + embedding.shape[1]), device)
-        feature = filter_embeddings(model, embedding, part.action, part.is_first, random).feature
-        parts.append((visual[later], feature[later], feature[:1]))
-    visual, latent, first_latent = (
-        _by_window(torch.cat(views, dim=1)) for views in zip(*parts, strict=True)
+    device, rows = embedding.device, embedding.shape[1]
+    action, is_first = windows.action.to(device), windows.is_first.to(device)
+    random = row_generators(range(seed, seed + rows), device)
+    feature = filter_embeddings(model, embedding, action, is_first, random).feature
+    visual, latent, settled = (
+        _by_window(frames[later])
+        for frames in (embedding[..., :-PROPRIO_SIZE], feature, scene.to(device))
     )
-    scene = scene.to(device)
-    settled = _by_window(scene[later])
-    return SceneViews(Pairs(visual, settled), Pairs(latent, settled), Pairs(first_latent, scene[0]))
+    first = Pairs(feature[0], scene[0].to(device))
+    return SceneViews(Pairs(visual, settled), Pairs(latent, settled), first)
 
 
 class Standardized(nn.Module):

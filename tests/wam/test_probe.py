@@ -5,9 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from wam.batch import Batch
 from wam.probe import (
     Pairs,
-    embed_pairs,
+    SceneViews,
+    action_pairs,
+    embed_windows,
     explained,
     fit_linear,
     fit_mlp,
@@ -20,6 +23,17 @@ from wam.world_model import WorldModel
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+CPU = torch.device("cpu")
+
+
+def embed_pairs(model: WorldModel, windows: Batch) -> Pairs:
+    return action_pairs(embed_windows(model, windows, CPU), windows)
+
+
+def views_of(model: WorldModel, windows: Batch, scene: torch.Tensor) -> SceneViews:
+    return scene_views(model, embed_windows(model, windows, CPU), windows, scene, 0)
 
 
 def noise(count: int, width: int, seed: int) -> torch.Tensor:
@@ -110,10 +124,10 @@ def test_pairs_are_neighbours_with_the_action_between_them() -> None:
 
 def test_the_probe_sees_images_alone(tiny_model: WorldModel, square_world: Callable) -> None:
     windows = next(square_world(batch=12, window=4))
-    pairs = embed_pairs(tiny_model, windows, torch.device("cpu"))
+    pairs = embed_pairs(tiny_model, windows)
     assert pairs.inputs.shape == (36, 2 * tiny_model.config.visual_embedding)
     blind = windows._replace(proprio=torch.zeros_like(windows.proprio))
-    assert torch.equal(pairs.inputs, embed_pairs(tiny_model, blind, torch.device("cpu")).inputs)
+    assert torch.equal(pairs.inputs, embed_pairs(tiny_model, blind).inputs)
     torch.testing.assert_close(pairs.target[:3], windows.action[:3, 0])
 
 
@@ -122,7 +136,7 @@ def test_a_random_encoder_tells_of_what_the_images_show(
 ) -> None:
     """The square moves by the first two dimensions and shines with the last; no other is seen."""
     world = square_world(batch=200, window=12)
-    learned, judged = (embed_pairs(tiny_model, next(world), torch.device("cpu")) for _ in range(2))
+    learned, judged = (embed_pairs(tiny_model, next(world)) for _ in range(2))
     scores = score(fit_mlp(learned, generator())(judged.inputs), judged.target)
     assert min(scores["r2"][:2]) > 0.1 > 0.0 > max(scores["r2"][2:])
     assert scores["gripper_accuracy"] > 0.9
@@ -133,7 +147,7 @@ def test_views_of_the_scene_are_the_frames_whose_state_they_are_paired_with(
 ) -> None:
     windows = next(square_world(batch=12, window=21))
     frame, row = torch.meshgrid(torch.arange(21.0), torch.arange(12.0), indexing="ij")
-    views = scene_views(tiny_model, windows, torch.stack([frame, row], -1), 0, torch.device("cpu"))
+    views = views_of(tiny_model, windows, torch.stack([frame, row], -1))
     expected = [[t, b] for b in range(12) for t in (10, 15, 20)]
     assert views.embedding.target.tolist() == views.latent.target.tolist() == expected
     assert views.first_latent.target.tolist() == [[0, b] for b in range(12)]
@@ -156,7 +170,7 @@ def test_a_view_of_the_scene_tells_where_the_square_is(
         column = (bright * torch.arange(64.0)).sum((-1, -2)) / bright.sum((-1, -2))
         hidden = noise(21 * 60, 1, seed=len(pairs)).reshape(21, 60)
         scene = torch.stack([column, hidden], -1)
-        pairs.append(scene_views(tiny_model, windows, scene, 0, torch.device("cpu")).embedding)
+        pairs.append(views_of(tiny_model, windows, scene).embedding)
     learned, judged = pairs
     place, nothing = explained(fit_linear(learned)(judged.inputs), judged.target).tolist()
     assert place > 0.5
