@@ -1,4 +1,4 @@
-"""Continuous scripted play: tasks, detours, block pushes and misses, chained at random."""
+"""Continuous scripted play: tasks, failed attempts, detours and block pushes, chained at random."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,15 @@ _PUSH_PROBABILITY = 0.3
 """Where no block can be pushed, which is as often as not, a detour takes the push's place."""
 _DETOUR_PROBABILITY = 0.25
 _DETOUR_STEPS = 12
-_MISS_PROBABILITY = 0.06
+_FUMBLE_PROBABILITY = 0.33
+"""Of a first attempt that fails, mostly: without failures no model learns to tell them."""
+_BESIDE_PROBABILITY = 0.5
+_BREAK_OFF_STEPS = (8, 40)
+_HOLD_STEPS = (0, 12)
+_SHAKINESS = 3.0
+"""At most this many times the noise of an execution."""
+_RETREAT_PROBABILITY = 0.5
+_FINISH_PROBABILITY = 0.5
 _TASK_STEPS = 72
 _FINISH_STEPS = 10
 _MARGIN_M = 0.02
@@ -73,6 +81,9 @@ class Play:
         """Endless actions."""
         counts = dict.fromkeys(TASKS, 0)
         while True:
+            for task in self._halfway():
+                if self.rng.random() < _FINISH_PROBABILITY:
+                    yield from self._attempt(self._expert(task), _TASK_STEPS)
             free = self._frame
             if self.rng.random() < _PUSH_PROBABILITY:
                 yield from self._follow(self._push() or [self._detour()])
@@ -80,8 +91,10 @@ class Play:
                 yield from self._follow([self._detour()])
             task = self._choose(counts)
             counts[task] += 1
-            if self.rng.random() < _MISS_PROBABILITY:
-                yield from self._miss(task)
+            if self.rng.random() < _FUMBLE_PROBABILITY:
+                yield from self._fumble(task)
+                if self.rng.random() < _RETREAT_PROBABILITY:
+                    yield from self._follow([self._detour()])
                 free = self._frame
             if _ready(task, self._observation["scene_obs"]):
                 yield from self._execute(task, free)
@@ -113,19 +126,35 @@ class Play:
         weights = np.array([1.0 / (1 + counts[task]) ** 3 for task in ready])
         return ready[self.rng.choice(len(ready), p=weights / weights.sum())]
 
-    def _miss(self, task: str) -> Iterator[np.ndarray]:
-        """Go for ``task`` beside its object, once."""
-        shifts = misses(task, self._geometry)
-        shift = shifts[self.rng.integers(len(shifts))]
-        expert = self._expert(task, replace(random_manner(self.rng, self.noise), shift=shift))
-        for _ in range(_TASK_STEPS):
+    def _fumble(self, task: str) -> Iterator[np.ndarray]:
+        """Go for ``task`` shakily, beside its object or not to the end."""
+        shift, steps = np.zeros(3), _TASK_STEPS
+        if self.rng.random() < _BESIDE_PROBABILITY:
+            shifts = misses(task, self._geometry)
+            shift = np.array(shifts[self.rng.integers(len(shifts))]) * self.rng.uniform(0.1, 1.0)
+        else:
+            steps = int(self.rng.integers(*_BREAK_OFF_STEPS))
+        manner = random_manner(self.rng, self.noise * self.rng.uniform(1.0, _SHAKINESS))
+        expert = self._expert(task, replace(manner, shift=tuple(shift.tolist())))
+        yield from self._attempt(expert, steps)
+        # Waiting at an object changes nothing either.
+        held = self.env.target_pose
+        gripper = CLOSED if self._observation["robot_obs"][14] < 0 else OPEN
+        waypoint = Waypoint(tuple(held[:3]), tuple(held[3:]), gripper)
+        for _ in range(self.rng.integers(*_HOLD_STEPS)):
+            action = toward(waypoint, self._observation["robot_obs"], self.env.target_pose)
+            yield with_noise(action, self.rng, self.noise)
+
+    def _attempt(self, expert: Expert, steps: int) -> Iterator[np.ndarray]:
+        """The expert's first plan, for at most ``steps``."""
+        for _ in range(steps):
             action = expert.act(self._observation, self.env.target_pose)
             if expert.plans_done:
                 return
             yield action
 
     def _execute(self, task: str, free: int) -> Iterator[np.ndarray]:
-        expert = self._expert(task, random_manner(self.rng, self.noise))
+        expert = self._expert(task)
         approach, start = self._frame, self._observation["scene_obs"]
         for _ in range(_TASK_STEPS):
             yield expert.act(self._observation, self.env.target_pose)
@@ -139,7 +168,7 @@ class Play:
         stop = self._frame + 1
         if tasks.achieved(task, start, self._observation["scene_obs"]):
             self.executions.append(Execution(task, free, approach, success, stop))
-        # A door or drawer that stops half-way could be moved in neither direction.
+        # On to where the way back is long enough.
         plans = expert.plans_done
         for _ in range(_FINISH_STEPS if isinstance(tasks.RULES[task], tasks.Move) else 0):
             action = expert.act(self._observation, self.env.target_pose)
@@ -147,7 +176,18 @@ class Play:
                 break
             yield action
 
-    def _expert(self, task: str, manner: Manner) -> Expert:
+    def _halfway(self) -> list[str]:
+        """One task for each door or drawer that stands where neither of its two can be done."""
+        scene_obs = self._observation["scene_obs"]
+        pairs = (("open_drawer", "close_drawer"), ("move_slider_left", "move_slider_right"))
+        return [
+            pair[self.rng.integers(2)]
+            for pair in pairs
+            if not any(_ready(task, scene_obs) for task in pair)
+        ]
+
+    def _expert(self, task: str, manner: Manner | None = None) -> Expert:
+        manner = manner or random_manner(self.rng, self.noise)
         return Expert(task, self.rng, manner, self.env.scene)
 
 

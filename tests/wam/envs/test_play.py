@@ -1,4 +1,4 @@
-"""Play is reproducible, busy and varied, and gets over its misses."""
+"""Play is reproducible, busy and varied, fails as policies do, and gets over its failures."""
 
 from dataclasses import dataclass
 
@@ -49,9 +49,26 @@ def test_play_is_reproducible(env: PlayTableEnv, episodes: list[Episode]) -> Non
 
 
 def test_play_is_busy(episodes: list[Episode]) -> None:
-    assert all(len(episode.executions) >= 6 for episode in episodes)
+    assert all(len(episode.executions) >= 4 for episode in episodes)
     done = {execution.task for episode in episodes for execution in episode.executions}
     assert done == set(TASKS)
+
+
+def test_play_fails_as_policies_do(env: PlayTableEnv) -> None:
+    """Doors stop half-way, where play begins no task with them, and get moved on later."""
+    between = {tasks.DRAWER: (0.08, 0.14), tasks.SLIDER: (0.11, 0.17)}
+    left, done = 0, 0
+    for seed in range(12):
+        episode = record(env, seed, 500)
+        done += len(episode.executions)
+        for index, (low, high) in between.items():
+            value = episode.scene_obs[:, index]
+            still = np.abs(np.diff(value)) < 1e-4
+            stopped = (value[1:] > low) & (value[1:] < high) & still
+            left += stopped.sum() > 5
+            assert not stopped[-300:].all()
+    assert left >= 2
+    assert done >= 12 * 5
 
 
 def test_motion_fits_into_relative_actions(episodes: list[Episode]) -> None:
