@@ -128,14 +128,16 @@ class Play:
 
     def _fumble(self, task: str) -> Iterator[np.ndarray]:
         """Go for ``task`` shakily, beside its object or not to the end."""
-        shift, steps = np.zeros(3), _TASK_STEPS
+        shift, steps = (0.0, 0.0, 0.0), _TASK_STEPS
         if self.rng.random() < _BESIDE_PROBABILITY:
             shifts = misses(task, self._geometry)
-            shift = np.array(shifts[self.rng.integers(len(shifts))]) * self.rng.uniform(0.1, 1.0)
+            x, y, z = shifts[self.rng.integers(len(shifts))]
+            share = self.rng.uniform(0.1, 1.0)
+            shift = (share * x, share * y, share * z)
         else:
             steps = int(self.rng.integers(*_BREAK_OFF_STEPS))
         manner = random_manner(self.rng, self.noise * self.rng.uniform(1.0, _SHAKINESS))
-        expert = self._expert(task, replace(manner, shift=tuple(shift.tolist())))
+        expert = self._expert(task, replace(manner, shift=shift))
         yield from self._attempt(expert, steps)
         # Waiting at an object changes nothing either.
         held = self.env.target_pose
