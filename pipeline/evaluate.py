@@ -81,7 +81,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         "evaluate": asdict(profile.evaluate),
         "env": simulator,
         "jobs": jobs,
-        "sample": profile.features.sample,
+        "filtering": profile.features.filtering._asdict(),
     }
     with building(
         layout.evaluation(name), stage=f"evaluate-{name}", params=params, inputs=inputs
@@ -206,7 +206,7 @@ def _roll_out(
                     model,
                     normalizer,
                     policy,
-                    profile.features.sample,
+                    profile.features.filtering,
                     device,
                     profile.evaluate.ddim_steps,
                 )

@@ -142,7 +142,7 @@ class FeatureMaker:
             action,
             is_first,
             generator,
-            settings.sample,
+            settings.filtering,
             settings.draws,
         )
         first = states.feature[0]
@@ -155,7 +155,7 @@ class FeatureMaker:
             columns = torch.arange(len(demos), device=self._device)
             whole[data.start - data.context, columns] = True
             filtered = filter_embeddings(
-                self._world_model, data.embedding, data.action, whole, generator, settings.sample
+                self._world_model, data.embedding, data.action, whole, generator, settings.filtering
             )
             context = _by_demo(filtered.feature[data.start :], data.length, 1)[0]
         label = [tasks.achieved(task, scene[0], scene) for scene in data.scene_obs]
@@ -186,7 +186,7 @@ class FeatureMaker:
             action,
             is_first,
             generator,
-            settings.sample,
+            settings.filtering,
             settings.draws,
         )
         return states.feature[0].unflatten(0, (settings.draws, len(rows))).cpu()

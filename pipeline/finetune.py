@@ -60,7 +60,8 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
 
         simulator = finetune_simulator.Simulator(profile, layout, world_model, normalizer, device)
         origin = simulator.config.origin()
-        params |= {"env": simulator.config, "sample": profile.features.sample}
+        filtering = profile.features.filtering._asdict()
+        params |= {"env": simulator.config, "filtering": filtering}
         inputs["demos"] = artifacts.fingerprint(layout.demos, "extract")
     else:
         check_rewards(layout.reward(variant), profile)

@@ -54,7 +54,7 @@ class Simulator:
             self._starts[task] = training_starts(task, store, rows, profile.env.scene)
         self._pool = open_pool(self.config, profile.env.workers)
         self._filtered = FilteredPool(
-            self._pool, world_model, normalizer, profile.features.sample, device
+            self._pool, world_model, normalizer, profile.features.filtering, device
         )
 
     def __enter__(self) -> Self:

@@ -18,6 +18,7 @@ from pipeline.schema import OWN_ARRAYS
 from wam.config import (
     IMAGE_SIZE,
     TASKS,
+    Filtering,
     FinetuneConfig,
     PolicyConfig,
     RewardConfig,
@@ -204,9 +205,18 @@ class Features:
     draws: Positive
     """Independent posterior draws per demonstration."""
     sample: Literal["sample", "mode"]
+    burn_in: Count
+    """How often the filter sees the first frame of an episode again before it goes on, in
+    demonstrations as at evaluation; 0 in the paper. A first latent, drawn from a single look, may
+    know little of the scene (docs/policy-learning.md)."""
     context: bool
     """Also store features filtered with the preceding play as context."""
     seed: Count
+
+    @property
+    def filtering(self) -> Filtering:
+        """How features are filtered."""
+        return Filtering(self.sample, self.burn_in)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +314,7 @@ _MAY_BE_ZERO = {
     "critic_warmup",
     "play_starts_per_task",
     "play_windows_per_task",
+    "burn_in",
     "workers",
 }
 

@@ -11,13 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from wam.config import CHUNK
+from wam.config import CHUNK, Filtering
 from wam.envs.controls import CONTROLS
 from wam.envs.filtered import FilteredPool
 from wam.envs.pool import EnvPool, Episode
 from wam.policy import Policy
 from wam.proprio import ProprioNormalizer
-from wam.rssm import Sampling
 from wam.world_model import WorldModel
 
 Tally = Callable[[int, int], None]
@@ -55,7 +54,7 @@ class Agent(NamedTuple):
     world_model: WorldModel
     normalizer: ProprioNormalizer
     policy: Policy
-    sample: Sampling
+    filtering: Filtering
     device: torch.device
     ddim_steps: int | None = None
     """Deterministic steps of the policy's sampler; None: all the stochastic ones."""
@@ -69,7 +68,9 @@ def roll_out(
     The chunk is executed step by step; the filter sees every observation, the policy only the
     feature of the last one. An episode ends at its first success or after ``max_steps`` steps.
     """
-    filtered = FilteredPool(pool, agent.world_model, agent.normalizer, agent.sample, agent.device)
+    filtered = FilteredPool(
+        pool, agent.world_model, agent.normalizer, agent.filtering, agent.device
+    )
     filtered.start(episodes)
     steps = np.zeros(len(episodes), np.int64)
     success = np.zeros(len(episodes), bool)

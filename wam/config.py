@@ -5,7 +5,7 @@ systems it builds on. The profiles of ``params.yaml`` spell every field out.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 TASKS = (
     "open_drawer",
@@ -60,6 +60,10 @@ class WorldModelConfig:
     """Weight of the same image loss with the embedding in the latent's place, through a layer that
     serves nothing else (not in the papers). An encoder learns from images only what passes through
     the sampled latent; in a short training that is not much (docs/learning.md)."""
+    seed_match_scale: float = 0.0
+    """Weight of half the squared distance between what the decoder makes of the latent and of the
+    embedding before any convolution (not in the papers; needs ``embedding_image_scale``). It asks
+    every frame's latent for all that the embedding shows, where images are decoded of a few."""
     action_scale: float = 1000.0
     """Weight of the inverse-dynamics loss in the ``wam`` variant."""
     kl_balance: float = 0.8
@@ -111,6 +115,18 @@ class WorldModelTraining:
     validate_every: int = 1000
     log_every: int = 50
     seed: int = 0
+
+
+class Filtering(NamedTuple):
+    """How images are filtered into latents."""
+
+    sample: Literal["sample", "mode"] = "sample"
+    burn_in: int = 0
+    """How often a first frame is seen again before the episode goes on, as if the robot rested."""
+
+
+FILTERING = Filtering()
+"""That of the paper: one look, one draw."""
 
 
 @dataclass(frozen=True, kw_only=True)

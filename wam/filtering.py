@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from wam.actions import executable
+from wam.actions import NULL_ACTION, executable
+from wam.config import ACTION_SIZE, FILTERING, Filtering
 from wam.random import Generators, RankGenerator
 from wam.rssm import RssmState, Sampling
 from wam.world_model import WorldModel
@@ -33,9 +34,9 @@ class OnlineFilter:
     """
 
     def __init__(
-        self, world_model: WorldModel, generator: Generators, sample: Sampling = "sample"
+        self, world_model: WorldModel, generator: Generators, filtering: Filtering = FILTERING
     ) -> None:
-        self._world_model, self._generator, self._sample = world_model, generator, sample
+        self._world_model, self._generator, self._filtering = world_model, generator, filtering
         self._state: RssmState | None = None
 
     @property
@@ -75,31 +76,24 @@ class OnlineFilter:
         """Feature [B, F] after ``action`` [B, 7] led to ``observation``."""
         if self._state is None:
             raise RuntimeError("reset the filter first")
-        first = torch.zeros(len(action), dtype=torch.bool, device=action.device)
-        self._state = self._advance(self._state, observation, action, first, self._generator)
+        self._state = self._advance(self._state, observation, action)
         return self.feature
-
-    def _first(self, observation: Observation, generator: Generators) -> RssmState:
-        rows = len(observation.proprio)
-        device = observation.proprio.device
-        start = self._world_model.initial(rows, device)
-        first = torch.ones(rows, dtype=torch.bool, device=device)
-        action = torch.zeros(rows, 7, device=device)
-        return self._advance(start, observation, action, first, generator)
 
     @torch.no_grad()
     def _advance(
-        self,
-        state: RssmState,
-        observation: Observation,
-        action: torch.Tensor,
-        is_first: torch.Tensor,
-        generator: Generators,
+        self, state: RssmState, observation: Observation, action: torch.Tensor
     ) -> RssmState:
         _, embedding = self._world_model.embed(*observation)
+        first = torch.zeros(len(action), dtype=torch.bool, device=action.device)
+        sample = self._filtering.sample
         return filter_step(
-            self._world_model, state, embedding, action, is_first, generator, self._sample
+            self._world_model, state, embedding, action, first, self._generator, sample
         )
+
+    @torch.no_grad()
+    def _first(self, observation: Observation, generator: Generators) -> RssmState:
+        _, embedding = self._world_model.embed(*observation)
+        return _first_state(self._world_model, embedding, generator, self._filtering)
 
 
 @torch.no_grad()
@@ -108,7 +102,7 @@ def filter_sequence(
     observation: Observation,
     action: torch.Tensor,
     generator: Generators,
-    sample: Sampling = "sample",
+    filtering: Filtering = FILTERING,
 ) -> RssmState:
     """Posterior states [T, B, ...] of sequences that start from the zero state.
 
@@ -121,7 +115,7 @@ def filter_sequence(
     )
     is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
     is_first[0] = True
-    return filter_embeddings(world_model, embedding, action, is_first, generator, sample)
+    return filter_embeddings(world_model, embedding, action, is_first, generator, filtering)
 
 
 @torch.no_grad()
@@ -131,7 +125,7 @@ def filter_embeddings(
     action: torch.Tensor,
     is_first: torch.Tensor,
     generator: Generators,
-    sample: Sampling = "sample",
+    filtering: Filtering = FILTERING,
     draws: int = 1,
 ) -> RssmState:
     """As :func:`filter_sequence`, for images embedded before and several draws per row.
@@ -139,20 +133,18 @@ def filter_embeddings(
     ``embedding`` [T, B, E]; ``is_first`` bool [T, B] resets a row wherever set, so that rows may
     begin at different times. The result is [T, S * B, ...], draw by draw.
     """
-    rows = embedding.shape[1] * draws
-    state = world_model.initial(rows, embedding.device)
+    state = world_model.initial(embedding.shape[1] * draws, embedding.device)
     states = []
     for t in range(len(embedding)):
-        prev_action = action[t - 1] if t else torch.zeros_like(action[0])
+        prev_action = (action[t - 1] if t else torch.zeros_like(action[0])).repeat(draws, 1)
+        seen, first = embedding[t].repeat(draws, 1), is_first[t].repeat(draws)
         state = filter_step(
-            world_model,
-            state,
-            embedding[t].repeat(draws, 1),
-            prev_action.repeat(draws, 1),
-            is_first[t].repeat(draws),
-            generator,
-            sample,
+            world_model, state, seen, prev_action, first, generator, filtering.sample
         )
+        if filtering.burn_in and first.any():
+            rested = _rest(world_model, state, seen, generator, filtering)
+            pairs = zip(rested, state, strict=True)
+            state = RssmState(*(torch.where(first.unsqueeze(-1), *pair) for pair in pairs))
         states.append(state)
     return RssmState(*(torch.stack(part) for part in zip(*states, strict=True)))
 
@@ -170,3 +162,31 @@ def filter_step(
     return world_model.filter_step(
         state, executable(prev_action), embedding, is_first, generator, sample
     )
+
+
+def _first_state(
+    world_model: WorldModel, embedding: torch.Tensor, generator: Generators, filtering: Filtering
+) -> RssmState:
+    """Posterior state [B, ...] of first frames ``embedding`` [B, E], from the zero state."""
+    first = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
+    nothing = torch.zeros(len(embedding), ACTION_SIZE, device=embedding.device)
+    start = world_model.initial(len(embedding), embedding.device)
+    state = filter_step(world_model, start, embedding, nothing, first, generator, filtering.sample)
+    return _rest(world_model, state, embedding, generator, filtering)
+
+
+def _rest(
+    world_model: WorldModel,
+    state: RssmState,
+    embedding: torch.Tensor,
+    generator: Generators,
+    filtering: Filtering,
+) -> RssmState:
+    """The state once the same frame was seen ``burn_in`` times more, after no motion."""
+    action = torch.tensor(NULL_ACTION, device=embedding.device).expand(len(embedding), -1)
+    first = torch.zeros(len(embedding), dtype=torch.bool, device=embedding.device)
+    for _ in range(filtering.burn_in):
+        state = filter_step(
+            world_model, state, embedding, action, first, generator, filtering.sample
+        )
+    return state

@@ -182,13 +182,17 @@ class WorldModel(nn.Module):
             generator,
             reset_actions=reset_actions,
         )
-        feature = observed.states.feature.flatten(0, 1)
-        seen = embedding.flatten(0, 1)
+        seed = self.decoder.seed(observed.states.feature.flatten(0, 1))
+        shown = (
+            None if self.embedding_seed is None else self.embedding_seed(embedding.flatten(0, 1))
+        )
+        if shown is not None and config.seed_match_scale:
+            distance = (seed.float() - shown.float().detach()).square().sum(-1)
+            match_loss = 0.5 * distance.mean()
         if image_frames < 1:
-            chosen = _some_frames(batch.is_first.shape, image_frames, generator, feature.device)
-            feature, seen = feature[chosen], seen[chosen]
-            static, gripper = static[chosen], gripper[chosen]
-        seed = self.decoder.seed(feature)
+            chosen = _some_frames(batch.is_first.shape, image_frames, generator, seed.device)
+            seed, static, gripper = seed[chosen], static[chosen], gripper[chosen]
+            shown = None if shown is None else shown[chosen]
         image_loss, image_metrics = self._image_loss(seed, static, gripper)
         posterior, prior = observed.posterior_logits, observed.prior_logits
         latent_loss = kl_loss(posterior, prior, config.kl_balance, config.free_nats)
@@ -201,10 +205,13 @@ class WorldModel(nn.Module):
             **image_metrics,
             **_latent_metrics(posterior.detach(), prior.detach()),
         }
-        if self.embedding_seed is not None:
-            embedding_loss, _ = self._image_loss(self.embedding_seed(seen), static, gripper)
+        if shown is not None:
+            embedding_loss, _ = self._image_loss(shown, static, gripper)
             loss = loss + config.embedding_image_scale * embedding_loss
             metrics["embedding_image_loss"] = embedding_loss.detach()
+            if config.seed_match_scale:
+                loss = loss + config.seed_match_scale * match_loss
+                metrics["seed_match_loss"] = match_loss.detach()
         if action_scale:
             # The target is the action as executed: a pseudo-reset hides it from the RSSM only.
             target, mask = spans(batch.action, batch.id_mask, config.id_steps)

@@ -19,7 +19,7 @@ from pipeline.layout import Layout
 from pipeline.params import Features, Profile, load_profile
 from wam.actions import executable
 from wam.checkpoint import save_model, world_model_config
-from wam.config import WorldModelConfig
+from wam.config import Filtering, WorldModelConfig
 from wam.disagreement import MAX_EXCESS, load_ensemble, mean_disagreement, transitions
 from wam.errors import WamError
 from wam.filtering import Observation, filter_sequence
@@ -432,7 +432,7 @@ def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
     }
     stores["training"].arrays["scene_obs"][24:, 1] = 0.0
     model = WorldModel(CONFIG).eval()
-    settings = Features(draws=2, sample="mode", context=True, seed=0)
+    settings = Features(draws=2, sample="mode", burn_in=0, context=True, seed=0)
     demos = TaskDemos(
         training=[Demo(start=20, stop=30, episode_start=5), Demo(40, 47, 40)],
         validation=[Demo(3, 12, 0)],
@@ -456,7 +456,8 @@ def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
             for name in ("rgb_static", "rgb_gripper", "proprio", "rel_actions")
         ]
         random = torch.Generator()
-        return filter_sequence(model, Observation(*rows[:3]), rows[3], random, "mode").feature[:, 0]
+        states = filter_sequence(model, Observation(*rows[:3]), rows[3], random, Filtering("mode"))
+        return states.feature[:, 0]
 
     def check(ours: torch.Tensor, theirs: torch.Tensor) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

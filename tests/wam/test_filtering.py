@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from wam.config import WorldModelConfig
+from wam.actions import NULL_ACTION
+from wam.config import Filtering, WorldModelConfig
 from wam.filtering import Observation, OnlineFilter, filter_embeddings, filter_sequence
 from wam.random import row_generators
 from wam.world_model import WorldModel
@@ -48,6 +49,38 @@ def test_online_and_offline_filter_agree_bit_for_bit(world_model, recording) -> 
         assert torch.equal(online.feature, feature)
 
 
+def test_a_burn_in_looks_at_the_first_frame_again(world_model, recording) -> None:
+    observation, action = recording
+    filtering = Filtering(burn_in=3)
+    states = filter_sequence(
+        world_model, observation, action, row_generators(range(ROWS)), filtering
+    )
+    first = Observation(*(field[:1].expand(4, *field.shape[1:]) for field in observation))
+    rest = torch.tensor(NULL_ACTION).expand(4, ROWS, 7)
+    looks = filter_sequence(world_model, first, rest, row_generators(range(ROWS)))
+    assert torch.equal(states.feature[0], looks.feature[-1])
+    online = OnlineFilter(world_model, row_generators(range(ROWS)), filtering)
+    assert torch.equal(online.reset(at(observation, 0)), states.feature[0])
+    feature = online.step(at(observation, 1), action[0])
+    assert torch.equal(feature, states.feature[1])
+    # A row that begins later looks at its own first frame.
+    embedding = torch.stack([world_model.embed(*at(observation, t))[1] for t in range(STEPS)])
+    is_first = torch.zeros(STEPS, ROWS, dtype=torch.bool)
+    is_first[0] = True
+    is_first[2, 1] = True
+    random = torch.Generator()
+    mode = Filtering("mode", burn_in=3)
+    mixed = filter_embeddings(world_model, embedding, action, is_first, random, mode).feature
+    starts = is_first[2:].clone()
+    starts[0] = True
+    late = filter_embeddings(world_model, embedding[2:], action[2:], starts, random, mode).feature
+    torch.testing.assert_close(mixed[2:, 1], late[:, 1], atol=1e-5, rtol=0)
+    whole = filter_embeddings(
+        world_model, embedding, action, is_first[:1].expand(STEPS, -1) & is_first, random, mode
+    ).feature
+    torch.testing.assert_close(mixed[:, 0], whole[:, 0], atol=1e-5, rtol=0)
+
+
 def test_a_row_depends_on_its_own_frames_and_generator_only(world_model, recording) -> None:
     observation, action = recording
     states = filter_sequence(world_model, observation, action, row_generators(range(ROWS)))
@@ -79,8 +112,10 @@ def test_rows_may_begin_later_than_others(world_model, recording) -> None:
     starts = torch.zeros(3, ROWS, dtype=torch.bool)
     starts[0] = True
     random = torch.Generator()
-    mixed = filter_embeddings(world_model, embedding, action, is_first, random, "mode")
-    late = filter_embeddings(world_model, embedding[2:], action[2:], starts, random, "mode")
+    mixed = filter_embeddings(world_model, embedding, action, is_first, random, Filtering("mode"))
+    late = filter_embeddings(
+        world_model, embedding[2:], action[2:], starts, random, Filtering("mode")
+    )
     torch.testing.assert_close(mixed.feature[2:, 1], late.feature[:, 1], atol=1e-6, rtol=0)
     assert not torch.equal(mixed.feature[2:, 0], late.feature[:, 0])
 
@@ -91,7 +126,7 @@ def test_draws_are_repetitions_with_their_own_noise(world_model, recording) -> N
     is_first = torch.zeros(STEPS, ROWS, dtype=torch.bool)
     is_first[0] = True
     random = torch.Generator().manual_seed(0)
-    states = filter_embeddings(world_model, embedding, action, is_first, random, "sample", draws=2)
+    states = filter_embeddings(world_model, embedding, action, is_first, random, draws=2)
     assert states.feature.shape[:2] == (STEPS, 2 * ROWS)
     first, second = states.stoch.unflatten(1, (2, ROWS)).unbind(1)
     assert not torch.equal(first, second)

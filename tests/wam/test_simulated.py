@@ -11,7 +11,7 @@ pytest.importorskip("pybullet")
 from tests.wam.button import HOLD, PIXELS, episodes
 from wam import proprio
 from wam.actions import executable
-from wam.config import CHUNK, PROPRIO_SIZE
+from wam.config import CHUNK, FILTERING, PROPRIO_SIZE, Filtering
 from wam.envs.controls import CONTROLS
 from wam.envs.filtered import FilteredPool
 from wam.envs.oracle import PREDICATES
@@ -86,8 +86,8 @@ class Watched(FilteredPool):
         super().restart(begun)
 
 
-def watch(pool: EnvPool, sample: Sampling = "sample") -> Watched:
-    return Watched(pool, Transparent(), NORMALIZER, sample, CPU)  # type: ignore[arg-type]
+def watch(pool: EnvPool, filtering: Filtering = FILTERING) -> Watched:
+    return Watched(pool, Transparent(), NORMALIZER, filtering, CPU)  # type: ignore[arg-type]
 
 
 def make_env(
@@ -107,7 +107,7 @@ def by_hand(
 ) -> tuple[torch.Tensor, int | None]:
     """Features [steps + 1, F] of holding ``action``, and the first step behind which it is done."""
     env = PIXELS()
-    online = OnlineFilter(Transparent(), torch.Generator(), "mode")  # type: ignore[arg-type]
+    online = OnlineFilter(Transparent(), torch.Generator(), Filtering("mode"))  # type: ignore[arg-type]
 
     def see(observation: dict[str, np.ndarray]) -> Observation:
         values = NORMALIZER(proprio.from_robot_obs(observation["robot_obs"]))
@@ -136,7 +136,7 @@ def test_rewards_ends_and_states_are_those_of_a_simulator_stepped_by_hand(
     last = (done - 1) // CHUNK + 1
     assert 1 < last < 4
     assert done % CHUNK, "the success should lie inside a chunk"
-    env = make_env(watch(pools[1], "mode"), starts[:1], 2)
+    env = make_env(watch(pools[1], Filtering("mode")), starts[:1], 2)
     assert torch.equal(env.reset(), torch.stack([pressed[0], held[0]]))
     age = 0
     for decision in range(1, 7):
@@ -210,7 +210,7 @@ def test_experience_does_not_depend_on_the_number_of_workers(
 def test_ppo_collects_from_it(
     pools: tuple[EnvPool, EnvPool], starts: list[Episode], tiny_model: WorldModel
 ) -> None:
-    env = make_env(FilteredPool(pools[1], tiny_model, NORMALIZER, "sample", CPU), starts, 2)
+    env = make_env(FilteredPool(pools[1], tiny_model, NORMALIZER, Filtering(), CPU), starts, 2)
     feature = env.reset().shape[1]
     base, actor = (DiffusionMlp(feature, (8,), 4, 4) for _ in range(2))
     rollout = collect(env, FinetunedPolicy(base, actor, 2), 2, 0.1, torch.Generator())

@@ -261,3 +261,23 @@ def test_images_from_the_embedding_reach_an_encoder_that_the_latent_does_not_ask
         gradient = next(model.encoder.static.parameters()).grad
         assert gradient is not None
         assert bool(gradient.any()) == reached
+
+
+def test_the_seed_match_draws_the_latent_to_the_embedding_and_never_back(
+    tiny_config: WorldModelConfig, batch: Batch
+) -> None:
+    plain = WorldModel(replace(tiny_config, embedding_image_scale=0.5))
+    total, metrics, _ = loss(plain, batch)
+    model = WorldModel(replace(tiny_config, embedding_image_scale=0.5, seed_match_scale=3.0))
+    more, with_it, _ = loss(model, batch)
+    assert {name: with_it[name] for name in metrics if name != "loss"} == {
+        name: value for name, value in metrics.items() if name != "loss"
+    }
+    torch.testing.assert_close(more, total + 3.0 * with_it["seed_match_loss"])
+    (more - total.detach()).backward()
+    total.backward()
+    gradients = [m.embedding_seed.weight.grad for m in (plain, model)]  # type: ignore[union-attr]
+    torch.testing.assert_close(*gradients)
+    for name in ("posterior_out", "prior_out"):
+        pair = [getattr(m.rssm, name).weight.grad for m in (plain, model)]
+        assert torch.allclose(*pair) == (name == "prior_out"), name

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from wam import proprio
+from wam.config import Filtering
 from wam.envs.pool import EnvPool, Episode, Observations, Transitions
 from wam.filtering import Observation, OnlineFilter
 from wam.proprio import ProprioNormalizer
 from wam.random import row_generators
-from wam.rssm import Sampling
 from wam.world_model import WorldModel
 
 
@@ -29,17 +29,17 @@ class FilteredPool:
         pool: EnvPool,
         world_model: WorldModel,
         normalizer: ProprioNormalizer,
-        sample: Sampling,
+        filtering: Filtering,
         device: torch.device,
     ) -> None:
         """``pool`` makes images of the model's size."""
         self._pool, self._world_model, self._normalizer = pool, world_model, normalizer
-        self._sample, self.device = sample, device
+        self._filtering, self.device = filtering, device
 
     def start(self, episodes: Sequence[Episode]) -> None:
         """Begin new episodes; earlier ones are closed."""
         self.generators = row_generators([episode.seed for episode in episodes], self.device)
-        self._online = OnlineFilter(self._world_model, self.generators, self._sample)
+        self._online = OnlineFilter(self._world_model, self.generators, self._filtering)
         self.feature = self._online.reset(self._see(self._pool.start(episodes)))
 
     def restart(self, episodes: Mapping[int, Episode]) -> None:
