@@ -25,6 +25,8 @@ MAX_EXTENSION = 16
 """Play frames that may be added to a window in which the task is not yet achieved (5.3)."""
 PLAY_FRAMES = 64
 """Length of a window of play that the reward learns from."""
+NEAR_M = 0.05
+"""A hand that comes this close to where a demonstration succeeded has tried, or nearly so."""
 CLEARANCE = 64
 """Frames between an imagination start and the next change of the task's variable (6.7)."""
 
@@ -183,16 +185,18 @@ def extract_task(
         drawn = [drawn[at] for at in sorted(chosen)]
     rows = [demo.start for demo in windows["validation"]]
     robot_obs, scene_obs = validation.read("robot_obs"), validation.read("scene_obs")
+    demos = _extended(task, training, drawn)
+    goals = _success_positions(task, training, demos)
     return TaskDemos(
-        training=_extended(task, training, drawn),
+        training=demos,
         validation=_extended(task, validation, windows["validation"]),
         starts=[
             Start(int(validation.frame_ids[row]), robot_obs[row].tolist(), scene_obs[row].tolist())
             for row in rows
         ],
         imagination_starts=_imagination_starts(task, training, settings, rng),
-        training_play=_play(task, training, settings.play_windows_per_task, rng),
-        validation_play=_play(task, validation, settings.play_windows_per_task, rng),
+        training_play=_play(task, training, goals, settings.play_windows_per_task, rng),
+        validation_play=_play(task, validation, goals, settings.play_windows_per_task, rng),
     )
 
 
@@ -269,32 +273,53 @@ def _imagination_starts(
     return sorted(rng.choice(rows, count, replace=False).tolist())
 
 
-def _play(task: str, store: Store, count: int, rng: np.random.Generator) -> list[Demo]:
-    """``count`` random windows of play that begin where ``task`` can be done, half of them with a
-    success in them as far as there are any; fewer if the episodes have no room.
+def _success_positions(task: str, store: Store, demos: list[Demo]) -> np.ndarray:
+    """TCP positions float64 [D, 3] (m) at the first success of every demonstration that has one."""
+    found = []
+    for demo in demos:
+        scene_obs = store.read("scene_obs", demo.start, demo.stop)
+        success = np.flatnonzero(tasks.achieved(task, scene_obs[0], scene_obs))
+        if len(success):
+            row = demo.start + int(success[0])
+            found.append(store.read("robot_obs", row, row + 1)[0, :3])
+    return np.array(found).reshape(-1, 3)
 
-    Unlike demonstrations they show what is no success although it looks like one (misses, other
-    tasks), and success with the arm elsewhere.
+
+def _play(
+    task: str, store: Store, goals: np.ndarray, count: int, rng: np.random.Generator
+) -> list[Demo]:
+    """``count`` windows of play that begin where ``task`` can be done; fewer without room for them.
+
+    Unlike demonstrations they show what is no success although it looks like one, and success with
+    the arm elsewhere. As far as there are any, half of them have a success in them, and half of the
+    others a hand at the ``goals`` [D, 3] of demonstrations: attempts that fail.
     """
     if not count:
         return []
-    rows: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    kinds: dict[str, list[np.ndarray]] = {"success": [], "attempt": [], "other": []}
     for start, stop in store.episodes.tolist():
         scene_obs = store.read("scene_obs", start, stop)
         num_rows = stop - start - PLAY_FRAMES + 1
         if num_rows <= 0:
             continue
         now = scene_obs[:num_rows]
-        succeeds = np.zeros(num_rows, bool)
+        near = _near(store.read("robot_obs", start, stop)[:, :3], goals)
+        succeeds, attempts = np.zeros(num_rows, bool), np.zeros(num_rows, bool)
         for ahead in range(1, PLAY_FRAMES):
-            succeeds |= tasks.achieved(task, now, scene_obs[ahead : ahead + num_rows])
+            later = slice(ahead, ahead + num_rows)
+            succeeds |= tasks.achieved(task, now, scene_obs[later])
+            attempts |= near[later]
         startable = tasks.startable(task, now)
-        for kind, found in rows.items():
-            found.append(start + np.flatnonzero(startable & (succeeds == kind)))
+        for kind, rows in (
+            ("success", succeeds),
+            ("attempt", ~succeeds & attempts),
+            ("other", ~succeeds & ~attempts),
+        ):
+            kinds[kind].append(start + np.flatnonzero(startable & rows))
     chosen: list[int] = []
-    for kind, wanted in ((True, count // 2), (False, count)):
-        pool = np.concatenate(rows[kind]) if rows[kind] else np.empty(0, np.int64)
-        more = min(wanted - (0 if kind else len(chosen)), len(pool))
+    for kind, share in (("success", 0.5), ("attempt", 0.5), ("other", 1.0), ("attempt", 1.0)):
+        pool = np.setdiff1d(np.concatenate(kinds[kind] or [np.empty(0, np.int64)]), chosen)
+        more = min(int(share * (count - len(chosen))), len(pool))
         chosen += rng.choice(pool, more, replace=False).tolist()
     if len(chosen) < count:
         console.warn(
@@ -306,6 +331,14 @@ def _play(task: str, store: Store, count: int, rng: np.random.Generator) -> list
         Demo(row, row + PLAY_FRAMES, int(store.episodes[episode, 0]))
         for row, episode in sorted(zip(chosen, episodes, strict=True))
     ]
+
+
+def _near(positions: np.ndarray, goals: np.ndarray) -> np.ndarray:
+    """bool [T]: which ``positions`` [T, 3] lie within :data:`NEAR_M` of one of ``goals`` [D, 3]."""
+    near = np.zeros(len(positions), bool)
+    for goal in goals:
+        near |= np.linalg.norm(positions - goal, axis=1) < NEAR_M
+    return near
 
 
 def _frame_ranges(store: Store, demos: list[Demo]) -> list[list[int]]:

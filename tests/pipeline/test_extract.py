@@ -159,3 +159,29 @@ def test_missing_annotations_are_named(
     (own_raw / "validation" / raw.ANNOTATIONS).unlink()
     with pytest.raises(WamError, match=r"validation/lang_annotations/auto_lang_ann.npy: not found"):
         _run(make_profile(own_raw), Layout(tmp_path / "data"))
+
+
+def test_play_shows_success_failed_attempts_and_other_things(tmp_path: Path) -> None:
+    """Ten windows with the LED going on at 100, five with the hand at the button from 400 to 402,
+    five with neither."""
+    scene_obs, robot_obs = np.zeros((730, 24)), np.ones((730, 15))
+    scene_obs[100:130, tasks.LED] = 1.0
+    robot_obs[400:403, :3] = [0.3, 0.04, 0.0]
+
+    class Recorded:
+        path = tmp_path
+        episodes = np.array([[0, 130], [130, 730]])
+
+        def read(self, name: str, start: int, stop: int) -> np.ndarray:
+            return {"scene_obs": scene_obs, "robot_obs": robot_obs}[name][start:stop]
+
+        def episode_of_rows(self, rows: np.ndarray) -> np.ndarray:
+            return (rows >= 130).astype(int)
+
+    goals = np.array([[0.3, 0.0, 0.0], [-0.3, 0.0, 0.0]])
+    rng = np.random.default_rng(0)
+    windows = extract._play("turn_on_led", Recorded(), goals, 20, rng)  # type: ignore[arg-type]
+    begins = np.array([window.start for window in windows])
+    assert ((begins >= 37) & (begins <= 66)).sum() == 10
+    assert ((begins >= 337) & (begins <= 401)).sum() == 5
+    assert len(set(begins.tolist())) == 20
