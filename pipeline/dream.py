@@ -57,7 +57,7 @@ def run(
     _check_length(store, start, steps)
     windows = Windows(np.array([start]), np.ones(1, bool))
     batch: Batch = cut([store_frames(store)], windows, steps + 1, normalizer)
-    (part,) = predict(model, batch, settings.seed + seed, device)
+    (part,) = predict(model, batch, settings.seed + seed, device, profile.features.filtering)
     output = output or layout.dream(variant, name.replace(" ", "_"))
     output.parent.mkdir(parents=True, exist_ok=True)
     animation.write(output, _frames(part, f"{NAMES[variant]} · {name}"), _FRAME_MS)

@@ -66,6 +66,7 @@ def run(profile: Profile, layout: Layout) -> None:
         inputs[variant] = fingerprint(layout.world_model(variant), "train-world-model")
     params = {
         "evaluate_world_model": asdict(profile.evaluate_world_model),
+        "filtering": profile.features.filtering._asdict(),
         "untrained_seed": profile.train_world_model.seed,
         "device": device.type,
     }
@@ -83,7 +84,7 @@ def _evaluate(
     profile: Profile, layout: Layout, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The content of the result's file and of the curves'."""
-    settings = profile.evaluate_world_model
+    settings, filtering = profile.evaluate_world_model, profile.features.filtering
     distances, no_distances = open_available(FRAME_DISTANCES, settings, device)
     features, no_features = open_available(CLIP_FEATURES, settings, device)
     missing = no_distances | no_features
@@ -105,13 +106,15 @@ def _evaluate(
         for variant, model in models.items():
             seen = [embed_windows(model, windows, device) for windows in (training, held_out)]
             probe, probes[variant] = _probe(seen, training, held_out, settings.seed)
-            predictions = _counted(predict(model, held_out, settings.seed, device), advance)
+            predictions = _counted(
+                predict(model, held_out, settings.seed, device, filtering), advance
+            )
             opened[variant] = measure(model, predictions, distances, features)
             pairs = opened[variant].pairs
             faithfulness[variant] = score(probe(pairs.inputs), pairs.target)
             scene[variant] = _probe_scene(
-                scene_views(model, seen[0], training, learned, settings.seed),
-                scene_views(model, seen[1], held_out, judged, settings.seed),
+                scene_views(model, seen[0], training, learned, settings.seed, filtering),
+                scene_views(model, seen[1], held_out, judged, settings.seed, filtering),
             )
     result = {
         "sequences": settings.open_loop_sequences,

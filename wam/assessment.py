@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 
 from wam.batch import Batch
+from wam.config import FILTERING, Filtering
+from wam.filtering import first_state
 from wam.images import psnr, to_signed
 from wam.inverse_dynamics import action_error, gripper_accuracy, spans
 from wam.nets import CAMERAS
@@ -41,9 +43,15 @@ class Predictions(NamedTuple):
 
 @torch.no_grad()
 def predict(
-    model: WorldModel, windows: Batch, seed: int, device: torch.device
+    model: WorldModel,
+    windows: Batch,
+    seed: int,
+    device: torch.device,
+    filtering: Filtering = FILTERING,
 ) -> Iterator[Predictions]:
     """Predictions for ``windows`` [T, B], a few rows at a time.
+
+    Open loop they start from what ``filtering`` makes of the first frame.
 
     Each row's noise depends on ``seed`` and its position only, so that two models are compared
     under the same draws.
@@ -62,13 +70,16 @@ def predict(
             row_generators(seeds),
         )
         feature = observed.states.feature
-        imagined = model.imagine(feature[0], batch.action[:-1], row_generators(seeds))
+        random = row_generators(seeds)
+        start = first_state(model, embedding[0], random, filtering).feature
+        imagined = model.imagine(start, batch.action[:-1], random)
+        predicted = torch.cat([start.unsqueeze(0), imagined])
         images = (batch.rgb_static, batch.rgb_gripper)
         yield Predictions(
             batch,
             dict(zip(CAMERAS, (to_signed(image) for image in images), strict=True)),
             dict(zip(CAMERAS, model.decode(feature), strict=True)),
-            dict(zip(CAMERAS, model.decode(torch.cat([feature[:1], imagined])), strict=True)),
+            dict(zip(CAMERAS, model.decode(predicted), strict=True)),
             kl_divergence(observed.posterior_logits, observed.prior_logits),
             model.actions_between(embedding),
         )

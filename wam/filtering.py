@@ -93,7 +93,7 @@ class OnlineFilter:
     @torch.no_grad()
     def _first(self, observation: Observation, generator: Generators) -> RssmState:
         _, embedding = self._world_model.embed(*observation)
-        return _first_state(self._world_model, embedding, generator, self._filtering)
+        return first_state(self._world_model, embedding, generator, self._filtering)
 
 
 @torch.no_grad()
@@ -164,7 +164,8 @@ def filter_step(
     )
 
 
-def _first_state(
+@torch.no_grad()
+def first_state(
     world_model: WorldModel, embedding: torch.Tensor, generator: Generators, filtering: Filtering
 ) -> RssmState:
     """Posterior state [B, ...] of first frames ``embedding`` [B, E], from the zero state."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wam.batch import Batch
-from wam.config import ACTION_SIZE, PROPRIO_SIZE
+from wam.config import ACTION_SIZE, FILTERING, PROPRIO_SIZE, Filtering
 from wam.filtering import filter_embeddings
 from wam.initialisation import seeded
 from wam.random import row_generators
@@ -96,7 +96,12 @@ class SceneViews(NamedTuple):
 
 @torch.no_grad()
 def scene_views(
-    model: WorldModel, embedding: torch.Tensor, windows: Batch, scene: torch.Tensor, seed: int
+    model: WorldModel,
+    embedding: torch.Tensor,
+    windows: Batch,
+    scene: torch.Tensor,
+    seed: int,
+    filtering: Filtering = FILTERING,
 ) -> SceneViews:
     """Every fifth frame of ``windows`` [T, B] from the tenth on, and the first.
 
@@ -107,7 +112,7 @@ def scene_views(
     device, rows = embedding.device, embedding.shape[1]
     action, is_first = windows.action.to(device), windows.is_first.to(device)
     random = row_generators(range(seed, seed + rows), device)
-    feature = filter_embeddings(model, embedding, action, is_first, random).feature
+    feature = filter_embeddings(model, embedding, action, is_first, random, filtering).feature
     visual, latent, settled = (
         _by_window(frames[later])
         for frames in (embedding[..., :-PROPRIO_SIZE], feature, scene.to(device))
