@@ -245,4 +245,5 @@ def _save(directory: Path, features: TaskFeatures, world_model: WorldModel) -> N
         summary[f"{split}_successes"] = sum(
             int(frames.any()) for frames in part.label.split(part.length.tolist())
         )
+        summary[f"{split}_play_windows"] = len(getattr(features, f"{split}_play").length)
     artifacts.write_json(directory / artifacts.SUMMARY, summary)

@@ -22,7 +22,11 @@ class Links(NamedTuple):
     """What the models say of B episodes, bool [B] each."""
 
     recognised: torch.Tensor
-    """The classifier finds success in the filtered features of the real roll-out."""
+    """The classifier finds success in the filtered features of the real roll-out.
+
+    It sees one frame of a success, with which the roll-out ends, and after that none: more would be
+    found if it went on.
+    """
     replayed: torch.Tensor
     """It finds success where the world model imagines the same actions from the first feature."""
     imagined: torch.Tensor
