@@ -365,6 +365,12 @@ def _check_relations(profile: Profile, where: str) -> None:
             f"{where}.train_world_model.window={training.window}: needs at least {fewest}, "
             "one more than world_model.id_steps"
         )
+    model = profile.world_model
+    if model.seed_match_scale and not model.embedding_image_scale:
+        raise WamError(
+            f"{where}.world_model.seed_match_scale={model.seed_match_scale}: there is nothing to "
+            "match without embedding_image_scale"
+        )
     if not 0 < training.image_frames <= 1:
         raise WamError(
             f"{where}.train_world_model.image_frames={training.image_frames}: a share of the "

@@ -68,6 +68,7 @@ def test_values_arrive_typed(params) -> None:
         (("evaluate", "ddim_steps"), 11, "more than policy.diffusion_steps=10"),
         (("evaluate", "ddim_steps"), 1, "none would be among the last 5 of 10"),
         (("tasks",), [], "must not be empty"),
+        (("world_model", "seed_match_scale"), 1.0, "match without embedding_image_scale"),
         (("finetune", "advantage"), "grpo", "ci.finetune.advantage = 'grpo': input should be"),
         (("finetune", "start_curriculum"), 1.5, "ci.finetune.start_curriculum=1.5: a share"),
         (("finetune", "start_curriculum"), -0.5, "start_curriculum = -0.5: must not be negative"),
