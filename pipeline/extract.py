@@ -236,16 +236,22 @@ def _extended(task: str, store: Store, demos: list[Demo]) -> list[Demo]:
     for demo in demos:
         episode_stop = int(store.episodes[store.episode_of_rows(np.array(demo.start)), 1])
         limit = min(demo.stop + MAX_EXTENSION, episode_stop)
-        scene_obs = store.read("scene_obs", demo.start, limit)
-        success = np.flatnonzero(tasks.achieved(task, scene_obs[0], scene_obs))
-        num_failed += len(success) == 0
-        stop = demo.start + int(success[0]) + 1 if len(success) else demo.stop
+        success = _first_success(task, store, demo.start, limit)
+        num_failed += success is None
+        stop = demo.stop if success is None else success + 1
         extended.append(Demo(demo.start, max(demo.stop, stop), demo.episode_start))
     if num_failed:
         console.warn(
             f"{store.path}: {num_failed} of {len(demos)} demonstrations of {task} never achieve it"
         )
     return extended
+
+
+def _first_success(task: str, store: Store, start: int, stop: int) -> int | None:
+    """First of the rows [start, stop) in which ``task`` is accomplished since ``start``."""
+    scene_obs = store.read("scene_obs", start, stop)
+    success = np.flatnonzero(tasks.achieved(task, scene_obs[0], scene_obs))
+    return start + int(success[0]) if len(success) else None
 
 
 def _imagination_starts(
@@ -275,13 +281,8 @@ def _imagination_starts(
 
 def _success_positions(task: str, store: Store, demos: list[Demo]) -> np.ndarray:
     """TCP positions float64 [D, 3] (m) at the first success of every demonstration that has one."""
-    found = []
-    for demo in demos:
-        scene_obs = store.read("scene_obs", demo.start, demo.stop)
-        success = np.flatnonzero(tasks.achieved(task, scene_obs[0], scene_obs))
-        if len(success):
-            row = demo.start + int(success[0])
-            found.append(store.read("robot_obs", row, row + 1)[0, :3])
+    rows = [_first_success(task, store, demo.start, demo.stop) for demo in demos]
+    found = [store.read("robot_obs", row, row + 1)[0, :3] for row in rows if row is not None]
     return np.array(found).reshape(-1, 3)
 
 

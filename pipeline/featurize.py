@@ -27,7 +27,7 @@ from wam import device as devices
 from wam import tasks
 from wam.actions import executable
 from wam.checkpoint import load_world_model
-from wam.filtering import filter_embeddings
+from wam.filtering import filter_embeddings, first_state
 from wam.world_model import WorldModel
 
 STAGE = "featurize"
@@ -177,19 +177,9 @@ class FeatureMaker:
         feature = self._world_model.config.feature
         if not parts:
             return torch.zeros(settings.draws, 0, feature)
-        embedding = torch.cat(parts).unsqueeze(0)
-        is_first = torch.ones(embedding.shape[:2], dtype=torch.bool, device=self._device)
-        action = torch.zeros(*embedding.shape[:2], 7, device=self._device)
-        states = filter_embeddings(
-            self._world_model,
-            embedding,
-            action,
-            is_first,
-            generator,
-            settings.filtering,
-            settings.draws,
-        )
-        return states.feature[0].unflatten(0, (settings.draws, len(rows))).cpu()
+        embedding = torch.cat(parts).repeat(settings.draws, 1)
+        states = first_state(self._world_model, embedding, generator, settings.filtering)
+        return states.feature.unflatten(0, (settings.draws, len(rows))).cpu()
 
     def _sequences(self, store: Store, demos: list[Demo], context: int) -> Sequences:
         before = [min(context, demo.start - demo.episode_start) for demo in demos]

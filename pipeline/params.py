@@ -22,6 +22,7 @@ from wam.config import (
     FinetuneConfig,
     PolicyConfig,
     RewardConfig,
+    Sampling,
     WorldModelConfig,
     WorldModelTraining,
 )
@@ -204,7 +205,7 @@ class Features:
 
     draws: Positive
     """Independent posterior draws per demonstration."""
-    sample: Literal["sample", "mode"]
+    sample: Sampling
     burn_in: Count
     """How often the filter sees the first frame of an episode again before it goes on, in
     demonstrations as at evaluation; 0 in the paper. A first latent, drawn from a single look, may

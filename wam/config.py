@@ -117,10 +117,14 @@ class WorldModelTraining:
     seed: int = 0
 
 
+Sampling = Literal["sample", "mode"]
+"""How a latent is taken from its distribution."""
+
+
 class Filtering(NamedTuple):
     """How images are filtered into latents."""
 
-    sample: Literal["sample", "mode"] = "sample"
+    sample: Sampling = "sample"
     burn_in: int = 0
     """How often a first frame is seen again before the episode goes on, as if the robot rested."""
 

@@ -11,7 +11,7 @@ import torch
 from wam.actions import NULL_ACTION, executable
 from wam.config import ACTION_SIZE, FILTERING, Filtering
 from wam.random import Generators, RankGenerator
-from wam.rssm import RssmState, Sampling
+from wam.rssm import RssmState
 from wam.world_model import WorldModel
 
 
@@ -72,23 +72,23 @@ class OnlineFilter:
         self._state = RssmState(*(old.index_copy(0, index, new) for old, new in pairs))
         return self.feature
 
+    @torch.no_grad()
     def step(self, observation: Observation, action: torch.Tensor) -> torch.Tensor:
         """Feature [B, F] after ``action`` [B, 7] led to ``observation``."""
         if self._state is None:
             raise RuntimeError("reset the filter first")
-        self._state = self._advance(self._state, observation, action)
-        return self.feature
-
-    @torch.no_grad()
-    def _advance(
-        self, state: RssmState, observation: Observation, action: torch.Tensor
-    ) -> RssmState:
         _, embedding = self._world_model.embed(*observation)
         first = torch.zeros(len(action), dtype=torch.bool, device=action.device)
-        sample = self._filtering.sample
-        return filter_step(
-            self._world_model, state, embedding, action, first, self._generator, sample
+        self._state = filter_step(
+            self._world_model,
+            self._state,
+            embedding,
+            action,
+            first,
+            self._generator,
+            self._filtering,
         )
+        return self.feature
 
     @torch.no_grad()
     def _first(self, observation: Observation, generator: Generators) -> RssmState:
@@ -138,30 +138,9 @@ def filter_embeddings(
     for t in range(len(embedding)):
         prev_action = (action[t - 1] if t else torch.zeros_like(action[0])).repeat(draws, 1)
         seen, first = embedding[t].repeat(draws, 1), is_first[t].repeat(draws)
-        state = filter_step(
-            world_model, state, seen, prev_action, first, generator, filtering.sample
-        )
-        if filtering.burn_in and first.any():
-            rested = _rest(world_model, state, seen, generator, filtering)
-            pairs = zip(rested, state, strict=True)
-            state = RssmState(*(torch.where(first.unsqueeze(-1), *pair) for pair in pairs))
+        state = filter_step(world_model, state, seen, prev_action, first, generator, filtering)
         states.append(state)
     return RssmState(*(torch.stack(part) for part in zip(*states, strict=True)))
-
-
-def filter_step(
-    world_model: WorldModel,
-    state: RssmState,
-    embedding: torch.Tensor,
-    prev_action: torch.Tensor,
-    is_first: torch.Tensor,
-    generator: Generators,
-    sample: Sampling,
-) -> RssmState:
-    """The next posterior state [B, ...]; ``prev_action`` is taken as the robot executes it."""
-    return world_model.filter_step(
-        state, executable(prev_action), embedding, is_first, generator, sample
-    )
 
 
 @torch.no_grad()
@@ -172,22 +151,31 @@ def first_state(
     first = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     nothing = torch.zeros(len(embedding), ACTION_SIZE, device=embedding.device)
     start = world_model.initial(len(embedding), embedding.device)
-    state = filter_step(world_model, start, embedding, nothing, first, generator, filtering.sample)
-    return _rest(world_model, state, embedding, generator, filtering)
+    return filter_step(world_model, start, embedding, nothing, first, generator, filtering)
 
 
-def _rest(
+def filter_step(
     world_model: WorldModel,
     state: RssmState,
     embedding: torch.Tensor,
+    prev_action: torch.Tensor,
+    is_first: torch.Tensor,
     generator: Generators,
     filtering: Filtering,
 ) -> RssmState:
-    """The state once the same frame was seen ``burn_in`` times more, after no motion."""
+    """The next posterior state [B, ...]; ``prev_action`` is taken as the robot executes it.
+
+    Rows with ``is_first`` [B] see their frame ``burn_in`` times more, after the null action.
+    """
+    sample = filtering.sample
+    state = world_model.filter_step(
+        state, executable(prev_action), embedding, is_first, generator, sample
+    )
+    if not (filtering.burn_in and is_first.any()):
+        return state
+    rested, never = state, torch.zeros_like(is_first)
     action = torch.tensor(NULL_ACTION, device=embedding.device).expand(len(embedding), -1)
-    first = torch.zeros(len(embedding), dtype=torch.bool, device=embedding.device)
     for _ in range(filtering.burn_in):
-        state = filter_step(
-            world_model, state, embedding, action, first, generator, filtering.sample
-        )
-    return state
+        rested = world_model.filter_step(rested, action, embedding, never, generator, sample)
+    pairs = zip(rested, state, strict=True)
+    return RssmState(*(torch.where(is_first.unsqueeze(-1), *pair) for pair in pairs))

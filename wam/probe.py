@@ -78,9 +78,7 @@ def embed_windows(model: WorldModel, windows: Batch, device: torch.device) -> to
 def action_pairs(embedding: torch.Tensor, windows: Batch) -> Pairs:
     """The :func:`neighbours` of ``windows`` [T, B] in the visual part of their ``embedding``."""
     visual = embedding[..., :-PROPRIO_SIZE]
-    return neighbours(
-        visual, *(field.to(visual.device) for field in (windows.action, windows.id_mask))
-    )
+    return neighbours(visual, windows.action.to(visual.device), windows.id_mask.to(visual.device))
 
 
 class SceneViews(NamedTuple):

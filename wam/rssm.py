@@ -14,12 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from wam.actions import NULL_ACTION
-from wam.config import ACTION_SIZE
+from wam.config import ACTION_SIZE, Sampling
 from wam.distributed import mean_over_ranks
 from wam.nets import NORM_EPS
 from wam.random import Generators, uniform
-
-Sampling = Literal["sample", "mode"]
 
 
 class RssmState(NamedTuple):

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from wam.batch import Batch
-from wam.config import ACTION_NAMES, PROPRIO_SIZE, WorldModelConfig
+from wam.config import ACTION_NAMES, PROPRIO_SIZE, Sampling, WorldModelConfig
 from wam.images import psnr_of_mse, to_signed
 from wam.inverse_dynamics import InverseDynamics, action_error, gripper_accuracy, spans
 from wam.nets import CAMERAS, Decoder, Encoder, initialize, pixel_phases
 from wam.random import Generators, uniform
-from wam.rssm import Observed, Rssm, RssmState, Sampling, kl_divergence, kl_loss
+from wam.rssm import Observed, Rssm, RssmState, kl_divergence, kl_loss
 
 _IMAGE_VALUES = 3 * 64 * 64
 _PROPRIO_KEPT = 0.5
@@ -183,17 +183,11 @@ class WorldModel(nn.Module):
             reset_actions=reset_actions,
         )
         seed = self.decoder.seed(observed.states.feature.flatten(0, 1))
-        shown = (
-            None if self.embedding_seed is None else self.embedding_seed(embedding.flatten(0, 1))
-        )
-        if shown is not None and config.seed_match_scale:
-            distance = (seed.float() - shown.float().detach()).square().sum(-1)
-            match_loss = 0.5 * distance.mean()
+        chosen: torch.Tensor | slice = slice(None)
         if image_frames < 1:
             chosen = _some_frames(batch.is_first.shape, image_frames, generator, seed.device)
-            seed, static, gripper = seed[chosen], static[chosen], gripper[chosen]
-            shown = None if shown is None else shown[chosen]
-        image_loss, image_metrics = self._image_loss(seed, static, gripper)
+        static, gripper = static[chosen], gripper[chosen]
+        image_loss, image_metrics = self._image_loss(seed[chosen], static, gripper)
         posterior, prior = observed.posterior_logits, observed.prior_logits
         latent_loss = kl_loss(posterior, prior, config.kl_balance, config.free_nats)
         loss = config.kl_scale * latent_loss + config.image_scale * image_loss
@@ -205,11 +199,14 @@ class WorldModel(nn.Module):
             **image_metrics,
             **_latent_metrics(posterior.detach(), prior.detach()),
         }
-        if shown is not None:
-            embedding_loss, _ = self._image_loss(shown, static, gripper)
+        if self.embedding_seed is not None:
+            shown = self.embedding_seed(embedding.flatten(0, 1))
+            embedding_loss, _ = self._image_loss(shown[chosen], static, gripper)
             loss = loss + config.embedding_image_scale * embedding_loss
             metrics["embedding_image_loss"] = embedding_loss.detach()
             if config.seed_match_scale:
+                distance = (seed.float() - shown.float().detach()).square().sum(-1)
+                match_loss = 0.5 * distance.mean()
                 loss = loss + config.seed_match_scale * match_loss
                 metrics["seed_match_loss"] = match_loss.detach()
         if action_scale:

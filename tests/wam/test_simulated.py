@@ -11,7 +11,7 @@ pytest.importorskip("pybullet")
 from tests.wam.button import HOLD, PIXELS, episodes
 from wam import proprio
 from wam.actions import executable
-from wam.config import CHUNK, FILTERING, PROPRIO_SIZE, Filtering
+from wam.config import CHUNK, FILTERING, PROPRIO_SIZE, Filtering, Sampling
 from wam.envs.controls import CONTROLS
 from wam.envs.filtered import FilteredPool
 from wam.envs.oracle import PREDICATES
@@ -24,7 +24,7 @@ from wam.imagination import Transition
 from wam.policy import DiffusionMlp, FinetunedPolicy
 from wam.proprio import ProprioNormalizer
 from wam.random import Generators, uniform
-from wam.rssm import RssmState, Sampling
+from wam.rssm import RssmState
 from wam.world_model import WorldModel
 
 CPU = torch.device("cpu")
@@ -210,7 +210,7 @@ def test_experience_does_not_depend_on_the_number_of_workers(
 def test_ppo_collects_from_it(
     pools: tuple[EnvPool, EnvPool], starts: list[Episode], tiny_model: WorldModel
 ) -> None:
-    env = make_env(FilteredPool(pools[1], tiny_model, NORMALIZER, Filtering(), CPU), starts, 2)
+    env = make_env(FilteredPool(pools[1], tiny_model, NORMALIZER, FILTERING, CPU), starts, 2)
     feature = env.reset().shape[1]
     base, actor = (DiffusionMlp(feature, (8,), 4, 4) for _ in range(2))
     rollout = collect(env, FinetunedPolicy(base, actor, 2), 2, 0.1, torch.Generator())

@@ -131,6 +131,11 @@ def with_noise(action: np.ndarray, rng: np.random.Generator, noise: float) -> np
     return noisy
 
 
+def last_gripper(robot_obs: np.ndarray) -> float:
+    """The last gripper command, as ``robot_obs`` [15] tells it."""
+    return CLOSED if robot_obs[14] < 0 else OPEN
+
+
 def reached(waypoint: Waypoint, robot_obs: np.ndarray) -> bool:
     """Whether the TCP of ``robot_obs`` [15] is within the waypoint's tolerance."""
     distance = np.linalg.norm(robot_obs[:3] - np.asarray(waypoint.position))
@@ -157,7 +162,7 @@ def plan_task(
 def depart(robot_obs: np.ndarray, goal: Waypoint) -> list[Waypoint]:
     """Waypoints that free the fingers from whatever they are at before the way to ``goal``."""
     x, y, z = (float(value) for value in robot_obs[:3])
-    gripper = CLOSED if robot_obs[14] < 0 else OPEN
+    gripper = last_gripper(robot_obs)
     euler = tuple(float(value) for value in robot_obs[3:6])
 
     def leave(position: Vector) -> list[Waypoint]:

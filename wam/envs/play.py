@@ -16,6 +16,7 @@ from wam.envs.experts import (
     Manner,
     Waypoint,
     depart,
+    last_gripper,
     reached,
     toward,
     with_noise,
@@ -141,17 +142,18 @@ class Play:
         yield from self._attempt(expert, steps)
         # Waiting at an object changes nothing either.
         held = self.env.target_pose
-        gripper = CLOSED if self._observation["robot_obs"][14] < 0 else OPEN
+        gripper = last_gripper(self._observation["robot_obs"])
         waypoint = Waypoint(tuple(held[:3]), tuple(held[3:]), gripper)
         for _ in range(self.rng.integers(*_HOLD_STEPS)):
             action = toward(waypoint, self._observation["robot_obs"], self.env.target_pose)
             yield with_noise(action, self.rng, self.noise)
 
     def _attempt(self, expert: Expert, steps: int) -> Iterator[np.ndarray]:
-        """The expert's first plan, for at most ``steps``."""
+        """The rest of the expert's plan, for at most ``steps``."""
+        plans = expert.plans_done
         for _ in range(steps):
             action = expert.act(self._observation, self.env.target_pose)
-            if expert.plans_done:
+            if expert.plans_done > plans:
                 return
             yield action
 
@@ -170,13 +172,9 @@ class Play:
         stop = self._frame + 1
         if tasks.achieved(task, start, self._observation["scene_obs"]):
             self.executions.append(Execution(task, free, approach, success, stop))
-        # On to where the way back is long enough.
-        plans = expert.plans_done
-        for _ in range(_FINISH_STEPS if isinstance(tasks.RULES[task], tasks.Move) else 0):
-            action = expert.act(self._observation, self.env.target_pose)
-            if expert.plans_done > plans:
-                break
-            yield action
+        # A door or drawer that stops half-way could be moved in neither direction.
+        if isinstance(tasks.RULES[task], tasks.Move):
+            yield from self._attempt(expert, _FINISH_STEPS)
 
     def _halfway(self) -> list[str]:
         """One task for each door or drawer that stands where neither of its two can be done."""
