@@ -1,4 +1,4 @@
-# make demo   the main job, small enough for a laptop CPU: about 25 minutes with installation
+# make demo   the main job, small enough for a laptop CPU: about half an hour with installation
 # make test   every test
 # make run PROFILE=ci|demo|small|paper    the main job with another profile
 
