@@ -4,7 +4,8 @@ Weights are random: what is computed does not depend on them. Three versions of 
 take turns, so that their ratio can be trusted on a busy machine: the package's, which keeps all
 environments in one batch of tensors; the same with a round trip through NumPy at every decision;
 and that environment by environment. A rate is that of the fastest round unless it is called the
-median. The time of cloning is extrapolated from a few hundred updates.
+median. The time of cloning is extrapolated from a few hundred updates. All run on a GPU where there
+is one.
 """
 
 import pipeline  # noqa: F401 (sets OpenMP's environment before torch is imported)
@@ -12,7 +13,6 @@ import pipeline  # noqa: F401 (sets OpenMP's environment before torch is importe
 # isort: split
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -56,6 +56,13 @@ class Parts(NamedTuple):
     starts: torch.Tensor
     """float32 [M, F]"""
 
+    def generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.starts.device).manual_seed(seed)
+
+    def received(self, array: np.ndarray) -> torch.Tensor:
+        """``array`` where the models are."""
+        return torch.from_numpy(array).to(self.starts.device)
+
 
 class Experience(NamedTuple):
     """What N decisions in E environments yield, as :class:`wam.ppo.Rollout` has it."""
@@ -75,22 +82,23 @@ class Experience(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     devices.keep_freed_memory()
+    device = devices.resolve("auto")
     profile = load_profile(arguments.profile, PARAMS)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    parts = make_parts(profile)
+    parts = make_parts(profile, device)
     result = {
         "profile": arguments.profile,
-        "device": f"CPU, {torch.backends.cpu.get_cpu_capability()}",
+        "device": devices.describe(device),
         "threads": torch.get_num_threads(),
         **turns(profile, parts, arguments.rounds),
         **iterations(profile, parts, arguments.rounds),
-        **cloning(profile),
+        **cloning(profile, device),
     }
     console.figures(result, as_json=arguments.json)
 
 
-def make_parts(profile: Profile) -> Parts:
+def make_parts(profile: Profile, device: torch.device) -> Parts:
     """Models of the profile's sizes, and start states, from fixed seeds."""
     generator = torch.Generator().manual_seed(0)
     size = profile.world_model.feature
@@ -98,19 +106,20 @@ def make_parts(profile: Profile) -> Parts:
         base, actor = (build_network(profile.policy, size) for _ in range(2))
         classifier = SuccessClassifier(profile.reward, size)
         deter = torch.rand(4 * ENVS, profile.world_model.deter, generator=generator) * 2 - 1
-    world_model = WorldModel(profile.world_model, seed=1).eval().requires_grad_(False)
+    world_model = WorldModel(profile.world_model, seed=1).to(device).eval().requires_grad_(False)
     stoch = torch.zeros(len(deter), profile.world_model.stoch, profile.world_model.classes)
     stoch[..., 0] = 1.0
-    starts = torch.cat([deter, stoch.flatten(1)], 1)
-    classifier.eval().requires_grad_(False)
+    starts = torch.cat([deter, stoch.flatten(1)], 1).to(device)
+    classifier.to(device).eval().requires_grad_(False)
     # About half of the starts count as successes: episodes end both ways.
     classifier.threshold.fill_(classifier.probability(starts).median())
-    policy = FinetunedPolicy(base, actor, profile.finetune.finetuned_steps)
+    policy = FinetunedPolicy(base, actor, profile.finetune.finetuned_steps).to(device)
     return Parts(world_model, classifier, policy, starts)
 
 
 def turns(profile: Profile, parts: Parts, rounds: int) -> dict[str, Any]:
     """Imagined environment steps per second of the three versions; the first round warms up."""
+    device = parts.starts.device
     contestants: dict[str, Callable[[], Any]] = {
         "": lambda: batched(profile, parts, ENVS, DECISIONS),
         "_batched_numpy": lambda: through_numpy(profile, parts, ENVS, DECISIONS, rows=ENVS),
@@ -121,10 +130,10 @@ def turns(profile: Profile, parts: Parts, rounds: int) -> dict[str, Any]:
     with console.progress("roll-outs", rounds + 1, "rounds") as advance:
         for index in range(rounds + 1):
             for name, run in contestants.items():
-                start = time.perf_counter()
+                start = devices.now(device)
                 run()
                 if index:
-                    rates[name].append(steps / (time.perf_counter() - start))
+                    rates[name].append(steps / (devices.now(device) - start))
             advance()
     ours = rates[""]
     result: dict[str, Any] = {}
@@ -140,7 +149,7 @@ def turns(profile: Profile, parts: Parts, rounds: int) -> dict[str, Any]:
 
 def batched(profile: Profile, parts: Parts, envs: int, decisions: int) -> Rollout:
     """The package's roll-out of an iteration."""
-    generator = torch.Generator().manual_seed(2)
+    generator = parts.generator(2)
     env = make_env(profile, parts, envs, generator)
     return collect(env, parts.policy, decisions, profile.finetune.min_std, generator)
 
@@ -153,26 +162,29 @@ def through_numpy(
 
     All noise is drawn for all environments at once, which is cheaper than row by row.
     """
-    generator = torch.Generator().manual_seed(2)
-    starts = parts.starts.numpy()
+    generator = parts.generator(2)
+    device = generator.device
+    starts = parts.starts.cpu().numpy()
 
     def draw_starts() -> np.ndarray:
-        _, row = torch.rand(2, envs, generator=generator)
-        return starts[(row * len(starts)).long().numpy()]
+        _, row = torch.rand(2, envs, generator=generator, device=device)
+        return starts[(row * len(starts)).long().cpu().numpy()]
 
     draw_starts()  # by the environment that is made; a roll-out resets it
     feature, age = draw_starts(), np.zeros(envs, np.int64)
     values = (profile.policy.diffusion_steps + 1, CHUNK_VALUES)
     experience = []
     for _ in range(decisions):
-        chain_noise = torch.randn(envs, *values, generator=generator).numpy()
+        chain_noise = torch.randn(envs, *values, generator=generator, device=device).cpu().numpy()
+        stoch = envs, profile.world_model.stoch
         latent_noise = torch.stack(
-            [torch.rand(envs, profile.world_model.stoch, generator=generator) for _ in range(CHUNK)]
-        ).numpy()
+            [torch.rand(stoch, generator=generator, device=device) for _ in range(CHUNK)]
+        )
+        latent_noise = latent_noise.cpu().numpy()
         outcomes = []
         for first in range(0, envs, rows):
             row = slice(first, first + rows)
-            chain = denoise(profile, parts.policy, feature[row], chain_noise[row])
+            chain = denoise(profile, parts, feature[row], chain_noise[row])
             action = to_actions(torch.from_numpy(chain[:, -1])).numpy()
             outcomes.append((chain, *imagine(parts, feature[row], action, latent_noise[:, row])))
         chain, reached, success = map(np.concatenate, zip(*outcomes, strict=True))
@@ -185,12 +197,11 @@ def through_numpy(
     return Experience(*map(np.stack, zip(*experience, strict=True)))
 
 
-def denoise(
-    profile: Profile, policy: FinetunedPolicy, feature: np.ndarray, noise: np.ndarray
-) -> np.ndarray:
+def denoise(profile: Profile, parts: Parts, feature: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Chain [B, J+1, A] for features [B, F] and noise [B, K+1, A]."""
-    latent, given = torch.from_numpy(noise[:, 0]), torch.from_numpy(feature)
-    added = torch.from_numpy(noise[:, 1:]).clamp(-NOISE_CLIP, NOISE_CLIP)
+    policy = parts.policy
+    latent, given = parts.received(noise[:, 0]), parts.received(feature)
+    added = parts.received(noise[:, 1:]).clamp(-NOISE_CLIP, NOISE_CLIP)
     std = policy.schedule.exploration_std(profile.finetune.min_std)
     shares = [
         (network, network.condition(given), network.step_table())
@@ -203,7 +214,7 @@ def denoise(
         predicted = network.denoise(latent, condition + table[k])
         latent = policy.schedule.mean(latent, predicted, k) + std[k] * added[:, index]
         latents.append(latent)
-    return torch.stack(latents[-policy.finetuned_steps - 1 :], 1).numpy()
+    return torch.stack(latents[-policy.finetuned_steps - 1 :], 1).cpu().numpy()
 
 
 def imagine(
@@ -211,8 +222,8 @@ def imagine(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features [B, F] behind the actions [B, 4, 7] for noise [4, B, S], and success [B]."""
     rssm = parts.world_model.rssm
-    deter, stoch = parts.world_model.split(torch.from_numpy(feature))
-    actions, numbers = torch.from_numpy(action), torch.from_numpy(noise)
+    deter, stoch = parts.world_model.split(parts.received(feature))
+    actions, numbers = parts.received(action), parts.received(noise)
     for step in range(CHUNK):
         hidden = rssm.input_stoch(stoch) + rssm.input_action(actions[:, step])
         deter = rssm.cell(functional.elu(rssm.input_norm(hidden)), deter)
@@ -220,24 +231,24 @@ def imagine(
         chosen = below.sum(-1).clamp_max(rssm.classes - 1)
         stoch = functional.one_hot(chosen, rssm.classes).float().flatten(1)
     reached = torch.cat([deter, stoch], 1)
-    return reached.numpy(), parts.classifier.success(reached).numpy()
+    return reached.cpu().numpy(), parts.classifier.success(reached).cpu().numpy()
 
 
 def iterations(profile: Profile, parts: Parts, rounds: int) -> dict[str, Any]:
     """Seconds of an iteration of DPPO, roll-out and update, with the profile's settings."""
     config = profile.finetune
-    generator = torch.Generator().manual_seed(3)
+    device, generator = parts.starts.device, parts.generator(3)
     dppo = Dppo(parts.policy.base, parts.starts.shape[1], config, torch.Generator().manual_seed(4))
     dppo.iteration = config.critic_warmup  # from here on the actor is trained, too
     env = make_env(profile, parts, config.envs, generator)
     seconds, rollouts, updates = [], [], []
     with console.progress("iterations", rounds + 1, "rounds") as advance:
         for index in range(rounds + 1):
-            start = time.perf_counter()
+            start = devices.now(device)
             rollout = collect(env, dppo.policy, config.steps, config.min_std, generator)
-            between = time.perf_counter()
+            between = devices.now(device)
             report = dppo.update(rollout, generator)
-            end = time.perf_counter()
+            end = devices.now(device)
             if index:
                 seconds.append(end - start)
                 rollouts.append(between - start)
@@ -251,7 +262,7 @@ def iterations(profile: Profile, parts: Parts, rounds: int) -> dict[str, Any]:
     }
 
 
-def cloning(profile: Profile) -> dict[str, Any]:
+def cloning(profile: Profile, device: torch.device) -> dict[str, Any]:
     """Seconds of cloning one task, from the faster of the timed intervals between two records."""
     interval = profile.policy.log_every
     config = replace(profile.policy, updates=CLONING_INTERVALS * interval)
@@ -261,11 +272,11 @@ def cloning(profile: Profile) -> dict[str, Any]:
     with console.progress("cloning", CLONING_INTERVALS, "intervals") as advance:
 
         def log(record: dict[str, float]) -> None:
-            marks.append(time.perf_counter())
+            marks.append(devices.now(device))
             advance()
 
         generator = torch.Generator().manual_seed(5)
-        clone(config, training, validation, generator, torch.device("cpu"), log)
+        clone(config, training, validation, generator, device, log)
     seconds = min(end - start for start, end in pairwise(marks))
     return {
         "bc_task_s": round(seconds / interval * profile.policy.updates, 1),

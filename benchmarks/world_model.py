@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         record(profile, layout)
         result = {
             "profile": arguments.profile,
-            "device": device_name(device),
+            "device": devices.describe(device),
             "threads": torch.get_num_threads(),
             **turns(profile, layout, Path(scratch) / "turns", arguments.rounds, device),
             **parts(profile, layout, Path(scratch) / "parts", arguments.rounds, device),
@@ -112,17 +112,17 @@ def turns(
     plain: list[float] = []
 
     def opponents_turn() -> None:
-        start = now(device)
+        start = devices.now(device)
         for _ in range(UPDATES_PER_ROUND):
             next(opponent)
-        plain.append(frames_per_round(alike) / (now(device) - start))
+        plain.append(frames_per_round(alike) / (devices.now(device) - start))
 
     with console.progress("ours and plain", rounds + 1, "rounds") as advance:
-        ours, precision = measure(
+        ours, precision, loader_share = measure(
             alike, layout, work / "alike", rounds, device, advance, opponents_turn
         )
     with console.progress("the profile's recipe", rounds + 1, "rounds") as advance:
-        recipe, _ = measure(profile, layout, work / "recipe", rounds, device, advance)
+        recipe, *_ = measure(profile, layout, work / "recipe", rounds, device, advance)
     del plain[0]
     return {
         "precision": precision,
@@ -132,6 +132,7 @@ def turns(
         "frames_per_s_median": round(statistics.median(ours), 1),
         "frames_per_s_plain": round(max(plain), 1),
         "frames_per_s_recipe": round(max(recipe), 1),
+        "loader_share": round(loader_share, 4),
     }
 
 
@@ -143,13 +144,16 @@ def measure(
     device: torch.device,
     advance: Callable[[], None],
     after_round: Callable[[], None] = lambda: None,
-) -> tuple[list[float], str]:
-    """Frames per second of the package's trainer in every round but the first, and its precision.
+) -> tuple[list[float], str, float]:
+    """The package's trainer: frames per second of every round but the first, precision, waiting.
 
-    What ``after_round`` takes is not counted.
+    The last is the share of the time in which the trainer waits for a batch. What ``after_round``
+    takes is not counted.
     """
     rates: list[float] = []
-    with store_reader(profile, layout, device) as batches:
+    waited: list[float] = []
+    with store_reader(profile, layout, device) as reader:
+        batches = WaitingTime(reader)
         start = time.perf_counter()
 
         def on_step(step: int, record: object) -> None:
@@ -157,16 +161,18 @@ def measure(
             # One update more is made, after which the trainer saves what nobody needs.
             if step % UPDATES_PER_ROUND:
                 return
-            rates.append(frames_per_round(profile) / (now(device) - start))
+            seconds = devices.now(device) - start
+            rates.append(frames_per_round(profile) / seconds)
+            waited.append(batches.take() / seconds)
             after_round()
             advance()
-            start = now(device)
+            start = devices.now(device)
 
         updates = (rounds + 1) * UPDATES_PER_ROUND + 1
         ours = trainer(profile, new_model(profile), batches, work, updates, device)
         ours.run(on_step)
     assert ours.precision is not None
-    return rates[1:], ours.precision.name
+    return rates[1:], ours.precision.name, statistics.median(waited[1:])
 
 
 def frames_per_round(profile: Profile) -> int:
@@ -213,18 +219,20 @@ def plain_updates(profile: Profile, layout: Layout, device: torch.device) -> Ite
 def parts(
     profile: Profile, layout: Layout, work: Path, rounds: int, device: torch.device
 ) -> dict[str, Any]:
-    """Milliseconds of an update by part, medians over updates; waiting for a device slows them."""
+    """Milliseconds of an update by part, medians over updates; waiting for a device slows them.
+
+    A CUDA graph has no parts: its kernels are launched one by one here.
+    """
     clock = Clock(device)
     model = new_model(profile)
     handles = clock.watch(model)
     with store_reader(profile, layout, device) as batches:
         updates = (rounds + 1) * UPDATES_PER_ROUND
         timed = TimedBatches(batches, clock)
-        trainer(profile, model, timed, work, updates, device).run()
+        trainer(profile, model, timed, work, updates, device, graphs=False).run()
     for handle in handles:
         handle.remove()
-    found = clock.medians()
-    return {"ms": found, "loader_share": round(found["loader"] / sum(found.values()), 4)}
+    return {"ms": clock.medians()}
 
 
 class Clock:
@@ -233,10 +241,10 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._updates: list[dict[str, float]] = [{}]
-        self._last = now(device)
+        self._last = devices.now(device)
 
     def mark(self, part: str) -> None:
-        time_s = now(self._device)
+        time_s = devices.now(self._device)
         update = self._updates[-1]
         update[part] = update.get(part, 0.0) + 1000 * (time_s - self._last)
         self._last = time_s
@@ -288,6 +296,25 @@ class TimedBatches:
         return batch
 
 
+class WaitingTime:
+    """``batches``, and how long they were waited for."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches, self._seconds = batches, 0.0
+        self.state_dict, self.load_state_dict = batches.state_dict, batches.load_state_dict
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        batch = next(self._batches)
+        self._seconds += time.perf_counter() - start
+        return batch
+
+    def take(self) -> float:
+        """Seconds since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
 def efficiency(
     config: WorldModelConfig, frames_per_s: float, device: torch.device
 ) -> dict[str, Any]:
@@ -298,7 +325,7 @@ def efficiency(
         "mflop_per_frame": round(flops / 1e6, 1),
         "gflop_per_s": round(flops * frames_per_s / 1e9, 1),
     }
-    name = device_name(device)
+    name = devices.describe(device)
     peak = next((value for part, value in PEAK_TFLOPS.items() if part in name), None)
     if peak is not None:
         result["mfu"] = round(flops * frames_per_s / (peak * 1e12), 4)
@@ -353,6 +380,7 @@ def trainer(
     work: Path,
     updates: int,
     device: torch.device,
+    graphs: bool = True,
 ) -> Trainer:
     """The package's trainer for ``updates`` updates, of which each round logs its last."""
     work.mkdir(parents=True)
@@ -371,6 +399,7 @@ def trainer(
         action_scale=profile.world_model.action_scale,
         directory=work,
         device=device,
+        graphs=graphs,
     )
 
 
@@ -389,19 +418,6 @@ def store_reader(profile: Profile, layout: Layout, device: torch.device) -> Load
 
 def training_store(layout: Layout) -> Store:
     return open_store(store_path(layout.store, "training"))
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
-
-
-def now(device: torch.device) -> float:
-    """Seconds at which everything asked of ``device`` is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """The device a run uses."""
 
 import ctypes
+import time
 
 import torch
 
@@ -28,6 +29,20 @@ def resolve(name: str) -> torch.device:
             "or install a CUDA build of torch"
         )
     return torch.device("cuda")
+
+
+def describe(device: torch.device) -> str:
+    """Its name, for those who compare figures."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a clock at which everything asked of ``device`` is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def keep_freed_memory() -> None:

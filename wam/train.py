@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from wam.batch import Batch
 from wam.checkpoint import Checkpoints, load_tensors, save_tensors
 from wam.config import WorldModelTraining
+from wam.cuda_graph import GraphedPasses
 from wam.distributed import ALONE, Ranks, all_rows, mean_over_ranks
 from wam.errors import WamError
 from wam.journal import Journal
@@ -66,7 +67,8 @@ class Trainer:
     ``action_scale`` is the weight of the inverse-dynamics loss; 0 trains a plain DreamerV2 model.
     ``validate()`` returns the figures of the current model and must not use the trainer's
     randomness. Each of several ``ranks`` is given its own rows of every batch; together they do
-    what a single process does with all rows, and the first one writes the files.
+    what a single process does with all rows, and the first one writes the files. A single process
+    on a GPU launches its updates as a CUDA graph, unless ``graphs`` is False.
 
     Raises WamError if the last checkpoint is damaged.
     """
@@ -82,6 +84,7 @@ class Trainer:
         device: torch.device,
         validate: Callable[[], Record] | None = None,
         ranks: Ranks = ALONE,
+        graphs: bool = True,
     ) -> None:
         self._model = model.to(device).train()
         # Nothing trains the head without its loss.
@@ -95,6 +98,8 @@ class Trainer:
         self._device = device
         self._validate = validate
         self._ranks = ranks
+        self._graphs = graphs and device.type == "cuda" and ranks.world_size == 1
+        self._graphed: GraphedPasses | None = None
         self._rows = training.batch // ranks.world_size
         self._directory = directory
         self._checkpoints = Checkpoints(directory / CHECKPOINTS, training.keep_checkpoints)
@@ -170,17 +175,13 @@ class Trainer:
         batch = self._with_resets(batch.to(self._device, non_blocking=True))
         if self.precision is None:
             self.precision = choose(training.precision, self._device, self._trial(batch))
-        with self.precision.autocast(self._device):
-            loss, metrics, state = self._objective(
-                batch,
-                self._state,
-                self._share(self._noise),
-                self._scheduled_action_scale(),
-                training.compat != "diwa",
-                training.image_frames,
+        action_scale = self._scheduled_action_scale()
+        if self._graphs and self._graphed is None:
+            self._graphed = GraphedPasses(
+                self._passes, batch, self._state, action_scale, self._noise
             )
-        self._optimizer.zero_grad()
-        loss.backward()
+        passes = self._graphed or self._passes
+        metrics, state = passes(batch, self._state, action_scale)
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), training.grad_clip)
         if not torch.isfinite(norm):
             self._skip()
@@ -195,6 +196,25 @@ class Trainer:
         metrics["reset_share"] = batch.is_first.float().mean()
         for name, value in metrics.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _passes(
+        self, batch: Batch, state: RssmState, action_scale: float | torch.Tensor
+    ) -> tuple[dict[str, torch.Tensor], RssmState]:
+        """Leave the gradients of a batch; its metrics and the state after it."""
+        training = self._training
+        assert self.precision is not None
+        self._optimizer.zero_grad()
+        with self.precision.autocast(self._device):
+            loss, metrics, last = self._objective(
+                batch,
+                state,
+                self._share(self._noise),
+                action_scale,
+                training.compat != "diwa",
+                training.image_frames,
+            )
+        loss.backward()
+        return metrics, last
 
     def _with_resets(self, batch: Batch) -> Batch:
         """The batch with pseudo-resets, each frame's with the same chance."""

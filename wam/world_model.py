@@ -160,14 +160,15 @@ class WorldModel(nn.Module):
         batch: Batch,
         state: RssmState,
         generator: Generators,
-        action_scale: float,
+        action_scale: float | torch.Tensor,
         reset_actions: bool = True,
         image_frames: float = 1.0,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], RssmState]:
         """The objective on a batch that continues from ``state`` [B, ...].
 
         Returns the scalar loss, detached scalar metrics, and the detached state after the last
-        frame. With ``action_scale`` 0 the inverse-dynamics head is left out of the computation.
+        frame. With ``action_scale`` 0 the inverse-dynamics head is left out of the computation; a
+        scalar tensor counts whatever it holds, so that nothing waits for the device.
         ``reset_actions`` is that of :meth:`wam.rssm.Rssm.observe`. ``image_frames`` is the share of
         the frames of each row, at least one, whose images the loss and the PSNR count.
         """
@@ -209,7 +210,7 @@ class WorldModel(nn.Module):
                 match_loss = 0.5 * distance.mean()
                 loss = loss + config.seed_match_scale * match_loss
                 metrics["seed_match_loss"] = match_loss.detach()
-        if action_scale:
+        if isinstance(action_scale, torch.Tensor) or action_scale:
             # The target is the action as executed: a pseudo-reset hides it from the RSSM only.
             target, mask = spans(batch.action, batch.id_mask, config.id_steps)
             keep = None

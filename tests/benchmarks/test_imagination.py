@@ -32,7 +32,7 @@ def profile() -> Profile:
 
 @pytest.mark.parametrize("rows", [ENVS, 1])
 def test_a_roll_out_through_numpy_is_that_of_the_package(profile: Profile, rows: int) -> None:
-    parts = benchmark.make_parts(profile)
+    parts = benchmark.make_parts(profile, torch.device("cpu"))
     ours = benchmark.batched(profile, parts, ENVS, DECISIONS)
     theirs = benchmark.through_numpy(profile, parts, ENVS, DECISIONS, rows)
     # Episodes of both ends, or the comparison would say nothing about the resets.
@@ -47,5 +47,5 @@ def test_a_roll_out_through_numpy_is_that_of_the_package(profile: Profile, rows:
 
 
 def test_half_of_the_starts_are_successes(profile: Profile) -> None:
-    parts = benchmark.make_parts(profile)
+    parts = benchmark.make_parts(profile, torch.device("cpu"))
     assert parts.classifier.success(parts.starts).float().mean() == pytest.approx(0.5, abs=0.02)
