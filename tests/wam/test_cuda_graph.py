@@ -36,6 +36,7 @@ def train(tiny_config: WorldModelConfig, square_world: Callable) -> Callable[...
         action_scale: float = 1000.0,
         stop_after: int | None = None,
     ) -> list[dict]:
+        directory.mkdir(exist_ok=True)
         trainer = Trainer(
             WorldModel(tiny_config, seed=1),
             square_world(TRAINING.batch, TRAINING.window),
