@@ -138,6 +138,12 @@ def turns(
         )
     with console.progress("the profile's recipe", rounds + 1, "rounds") as advance:
         recipe, *_ = measure(profile, layout, work / "recipe", rounds, device, advance)
+    launched: list[float] = []
+    if device.type == "cuda":
+        with console.progress("without a CUDA graph", rounds + 1, "rounds") as advance:
+            launched, *_ = measure(
+                alike, layout, work / "launched", rounds, device, advance, graphs=False
+            )
     result: dict[str, Any] = {"precision": precision}
     if with_plain:
         del plain[0]
@@ -147,6 +153,8 @@ def turns(
             "ratio_vs_plain_median": round(medians[0] / medians[1], 2),
             "frames_per_s_plain": round(max(plain), 1),
         }
+    if launched:
+        result["frames_per_s_without_graph"] = round(max(launched), 1)
     return result | {
         "frames_per_s": round(max(ours), 1),
         "frames_per_s_median": round(statistics.median(ours), 1),
@@ -163,6 +171,7 @@ def measure(
     device: torch.device,
     advance: Callable[[], None],
     after_round: Callable[[], None] = lambda: None,
+    graphs: bool = True,
 ) -> tuple[list[float], str, float]:
     """The package's trainer: frames per second of every round but the first, precision, waiting.
 
@@ -188,7 +197,7 @@ def measure(
             start = devices.now(device)
 
         updates = (rounds + 1) * UPDATES_PER_ROUND + 1
-        ours = trainer(profile, new_model(profile), batches, work, updates, device)
+        ours = trainer(profile, new_model(profile), batches, work, updates, device, graphs)
         ours.run(on_step)
     assert ours.precision is not None
     return rates[1:], ours.precision.name, statistics.median(waited[1:])
