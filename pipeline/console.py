@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 
 _LOG_EVERY_S = 15.0
 
@@ -45,7 +46,7 @@ def progress(
         _RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", style="dim"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         console=console,
     )
     with bar:
@@ -62,23 +63,23 @@ def progress(
 
 def done(stage: str, message: str) -> None:
     """The clear last line of a stage."""
-    console.print(f"[bold green]✔[/] [bold]{stage}[/]  {message}")
+    console.print(f"[bold green]✔[/] [bold]{stage}[/]  {escape(message)}")
 
 
 def note(message: str) -> None:
     """One line of information."""
-    console.print(message)
+    console.print(message, markup=False)
 
 
 def warn(message: str) -> None:
     """One line that deserves attention."""
-    console.print(f"[bold yellow]![/] {message}")
+    console.print(f"[bold yellow]![/] {escape(message)}")
 
 
 def figures(result: dict[str, Any], *, as_json: bool) -> None:
     """The figures of a benchmark: one JSON object, or a line each."""
     if as_json:
-        console.print(json.dumps(result), markup=False, emoji=False)
+        console.print(json.dumps(result), markup=False)
         return
     for name, value in result.items():
         console.print(f"{name:32} {value}", markup=False)
@@ -106,5 +107,6 @@ class _LineProgress:
         left = (self._total - self._done) / rate if rate else float("inf")
         console.print(
             f"{self._description}: {self._done}/{self._total} {self._unit} "
-            f"({rate:.1f}/s, {left:.0f} s left) {note}".rstrip()
+            f"({rate:.1f}/s, {left:.0f} s left) {note}".rstrip(),
+            markup=False,
         )

@@ -146,7 +146,7 @@ def _print_findings(findings: list[Finding]) -> None:
         if chosen:
             console.print(f"[bold {_COLOURS[severity]}]{severity}s ({len(chosen)})[/]")
         for finding in chosen:
-            console.print(f"  [bold]{finding.check}[/]  {escape(str(finding))}", emoji=False)
+            console.print(f"  [bold]{finding.check}[/]  {escape(str(finding))}")
     if all(finding.severity == "note" for finding in findings):
         done("inspect", "no error and no warning")
 
