@@ -35,6 +35,7 @@ from wam.imagination import LatentEnv
 from wam.initialisation import seeded
 from wam.policy import CHUNK_VALUES, FinetunedPolicy, build_network, to_actions
 from wam.ppo import Dppo
+from wam.random import normal, uniform
 from wam.reward import SuccessClassifier
 from wam.world_model import WorldModel
 
@@ -163,24 +164,21 @@ def through_numpy(
     All noise is drawn for all environments at once, which is cheaper than row by row.
     """
     generator = parts.generator(2)
-    device = generator.device
     starts = parts.starts.cpu().numpy()
 
     def draw_starts() -> np.ndarray:
-        _, row = torch.rand(2, envs, generator=generator, device=device)
-        return starts[(row * len(starts)).long().cpu().numpy()]
+        _, row = uniform((2, envs), generator, "cpu")
+        return starts[(row * len(starts)).long().numpy()]
 
     draw_starts()  # by the environment that is made; a roll-out resets it
     feature, age = draw_starts(), np.zeros(envs, np.int64)
     values = (profile.policy.diffusion_steps + 1, CHUNK_VALUES)
     experience = []
     for _ in range(decisions):
-        chain_noise = torch.randn(envs, *values, generator=generator, device=device).cpu().numpy()
-        stoch = envs, profile.world_model.stoch
+        chain_noise = normal((envs, *values), generator, "cpu").numpy()
         latent_noise = torch.stack(
-            [torch.rand(stoch, generator=generator, device=device) for _ in range(CHUNK)]
-        )
-        latent_noise = latent_noise.cpu().numpy()
+            [uniform((envs, profile.world_model.stoch), generator, "cpu") for _ in range(CHUNK)]
+        ).numpy()
         outcomes = []
         for first in range(0, envs, rows):
             row = slice(first, first + rows)

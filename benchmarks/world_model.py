@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -125,25 +126,16 @@ def turns(
     plain: list[float] = []
 
     def opponents_turn() -> None:
-        if not with_plain:
-            return
         start = devices.now(device)
         for _ in range(UPDATES_PER_ROUND):
             next(opponent)
         plain.append(frames_per_round(alike) / (devices.now(device) - start))
 
-    with console.progress("ours and plain", rounds + 1, "rounds") as advance:
-        ours, precision, loader_share = measure(
-            alike, layout, work / "alike", rounds, device, advance, opponents_turn
-        )
-    with console.progress("the profile's recipe", rounds + 1, "rounds") as advance:
-        recipe, *_ = measure(profile, layout, work / "recipe", rounds, device, advance)
-    launched: list[float] = []
-    if device.type == "cuda":
-        with console.progress("without a CUDA graph", rounds + 1, "rounds") as advance:
-            launched, *_ = measure(
-                alike, layout, work / "launched", rounds, device, advance, graphs=False
-            )
+    measured = partial(measure, layout=layout, work=work, rounds=rounds, device=device)
+    ours, precision, loader_share = measured(
+        "ours and plain", alike, after_round=opponents_turn if with_plain else lambda: None
+    )
+    recipe, *_ = measured("the profile's recipe", profile)
     result: dict[str, Any] = {"precision": precision}
     if with_plain:
         del plain[0]
@@ -153,7 +145,8 @@ def turns(
             "ratio_vs_plain_median": round(medians[0] / medians[1], 2),
             "frames_per_s_plain": round(max(plain), 1),
         }
-    if launched:
+    if device.type == "cuda":
+        launched, *_ = measured("without a CUDA graph", alike, graphs=False)
         result["frames_per_s_without_graph"] = round(max(launched), 1)
     return result | {
         "frames_per_s": round(max(ours), 1),
@@ -164,12 +157,13 @@ def turns(
 
 
 def measure(
+    name: str,
     profile: Profile,
+    *,
     layout: Layout,
     work: Path,
     rounds: int,
     device: torch.device,
-    advance: Callable[[], None],
     after_round: Callable[[], None] = lambda: None,
     graphs: bool = True,
 ) -> tuple[list[float], str, float]:
@@ -180,7 +174,10 @@ def measure(
     """
     rates: list[float] = []
     waited: list[float] = []
-    with store_reader(profile, layout, device) as reader:
+    with (
+        console.progress(name, rounds + 1, "rounds") as advance,
+        store_reader(profile, layout, device) as reader,
+    ):
         batches = WaitingTime(reader)
         start = time.perf_counter()
 
@@ -197,7 +194,7 @@ def measure(
             start = devices.now(device)
 
         updates = (rounds + 1) * UPDATES_PER_ROUND + 1
-        ours = trainer(profile, new_model(profile), batches, work, updates, device, graphs)
+        ours = trainer(profile, new_model(profile), batches, work / name, updates, device, graphs)
         ours.run(on_step)
     assert ours.precision is not None
     return rates[1:], ours.precision.name, statistics.median(waited[1:])

@@ -49,11 +49,11 @@ def trainer(tiny_config: WorldModelConfig, square_world: Callable) -> Callable[.
         model = WorldModel(tiny_config, seed=1)
         options.setdefault("batches", square_world(training.batch, training.window))
         options.setdefault("action_scale", 1000.0)
+        options.setdefault("device", CPU)
         return Trainer(
             model,
             training=training,
             directory=directory,
-            device=CPU,
             validate=lambda: {"weight": model.rssm.cell.weight_hh.detach().abs().sum().item()},
             **options,
         )
@@ -101,6 +101,54 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     validations = [Journal(d / "validation.jsonl").records() for d in (whole, parts)]
     assert validations[0] == validations[1]
     assert [record["step"] for record in validations[0]] == [4, 8]
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+GRAPHED = replace(
+    SHORT, batch=4, window=6, lr=3e-4, reset_probability=0.2, image_frames=0.5, log_every=1
+)
+
+
+def assert_same_figures(found: Path, expected: Path) -> None:
+    """Up to the order in which a GPU adds: a wrong draw changes the first figures by percents."""
+    assert [record["step"] for record in records(found)] == list(range(1, GRAPHED.updates + 1))
+    for ours, theirs in zip(records(found), records(expected), strict=True):
+        for name in ("loss", "kl", "image_loss", "reset_share", "grad_norm"):
+            assert ours[name] == pytest.approx(theirs[name], rel=5e-3), (ours["step"], name)
+
+
+@needs_gpu
+@pytest.mark.parametrize("action_scale", [0.0, 1000.0])
+def test_a_cuda_graph_computes_the_same_figures(
+    trainer: Callable, tmp_path: Path, action_scale: float
+) -> None:
+    plain, graphed = tmp_path / "plain", tmp_path / "graphed"
+    for directory in (plain, graphed):
+        directory.mkdir()
+        graphs = directory is graphed
+        options = {"action_scale": action_scale, "device": torch.device("cuda"), "graphs": graphs}
+        trainer(directory, GRAPHED, **options).run()
+    assert_same_figures(graphed, plain)
+
+
+@needs_gpu
+def test_an_interrupted_run_with_a_cuda_graph_goes_on_with_the_same_draws(
+    trainer: Callable, tmp_path: Path
+) -> None:
+    def kill(step: int, record: dict | None) -> None:
+        if step == 5:
+            raise Killed
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    device = torch.device("cuda")
+    trainer(whole, GRAPHED, device=device).run()
+    with pytest.raises(Killed):
+        trainer(parts, GRAPHED, device=device).run(kill)
+    trainer(parts, GRAPHED, device=device).run()
+    assert_same_figures(parts, whole)
+    assert torch.equal(final_state(whole)["noise"], final_state(parts)["noise"])
 
 
 def test_the_learning_rate_is_constant_or_follows_a_cosine(
