@@ -89,6 +89,11 @@ class WorldModelTraining:
     """Learning rate at the end of the run, reached along a cosine; None: constant (the paper)."""
     weight_decay: float = 0.05
     adam_eps: float = 1e-5
+    image_optimizer: Literal["adamw", "muon"] = "adamw"
+    """What trains the matrices and kernels of encoder and decoder: AdamW as everything else (the
+    paper), or Muon, with which images take a fraction of the updates (docs/learning.md)."""
+    muon_lr: float = 2e-3
+    """Muon's learning rate where AdamW's is ``lr``; it falls along with it."""
     grad_clip: float = 100.0
     action_warmup: float = 0.0
     """Fraction of the updates over which the inverse-dynamics weight rises linearly from 0."""

@@ -20,6 +20,7 @@ from wam.cuda_graph import GraphedPasses
 from wam.distributed import ALONE, Ranks, all_rows, mean_over_ranks
 from wam.errors import WamError
 from wam.journal import Journal
+from wam.muon import Muon
 from wam.precision import Precision, choose
 from wam.random import Generators, RankGenerator, uniform
 from wam.rssm import RssmState
@@ -105,13 +106,7 @@ class Trainer:
         self._checkpoints = Checkpoints(directory / CHECKPOINTS, training.keep_checkpoints)
         self._metrics = Journal(directory / METRICS_FILE)
         self._validation = Journal(directory / VALIDATION_FILE)
-        decays_all = training.compat == "diwa"
-        self._optimizer = torch.optim.AdamW(
-            parameter_groups(model, training.weight_decay, decays_all),
-            lr=training.lr,
-            eps=training.adam_eps,
-            fused=True,
-        )
+        self._optimizers = optimizers(self._model, training)
         self._noise = torch.Generator(device).manual_seed(training.seed)
         self._resets = torch.Generator().manual_seed(training.seed + 1)
         self._state = model.initial(self._rows, device)
@@ -186,9 +181,11 @@ class Trainer:
         if not torch.isfinite(norm):
             self._skip()
             return
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._scheduled_lr()
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["relative_lr"] * self._scheduled_lr()
+            with self.precision.autocast(self._device):
+                optimizer.step()
         self._state = state
         self._skipped_in_a_row = 0
         self._summed += 1
@@ -203,7 +200,7 @@ class Trainer:
         """Leave the gradients of a batch; its metrics and the state after it."""
         training = self._training
         assert self.precision is not None
-        self._optimizer.zero_grad()
+        self._model.zero_grad()
         with self.precision.autocast(self._device):
             loss, metrics, last = self._objective(
                 batch,
@@ -321,7 +318,7 @@ class Trainer:
             {
                 "step": self.step,
                 "model": self._model.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
                 "noise": self._noise.get_state(),
                 "resets": self._resets.get_state(),
                 "state": state,
@@ -342,7 +339,8 @@ class Trainer:
             own = slice(self._ranks.rank * self._rows, (self._ranks.rank + 1) * self._rows)
             self.step = saved["step"]
             self._model.load_state_dict(saved["model"])
-            self._optimizer.load_state_dict(saved["optimizer"])
+            for optimizer, state in zip(self._optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(state)
             self._noise.set_state(saved["noise"])
             self._resets.set_state(saved["resets"])
             self._state = RssmState(
@@ -371,17 +369,37 @@ class _Objective(nn.Module):
         return self.model.loss(*arguments)
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, decays_all: bool = False
-) -> list[dict[str, Any]]:
-    """Optimiser groups: decay for matrices and kernels, none for biases and LayerNorm.
+def optimizers(model: WorldModel, training: WorldModelTraining) -> list[torch.optim.Optimizer]:
+    """AdamW for what :class:`~wam.muon.Muon` does not train; its groups know their relative rate.
 
-    With ``decays_all`` everything decays, as in the reference (algorithm contract 2.8).
+    Matrices and kernels decay, biases and LayerNorm do not, except with ``compat: diwa``, where
+    everything does (algorithm contract 2.8).
     """
-    parameters = list(model.parameters())
-    decaying = [p for p in parameters if p.ndim > 1 or decays_all]
-    others = [p for p in parameters if p.ndim <= 1 and not decays_all]
-    return [
-        {"params": decaying, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
+    images = _image_weights(model) if training.image_optimizer == "muon" else []
+    others = [p for p in model.parameters() if not any(p is image for image in images)]
+    decaying = [p for p in others if p.ndim > 1 or training.compat == "diwa"]
+    constant = [p for p in others if p.ndim <= 1 and training.compat != "diwa"]
+    adamw = torch.optim.AdamW(
+        [
+            {"params": decaying, "weight_decay": training.weight_decay, "relative_lr": 1.0},
+            {"params": constant, "weight_decay": 0.0, "relative_lr": 1.0},
+        ],
+        lr=training.lr,
+        eps=training.adam_eps,
+        fused=True,
+    )
+    if not images:
+        return [adamw]
+    relative = training.muon_lr / training.lr
+    muon = Muon(
+        [{"params": images, "relative_lr": relative}],
+        lr=training.muon_lr,
+        weight_decay=training.weight_decay,
+    )
+    return [adamw, muon]
+
+
+def _image_weights(model: WorldModel) -> list[nn.Parameter]:
+    """Matrices and kernels of what turns images into embeddings and latents into images."""
+    parts = model.encoder, model.decoder, model.embedding_seed
+    return [p for part in parts if part is not None for p in part.parameters() if p.ndim > 1]

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from wam.errors import WamError
 from wam.images import psnr_of_mse, to_signed
 from wam.journal import Journal
 from wam.proprio import ProprioNormalizer
-from wam.train import BEST_FILE, CHECKPOINTS, METRICS_FILE, Trainer, parameter_groups
+from wam.train import BEST_FILE, CHECKPOINTS, METRICS_FILE, Trainer, optimizers
 from wam.world_model import WorldModel
 
 CPU = torch.device("cpu")
@@ -73,9 +74,15 @@ def records(directory: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("killed_after", [2, 3, 5, 7])
+@pytest.mark.parametrize("image_optimizer", ["adamw", "muon"])
 def test_an_interrupted_run_ends_with_the_same_bits(
-    trainer: Callable, tmp_path: Path, killed_after: int
+    trainer: Callable,
+    tmp_path: Path,
+    killed_after: int,
+    image_optimizer: Literal["adamw", "muon"],
 ) -> None:
+    training = replace(SHORT, image_optimizer=image_optimizer)
+
     def kill(step: int, record: dict | None) -> None:
         if step == killed_after:
             raise Killed
@@ -83,18 +90,19 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
-    outcome = trainer(whole).run()
+    outcome = trainer(whole, training).run()
     with pytest.raises(Killed):
-        trainer(parts).run(kill)
-    resumed = trainer(parts)
+        trainer(parts, training).run(kill)
+    resumed = trainer(parts, training)
     assert resumed.step == killed_after // 3 * 3
     assert resumed.run()[:3] == outcome[:3]
     expected, found = final_state(whole), final_state(parts)
     for name, value in expected["model"].items():
         assert torch.equal(value, found["model"][name]), name
-    for index, moments in expected["optimizer"]["state"].items():
-        for name, value in moments.items():
-            assert torch.equal(value, found["optimizer"]["state"][index][name])
+    for ours, theirs in zip(expected["optimizers"], found["optimizers"], strict=True):
+        for index, moments in ours["state"].items():
+            for name, value in moments.items():
+                assert torch.equal(value, theirs["state"][index][name])
     assert torch.equal(expected["noise"], found["noise"])
     assert expected["batches"] == found["batches"]
     assert records(whole) == records(parts)
@@ -159,7 +167,7 @@ def test_the_learning_rate_is_constant_or_follows_a_cosine(
         made = trainer(tmp_path / name, training)
         made._seconds = seconds
         found = []
-        made.run(lambda step, record: found.append(made._optimizer.param_groups[0]["lr"]))
+        made.run(lambda step, record: found.append(made._optimizers[0].param_groups[0]["lr"]))
         return found
 
     assert rates("constant", SHORT) == [SHORT.lr] * 8
@@ -228,7 +236,7 @@ def test_updates_that_are_not_finite_are_skipped_and_counted(
     saved = final_state(tmp_path)
     assert all(torch.isfinite(value).all() for value in saved["model"].values())
     assert all(torch.isfinite(value).all() for value in saved["state"].values())
-    assert {int(m["step"]) for m in saved["optimizer"]["state"].values()} == {6}
+    assert {int(m["step"]) for m in saved["optimizers"][0]["state"].values()} == {6}
 
 
 def test_a_run_that_only_fails_ends_with_an_explanation(
@@ -297,7 +305,8 @@ def test_the_best_weights_are_those_of_the_best_validation(
 
 
 def test_the_reference_decays_everything(tiny_model: WorldModel) -> None:
-    decayed, spared = parameter_groups(tiny_model, 0.05, decays_all=True)
+    (adamw,) = optimizers(tiny_model, replace(SHORT, compat="diwa"))
+    decayed, spared = adamw.param_groups
     assert len(decayed["params"]) == len(list(tiny_model.parameters()))
     assert spared["params"] == []
 
@@ -313,12 +322,30 @@ def test_compatibility_changes_what_a_reset_does(trainer: Callable, tmp_path: Pa
 
 
 def test_weight_decay_spares_biases_and_norms(tiny_model: WorldModel) -> None:
-    decayed, spared = parameter_groups(tiny_model, 0.05)
+    (adamw,) = optimizers(tiny_model, SHORT)
+    decayed, spared = adamw.param_groups
     assert {p.ndim for p in spared["params"]} == {1}
     assert min(p.ndim for p in decayed["params"]) == 2
     assert decayed["weight_decay"] == 0.05 and spared["weight_decay"] == 0
     total = len(decayed["params"]) + len(spared["params"])
     assert total == len(list(tiny_model.parameters()))
+
+
+def test_muon_trains_the_weights_of_the_images_alone(
+    tiny_config: WorldModelConfig,
+) -> None:
+    model = WorldModel(replace(tiny_config, embedding_image_scale=0.5))
+    training = replace(SHORT, image_optimizer="muon", muon_lr=3e-3)
+    adamw, muon = optimizers(model, training)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    trained = {names[id(p)] for p in muon.param_groups[0]["params"]}
+    images = ("encoder.", "decoder.", "embedding_seed.")
+    assert trained == {
+        name for name, p in model.named_parameters() if name.startswith(images) and p.ndim > 1
+    }
+    assert muon.param_groups[0]["relative_lr"] == pytest.approx(3)
+    others = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
+    assert others == set(names.values()) - trained
 
 
 def test_a_saved_model_comes_back_frozen_and_equal(tiny_model: WorldModel, tmp_path: Path) -> None:
