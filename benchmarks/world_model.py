@@ -114,13 +114,13 @@ def turns(
 ) -> dict[str, Any]:
     """Frames per second of both, in turn, and of the profile's own recipe.
 
-    Both compute the same: all images, no further loss terms. The first round warms up.
+    Both compute the same: all images, no further loss terms, AdamW. The first round warms up.
     """
     training = profile.train_world_model
     alike = replace(
         profile,
         world_model=replace(profile.world_model, embedding_image_scale=0.0),
-        train_world_model=replace(training, image_frames=1.0),
+        train_world_model=replace(training, image_frames=1.0, image_optimizer="adamw"),
     )
     opponent = plain_updates(alike, layout, device)
     plain: list[float] = []

@@ -372,6 +372,8 @@ def _check_relations(profile: Profile, where: str) -> None:
             f"{where}.world_model.seed_match_scale={model.seed_match_scale}: there is nothing to "
             "match without embedding_image_scale"
         )
+    if not training.lr > 0:
+        raise WamError(f"{where}.train_world_model.lr={training.lr}: must be positive")
     if not 0 < training.image_frames <= 1:
         raise WamError(
             f"{where}.train_world_model.image_frames={training.image_frames}: a share of the "

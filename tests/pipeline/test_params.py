@@ -51,6 +51,8 @@ def test_values_arrive_typed(params) -> None:
         ),
         (("world_model", "id_input"), "proprio", "ci.world_model.id_input = 'proprio'"),
         (("train_world_model", "compat"), "lumos", "input should be 'none' or 'diwa'"),
+        (("train_world_model", "lr"), 0.0, "lr=0.0: must be positive"),
+        (("train_world_model", "image_optimizer"), "sgd", "input should be 'adamw' or 'muon'"),
         (("train_world_model", "image_frames"), 0.0, "image_frames=0.0: a share"),
         (("train_world_model", "image_frames"), 1.5, "image_frames=1.5: a share"),
         (("train_world_model", "minutes"), -1.0, "minutes = -1.0: must not be negative"),
