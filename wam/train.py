@@ -181,10 +181,11 @@ class Trainer:
         if not torch.isfinite(norm):
             self._skip()
             return
-        for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["relative_lr"] * self._scheduled_lr()
-            with self.precision.autocast(self._device):
+        lr = self._scheduled_lr()
+        with self.precision.autocast(self._device):
+            for optimizer in self._optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["relative_lr"] * lr
                 optimizer.step()
         self._state = state
         self._skipped_in_a_row = 0
@@ -376,13 +377,15 @@ def optimizers(model: WorldModel, training: WorldModelTraining) -> list[torch.op
     everything does (algorithm contract 2.8).
     """
     images = _image_weights(model) if training.image_optimizer == "muon" else []
-    others = [p for p in model.parameters() if not any(p is image for image in images)]
-    decaying = [p for p in others if p.ndim > 1 or training.compat == "diwa"]
-    constant = [p for p in others if p.ndim <= 1 and training.compat != "diwa"]
+    taken = {id(p) for p in images}
+    others = [p for p in model.parameters() if id(p) not in taken]
+    decays_all = training.compat == "diwa"
+    decaying = [p for p in others if p.ndim > 1 or decays_all]
+    spared = [p for p in others if p.ndim <= 1 and not decays_all]
     adamw = torch.optim.AdamW(
         [
             {"params": decaying, "weight_decay": training.weight_decay, "relative_lr": 1.0},
-            {"params": constant, "weight_decay": 0.0, "relative_lr": 1.0},
+            {"params": spared, "weight_decay": 0.0, "relative_lr": 1.0},
         ],
         lr=training.lr,
         eps=training.adam_eps,
@@ -390,9 +393,8 @@ def optimizers(model: WorldModel, training: WorldModelTraining) -> list[torch.op
     )
     if not images:
         return [adamw]
-    relative = training.muon_lr / training.lr
     muon = Muon(
-        [{"params": images, "relative_lr": relative}],
+        [{"params": images, "relative_lr": training.muon_lr / training.lr}],
         lr=training.muon_lr,
         weight_decay=training.weight_decay,
     )
