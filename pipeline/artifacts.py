@@ -1,34 +1,30 @@
-"""Directories that exist only when complete.
+"""What stages leave: JSON files, and the manifest that makes a directory a complete artifact.
 
-A stage builds its output in ``<output>.partial`` and renames it at the end. The partial directory
-is unknown to DVC, so a killed stage finds its own work there and goes on, provided that inputs and
-settings are still the same; an earlier complete output stays until the new one replaces it.
+The manifest says what made the artifact and holds size and digest of every file, so that whoever
+reads it can tell whether it is still what was written. How it comes about: :mod:`building`.
 """
 
 import contextlib
-import fcntl
+import functools
 import hashlib
 import json
-import os
 import platform
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline import console
 from wam.atomic import replacing
 from wam.errors import WamError
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
 """Headline numbers of a stage, or of one of its tasks."""
-_RUN = ".run.json"
 _OWN_DIGEST = "manifest_digest"
 """Of all else in the manifest."""
+HOW_MADE = ("versions", "provenance", _OWN_DIGEST)
+"""What in a manifest tells who made the content, and nothing of the content."""
 
 
 def digest(value: Any) -> str:
@@ -65,11 +61,10 @@ def read_json(path: Path) -> Any:
         raise WamError(f"{path}: not valid JSON ({error})") from None
 
 
-def merge_summaries(directory: Path, tasks: Iterable[str]) -> dict[str, Any]:
-    """Write the summaries of the tasks' subdirectories as one mapping by task; returns it."""
+def merge_summaries(directory: Path, tasks: Iterable[str]) -> None:
+    """Write the summaries of the tasks' subdirectories as one mapping by task."""
     summary = {task: read_json(directory / task / SUMMARY) for task in tasks}
     write_json(directory / SUMMARY, summary)
-    return summary
 
 
 def read_manifest(directory: Path, made_by: str) -> dict[str, Any]:
@@ -82,14 +77,19 @@ def read_manifest(directory: Path, made_by: str) -> dict[str, Any]:
     return read_json(directory / MANIFEST)
 
 
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of ``content``: with the digest by which :func:`verified_manifest` knows it."""
+    return {**content, _OWN_DIGEST: digest(content)}
+
+
 def verified_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest, of which not a byte has changed since :func:`building` wrote it.
+    """The manifest, of which not a byte has changed since it was written.
 
     Raises WamError if it is missing, damaged, or lists no files.
     """
     path = directory / MANIFEST
     manifest = read_json(path)
-    if _OWN_DIGEST not in manifest or "files" not in manifest:
+    if not isinstance(manifest, dict) or not {_OWN_DIGEST, "files"} <= manifest.keys():
         raise WamError(f"{path}: lists no checksums; make the artifact again to have them")
     content = {name: value for name, value in manifest.items() if name != _OWN_DIGEST}
     if digest(content) != manifest[_OWN_DIGEST] or _json_text(manifest) != path.read_text():
@@ -100,7 +100,7 @@ def verified_manifest(directory: Path) -> dict[str, Any]:
 def check_replaceable(output: Path, stage: str) -> None:
     """Raise WamError if ``output`` exists and is no earlier output of ``stage``.
 
-    :func:`building` removes what lies at its output, which a user may have chosen.
+    Building it removes what lies there, which a user may have chosen.
     """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
@@ -111,79 +111,52 @@ def check_replaceable(output: Path, stage: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def building(
-    output: Path, *, stage: str, params: Any, inputs: dict[str, str]
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield ``(partial directory, manifest)`` and put it in place when the block succeeds.
-
-    ``inputs`` maps names to digests of what the stage reads (see :func:`fingerprint`). The block
-    may add entries to ``manifest``; they end up in ``manifest.json`` beside the run's own: among
-    these ``files``, size and digest of every file. Digests that the block knows already, it puts
-    into ``manifest["digests"]`` by path, and those files are not read again. What an interrupted
-    run with equal ``params`` and ``inputs`` left in the partial directory is kept, anything else
-    removed.
-    """
-    identity = {
-        "stage": stage,
-        "params": json.loads(json.dumps(params, default=_plain)),
-        "inputs": inputs,
-    }
-    partial = partial_directory(output)
-    with exclusive(output):
-        yield from _build(output, partial, identity)
-
-
-def partial_directory(output: Path) -> Path:
-    """Where ``output`` is built."""
-    return output.with_name(output.name + ".partial")
-
-
-def _build(
-    output: Path, partial: Path, identity: dict[str, Any]
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    if not (partial / _RUN).is_file() or read_json(partial / _RUN) != identity:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_json(partial / _RUN, identity)
-    manifest: dict[str, Any] = {"digests": {}}
-    yield partial, manifest
-    known = manifest.pop("digests")
-    files = {
-        name: {"bytes": path.stat().st_size, "digest": known.get(name) or file_digest(path)}
-        for path in sorted(partial.rglob("*"))
-        if path.is_file() and (name := str(path.relative_to(partial))) != _RUN
-    }
-    content = {**identity, **manifest, "files": files, "versions": versions()}
-    write_json(partial / MANIFEST, {**content, _OWN_DIGEST: digest(content)})
-    (partial / _RUN).unlink()
-    put_in_place(partial, output)
-
-
-@contextlib.contextmanager
-def exclusive(output: Path) -> Iterator[None]:
-    """Hold the right to build ``output``; wait while another process has it.
-
-    A stage whose DVC process was killed runs on for a while, and the next run must not write into
-    the same partial directory. The right ends with its process, however that ends.
-    """
-    name = f"wam-{os.getuid()}-{digest(str(output.absolute()))}.lock"
-    with (Path(tempfile.gettempdir()) / name).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            console.warn(f"another process is building {output}; waiting for it to end")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def fingerprint(directory: Path, made_by: str) -> str:
+def fingerprint(directory: Path, made_by: str, *, deep: bool = True) -> str:
     """Digest that stands for a complete artifact's content when it is another stage's input.
 
-    The manifest holds a digest of every file. Raises WamError as :func:`read_manifest` does.
+    It does not change with what the content was made by: package versions, the commit, the
+    settings that shape nothing. The files are compared with their digests in the manifest, or, if
+    not ``deep``, their sizes alone: the shards of a store, which are checked as they are read.
+    Raises WamError as :func:`read_manifest` does, and naming the first damaged file.
     """
     read_manifest(directory, made_by)
-    return file_digest(directory / MANIFEST)
+    manifest = verified_manifest(directory)
+    check = file_problem if deep else size_problem
+    for name, entry in manifest["files"].items():
+        if problem := check(directory / name, entry):
+            raise WamError(f"{directory / name}: damaged ({problem}); run 'wam {made_by}' again")
+    how = ("params", "inputs", "key", *HOW_MADE)
+    return digest({name: value for name, value in manifest.items() if name not in how})
+
+
+def file_problem(path: Path, entry: dict[str, Any]) -> str | None:
+    """How a file differs from its entry in the manifest; None if it does not."""
+    try:
+        problem = size_problem(path, entry)
+        if problem is None and _unchanged_digest(path) != entry["digest"]:
+            return "checksum differs"
+        return problem
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def size_problem(path: Path, entry: dict[str, Any]) -> str | None:
+    """What is seen without reading the file: that it is missing, or its size is another."""
+    if not path.is_file():
+        return "missing"
+    size = path.stat().st_size
+    return None if size == entry["bytes"] else f"{size:,} bytes instead of {entry['bytes']:,}"
+
+
+def _unchanged_digest(path: Path) -> str:
+    """:func:`file_digest`, computed once per process as long as the file is not written again."""
+    found = path.stat()
+    return _digest_of_version(path.absolute(), found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _digest_of_version(path: Path, *_version: int) -> str:
+    return file_digest(path)
 
 
 def versions() -> dict[str, str]:
@@ -196,19 +169,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def put_in_place(source: Path, target: Path) -> None:
-    """Rename the directory ``source`` to ``target``, removing what lay there."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.{os.getpid()}.old")
-        target.rename(old)
-        source.rename(target)
-        shutil.rmtree(old)
-    else:
-        source.rename(target)
-
-
 def _json_text(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True, default=_plain) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON gives it back: dicts, lists, texts and numbers."""
+    return json.loads(json.dumps(value, default=_plain))
 
 
 def _plain(value: Any) -> Any:

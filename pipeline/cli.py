@@ -1,19 +1,23 @@
 """``wam``: one subcommand per stage, used by people, DVC and Prefect alike."""
 
 import argparse
+import errno
 import importlib
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from pipeline.console import console
+from pipeline import console
 from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
 from wam.config import TASKS, VARIANTS
 from wam.errors import WamError
+from wam.interruption import SIGNALS, Interrupted, interrupt
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,15 @@ class Stage:
     """Name of a further required option, one of ``choices``."""
     choices: tuple[str, ...] = VARIANTS
 
+
+_REMEDIES = {
+    errno.ENOSPC: "make room, then run the same command again: it goes on where it stopped",
+    errno.EDQUOT: "make room in your quota, then run the same command again: it goes on",
+    errno.EFBIG: "the file size limit (ulimit -f) is too low",
+    errno.EMFILE: "the limit of open files (ulimit -n) is too low",
+    errno.EACCES: "check the permissions",
+    errno.EROFS: "choose a place that can be written to",
+}
 
 STAGES: dict[str, Stage] = {
     "collect": Stage("pipeline.collect", "make CALVIN-format play data in the embedded simulator"),
@@ -59,23 +72,47 @@ STAGES: dict[str, Stage] = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one subcommand. A :class:`WamError` becomes one line and exit status 1."""
+    """Run one subcommand; for what becomes of errors see :func:`exit_on_error`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    arguments = _parser().parse_args(argv)
-    exit_on_error(lambda: _run(arguments))
+    exit_on_error(lambda: _run(_parser().parse_args(argv)))
 
 
 def exit_on_error(body: Callable[[], None]) -> None:
-    """Call ``body``; print a user's error as one message, without a traceback, and exit with 1."""
+    """Call ``body``; what the user or the system did wrong becomes one message and a status.
+
+    WamError, OSError and MemoryError: 1. Ctrl-C: 130, SIGTERM: 143, which does the same.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, interrupt)
     try:
         body()
     except WamError as error:
-        console.print("[bold red]error[/]", end=" ")
-        console.print(str(error), markup=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("[bold yellow]interrupted[/]  run the same command again to go on")
-        sys.exit(130)
+        _fail(str(error))
+    except KeyboardInterrupt as error:
+        number = error.signum if isinstance(error, Interrupted) else signal.SIGINT
+        console.titled("interrupted", "run the same command again to go on", style="bold yellow")
+        sys.exit(128 + number)
+    except BrokenPipeError:
+        # Who read our output has gone; what is still buffered must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        _fail(sentence(error))
+    except MemoryError:
+        _fail("out of memory; nothing that was finished is lost, run the same command again")
+
+
+def sentence(error: OSError) -> str:
+    """What the system refused, and what to do about it."""
+    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    what = f"{' → '.join(files)}: {error.strerror}" if files and error.strerror else str(error)
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{what}; {remedy}" if remedy else what
+
+
+def _fail(message: str) -> NoReturn:
+    console.error(message)
+    sys.exit(1)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -99,6 +136,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "export":
         export = importlib.import_module("pipeline.export")
         export.run(profile, Layout.of(arguments.profile), arguments.format, arguments.output)
+        return
+    if arguments.command == "collect":
+        collect = importlib.import_module("pipeline.collect")
+        collect.run(profile, Layout.of(arguments.profile), lazy=arguments.lazy)
         return
     if arguments.command == "dream":
         dream = importlib.import_module("pipeline.dream")
@@ -139,6 +180,12 @@ def _parser() -> argparse.ArgumentParser:
                 else "the policies of a world model, or the zero-action and expert controls",
             )
     _add_export_options(commands.choices["export"])
+    commands.choices["collect"].add_argument(
+        "--lazy",
+        action="store_true",
+        help="be content with the receipt of frames of the same settings that are not here, as "
+        "after 'dvc pull': what was made of them is enough",
+    )
     _add_command(commands, "profile", "check a profile of params.yaml and say what it does")
     _add_command(commands, "results", "print the results table of a finished run")
     dream = _add_command(commands, "dream", "film what a world model imagines beside what happened")
@@ -252,8 +299,9 @@ def _add_dream_options(command: argparse.ArgumentParser) -> None:
 def _describe(name: str, profile: Profile) -> None:
     source = profile.raw.path or f"{profile.collect.training_frames:,} frames of scripted play"
     training = profile.train_world_model
-    console.print(
-        f"[bold]profile {name}[/]  {source} · {len(profile.tasks)} task(s) · world model "
+    console.titled(
+        f"profile {name}",
+        f"{source} · {len(profile.tasks)} task(s) · world model "
         f"{training.updates:,} updates of {training.batch}×{training.window} frames · "
-        f"PPO {profile.finetune.iterations} iterations × {len(profile.finetune.seeds)} seed(s)"
+        f"PPO {profile.finetune.iterations} iterations × {len(profile.finetune.seeds)} seed(s)",
     )

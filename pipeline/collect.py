@@ -6,16 +6,16 @@ workers, and an interrupted run goes on with the episodes that are missing.
 
 import itertools
 import os
-import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, console, raw
+from pipeline.building import Build, Place, place
 from pipeline.layout import SPLITS, Layout
 from pipeline.params import Profile
-from pipeline.play_episode import MARKERS, EpisodeJob
+from pipeline.play_episode import EpisodeJob
 from pipeline.play_windows import Window, select_windows, sentence
 from pipeline.play_workers import record_all
 from wam.config import TASKS
@@ -26,17 +26,18 @@ RECEIPT = "collect.json"
 """The receipt's copy among the frames; it is written last."""
 PLAY_VERSION = 3
 """To be raised whenever the same settings and seed give other frames."""
-_SETTINGS = ".settings.json"
 
 
-def run(profile: Profile, layout: Layout) -> None:
+def run(profile: Profile, layout: Layout, *, lazy: bool = False) -> None:
     """Collect ``layout.raw`` and write its receipt, or record where the user's own data are.
 
-    Nothing is done where complete frames of the same settings already lie there. Raises WamError if
-    the simulator is not installed, an asset is missing, or ``raw.path`` is not CALVIN data.
+    Nothing is done where complete frames of the same settings already lie there; if ``lazy``, not
+    even where only their receipt does: what was made of them came from another machine. Raises
+    WamError if the simulator is not installed, an asset is missing, or ``raw.path`` is not CALVIN
+    data.
     """
     if profile.raw.path is not None:
-        _record_source(Path(profile.raw.path), layout)
+        _record_source(Path(profile.raw.path).expanduser(), layout, lazy=lazy)
         return
     collect = profile.collect
     simulator = profile.env.simulator(
@@ -47,11 +48,17 @@ def run(profile: Profile, layout: Layout) -> None:
             f"env.backend: play is not recorded in {simulator.backend}; use embedded, with "
             "env.assets for CALVIN's own scene, or set raw.path to CALVIN data"
         )
-    with artifacts.exclusive(layout.raw):
-        receipt = _complete(layout.raw, _settings(profile, simulator))
+    settings = _settings(profile, simulator)
+    if lazy and not layout.raw.exists() and layout.raw_receipt.is_file():
+        receipt = artifacts.read_json(layout.raw_receipt)
+        if _are_same(receipt.get("settings", {}), settings):
+            _say_elsewhere(layout.raw)
+            return
+    with place(layout.raw) as found:
+        receipt = _complete(layout.raw, settings)
         verb = "already there:" if receipt else "collected"
         if receipt is None:
-            receipt = _collect(profile, layout, simulator)
+            receipt = _collect(profile, layout, simulator, found)
     _write_receipt(layout, receipt)
     for split in SPLITS:
         counts = receipt["splits"][split]["windows"]
@@ -63,14 +70,25 @@ def run(profile: Profile, layout: Layout) -> None:
     )
 
 
-def _record_source(source: Path, layout: Layout) -> None:
+def _say_elsewhere(raw_directory: Path) -> None:
+    console.done(
+        "collect", f"nothing to do: {raw_directory} is not here, what was made of it is kept"
+    )
+
+
+def _record_source(source: Path, layout: Layout, *, lazy: bool) -> None:
+    receipt = {"source": str(source)}
+    if lazy and not source.exists() and layout.raw_receipt.is_file():
+        if artifacts.read_json(layout.raw_receipt) == receipt:
+            _say_elsewhere(source)
+            return
     for split in SPLITS:
         if not (source / split).is_dir():
             raise WamError(
                 f"raw.path: {source / split}: not found; expected a CALVIN dataset with "
                 "training/ and validation/"
             )
-    _write_receipt(layout, {"source": str(source)})
+    _write_receipt(layout, receipt)
     console.done("collect", f"nothing to collect: raw.path is {source}")
 
 
@@ -96,18 +114,19 @@ def _settings(profile: Profile, simulator: SimulatorConfig) -> dict[str, Any]:
     }
 
 
-def _complete(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The receipt of ``directory`` if it holds all frames of these settings.
+def _are_same(found: dict[str, Any], settings: dict[str, Any]) -> bool:
+    """Whether frames of the settings ``found`` will do; ``auto`` is content with any renderer."""
+    if settings["renderer"] == "auto":
+        settings = {**settings, "renderer": found.get("renderer")}
+    return found == settings
 
-    Where the renderer is ``auto``, frames of either one will do.
-    """
+
+def _complete(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """The receipt of ``directory`` if it holds all frames of these settings."""
     if not (directory / RECEIPT).is_file():
         return None
     receipt = artifacts.read_json(directory / RECEIPT)
-    found = receipt.get("settings", {})
-    if settings["renderer"] == "auto":
-        settings = {**settings, "renderer": found.get("renderer")}
-    if found != settings:
+    if not _are_same(receipt.get("settings", {}), settings):
         return None
     for split in SPLITS:
         with os.scandir(directory / split) as entries:
@@ -118,39 +137,46 @@ def _complete(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     return receipt
 
 
-def _collect(profile: Profile, layout: Layout, simulator: SimulatorConfig) -> dict[str, Any]:
-    """Record all episodes beside ``layout.raw`` and put them in its place."""
+def _collect(
+    profile: Profile, layout: Layout, simulator: SimulatorConfig, found: Place
+) -> dict[str, Any]:
+    """Record all episodes beside ``layout.raw`` and put them in its place; the receipt."""
     require_packages(simulator.backend, "collect needs it, unless raw.path names CALVIN data; run")
     simulator = simulator.resolved()
     settings = _settings(profile, simulator)
-    partial = layout.raw.with_name(layout.raw.name + ".partial")
-    if not (partial / _SETTINGS).is_file() or artifacts.read_json(partial / _SETTINGS) != settings:
-        shutil.rmtree(partial, ignore_errors=True)
-        artifacts.write_json(partial / _SETTINGS, settings)
-    jobs = {split: _jobs(simulator, settings, split, partial / split) for split in SPLITS}
-    missing = [job for split in SPLITS for job in jobs[split] if not job.marker.is_file()]
-    record_all(missing, profile.env.workers)
-    total = settings["training_frames"] + settings["validation_frames"]
-    scenes = {f"calvin_scene_{profile.env.scene}": (0, total - 1)}
-    raw.write_scene_info(partial / "training", scenes)
-    limits = (profile.collect.max_windows_per_task, profile.collect.max_starts_per_task)
-    receipt = {
-        "settings": settings,
-        "splits": {
-            split: _finish_split(partial / split, jobs[split], limit, simulator)
-            for split, limit in zip(SPLITS, limits, strict=True)
-        },
-    }
-    artifacts.write_json(partial / RECEIPT, receipt)
-    for split in SPLITS:
-        shutil.rmtree(partial / split / MARKERS)
-    (partial / _SETTINGS).unlink()
-    artifacts.put_in_place(partial, layout.raw)
-    return receipt
+
+    def make(target: Build) -> None:
+        splits = {split: target.directory / split for split in SPLITS}
+        jobs = {
+            split: _jobs(simulator, settings, split, directory, target.work / split)
+            for split, directory in splits.items()
+        }
+        missing = [job for split in SPLITS for job in jobs[split] if not job.marker.is_file()]
+        record_all(missing, profile.env.workers)
+        total = settings["training_frames"] + settings["validation_frames"]
+        scenes = {f"calvin_scene_{profile.env.scene}": (0, total - 1)}
+        raw.write_scene_info(splits["training"], scenes)
+        limits = (profile.collect.max_windows_per_task, profile.collect.max_starts_per_task)
+        receipt = {
+            "settings": settings,
+            "splits": {
+                split: _finish_split(splits[split], jobs[split], limit, simulator)
+                for split, limit in zip(SPLITS, limits, strict=True)
+            },
+        }
+        artifacts.write_json(target.directory / RECEIPT, receipt)
+
+    # Frames are in nobody's cache: those that were there are not given up.
+    found.build(make, stage="collect", params=settings, inputs={}, versioned=False)
+    return artifacts.read_json(layout.raw / RECEIPT)
 
 
 def _jobs(
-    simulator: SimulatorConfig, settings: dict[str, Any], split: str, directory: Path
+    simulator: SimulatorConfig,
+    settings: dict[str, Any],
+    split: str,
+    directory: Path,
+    markers: Path,
 ) -> list[EpisodeJob]:
     """The split's episodes: as equal in length as possible, ids consecutive over both splits."""
     total = settings[f"{split}_frames"]
@@ -160,6 +186,7 @@ def _jobs(
     return [
         EpisodeJob(
             directory=directory,
+            markers=markers,
             simulator=simulator,
             noise=settings["noise"],
             seed=(settings["seed"], SPLITS.index(split), index),

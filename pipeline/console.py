@@ -1,14 +1,16 @@
 """What a person sees of a running stage: a bar on a terminal, now and then a line in a log."""
 
 import contextlib
+import io
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,9 +23,32 @@ from rich.progress import (
 )
 from rich.text import Text
 
-console = Console(highlight=False, soft_wrap=True, emoji=False)
-
 _LOG_EVERY_S = 15.0
+# What a terminal obeys (C0 without tab and newline, DEL, C1), and what turns a line around.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """``text`` with its control characters spelled out, ESC as ``\\x1b``.
+
+    Names of files, keys and tasks may come from anywhere.
+    """
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+class _PlainConsole(Console):
+    """Prints strings, also those in tables, as they are: no markup, no control characters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+
+console = _PlainConsole(highlight=False, soft_wrap=True, emoji=False, markup=False)
+
+# Where output is ASCII, a finished stage must not fail at its check mark.
+for _stream in (sys.stdout, sys.stderr):
+    if isinstance(_stream, io.TextIOWrapper):
+        _stream.reconfigure(errors="backslashreplace")
 
 
 @contextlib.contextmanager
@@ -39,10 +64,10 @@ def progress(
         yield _LineProgress(description, total, unit, done).advance
         return
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn(unit, markup=False),
         _RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -50,11 +75,11 @@ def progress(
         console=console,
     )
     with bar:
-        task = bar.add_task(description, total=total, completed=done, note="")
+        task = bar.add_task(visible(description), total=total, completed=done, note="")
 
         def advance(count: int = 1, note: str = "") -> None:
             if note:
-                bar.update(task, advance=count, note=note)
+                bar.update(task, advance=count, note=visible(note))
             else:
                 bar.update(task, advance=count)
 
@@ -63,26 +88,42 @@ def progress(
 
 def done(stage: str, message: str) -> None:
     """The clear last line of a stage."""
-    console.print(f"[bold green]✔[/] [bold]{stage}[/]  {escape(message)}")
+    mark = ("✔", "bold green")
+    console.print(Text.assemble(mark, " ", (visible(stage), "bold"), "  ", visible(message)))
 
 
 def note(message: str) -> None:
     """One line of information."""
-    console.print(message, markup=False)
+    console.print(message)
 
 
 def warn(message: str) -> None:
     """One line that deserves attention."""
-    console.print(f"[bold yellow]![/] {escape(message)}")
+    titled("!", message, style="bold yellow", gap=" ")
+
+
+def error(message: str) -> None:
+    """Why the command fails; on standard error where standard output cannot be written to."""
+    try:
+        titled("error", message, style="bold red", gap=" ")
+    except OSError:
+        sys.stderr.write(f"error {visible(message)}\n")
+        # What is still buffered must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def titled(title: str, message: str = "", *, style: str = "bold", gap: str = "  ") -> None:
+    """A line that begins with ``title`` in ``style``."""
+    console.print(Text.assemble((visible(title), style), gap, visible(message)))
 
 
 def figures(result: dict[str, Any], *, as_json: bool) -> None:
     """The figures of a benchmark: one JSON object, or a line each."""
     if as_json:
-        console.print(json.dumps(result), markup=False)
+        console.print(json.dumps(result))
         return
     for name, value in result.items():
-        console.print(f"{name:32} {value}", markup=False)
+        console.print(f"{name:32} {value}")
 
 
 class _RateColumn(ProgressColumn):
@@ -107,6 +148,5 @@ class _LineProgress:
         left = (self._total - self._done) / rate if rate else float("inf")
         console.print(
             f"{self._description}: {self._done}/{self._total} {self._unit} "
-            f"({rate:.1f}/s, {left:.0f} s left) {note}".rstrip(),
-            markup=False,
+            f"({rate:.1f}/s, {left:.0f} s left) {note}".rstrip()
         )

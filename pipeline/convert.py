@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts, console, workers
+from pipeline.building import Build, build
 from pipeline.frames import Finding
 from pipeline.index import RawIndex, load_index
 from pipeline.layout import Layout
@@ -30,7 +31,7 @@ from wam.errors import WamError
 
 FINDINGS = "findings.json"
 """Episodes that were dropped, and what the index found wrong with the data set."""
-_RECORDS = ".records"
+_RECORDS = "records"
 
 
 def run(profile: Profile, layout: Layout, run_jobs: workers.JobRunner | None = None) -> None:
@@ -43,31 +44,40 @@ def run(profile: Profile, layout: Layout, run_jobs: workers.JobRunner | None = N
     index = load_index(layout.index)
     for split in index.splits.values():
         if not Path(split.directory).is_dir():
-            raise WamError(f"{split.directory}: directory not found, but indexed; run 'wam index'")
+            raise WamError(
+                f"{split.directory}: the raw frames are not here, and the store has to be made of "
+                "them; get a finished one with 'dvc pull', or restore the frames (raw.path, or "
+                "'wam collect') and run 'wam index'"
+            )
     settings = profile.convert
     arrays = _arrays(index, settings)
-    with (
-        artifacts.building(
-            layout.store,
-            stage="convert",
-            params=parameters(settings),
-            inputs={"index": artifacts.fingerprint(layout.index, "index")},
-        ) as (partial, manifest),
-        contextlib.nullcontext(run_jobs) if run_jobs else workers.job_runner(settings) as runner,
-    ):
-        index, jobs = _write_all(index, arrays, partial, settings, runner)
-        manifest.update(finalize(index, arrays, partial, settings, jobs))
-    num_frames = sum(split.num_frames for split in index.splits.values())
-    dropped = sum(len(split.findings) for split in index.splits.values())
+
+    def make(target: Build) -> None:
+        runner = contextlib.nullcontext(run_jobs) if run_jobs else workers.job_runner(settings)
+        with runner as run_all:
+            written, jobs = _write_all(index, arrays, target, settings, run_all)
+        finalize(written, arrays, target, settings, jobs)
+
+    build(
+        layout.store,
+        make,
+        stage="convert",
+        params=parameters(settings),
+        inputs={"index": artifacts.fingerprint(layout.index, "index")},
+    )
+    splits = artifacts.read_manifest(layout.store, "convert")["splits"].values()
+    num_frames = sum(split["num_frames"] for split in splits)
+    dropped = len(artifacts.read_json(layout.store / FINDINGS)["dropped_episodes"])
+    num_shards = sum(split["num_shards"] for split in splits)
     console.done(
         "convert",
-        f"{num_frames:,} frames in {len(jobs)} shards at {layout.store}"
+        f"{num_frames:,} frames in {num_shards} shards at {layout.store}"
         + (f"; {dropped} invalid episodes dropped, see {FINDINGS}" if dropped else ""),
     )
 
 
 def plan(
-    index: RawIndex, arrays: dict[str, StoreArray], output: Path, settings: Convert
+    index: RawIndex, arrays: dict[str, StoreArray], target: Build, settings: Convert
 ) -> list[ShardJob]:
     """One job per shard of every split, in order; a pure function of its arguments."""
     return [
@@ -82,8 +92,8 @@ def plan(
             shard_frames=settings.shard_frames,
             chunk_frames=settings.chunk_frames,
             zstd_level=settings.zstd_level,
-            store=store_path(output, name),
-            records=output / _RECORDS,
+            store=store_path(target.directory, name),
+            records=target.work / _RECORDS,
             skip_episodes=settings.on_error == "skip-episode",
         )
         for name, split in index.splits.items()
@@ -94,11 +104,12 @@ def plan(
 def finalize(
     index: RawIndex,
     arrays: dict[str, StoreArray],
-    output: Path,
+    target: Build,
     settings: Convert,
     jobs: list[ShardJob],
-) -> dict[str, Any]:
-    """Write what needs all shards, the attributes last; the entries for the store's manifest."""
+) -> None:
+    """Write what needs all shards, the attributes last; tell the store's manifest of all."""
+    output = target.directory
     statistics = _statistics(_records(job for job in jobs if job.split == "training"))
     dropped = [finding for split in index.splits.values() for finding in split.findings]
     artifacts.write_json(
@@ -110,30 +121,28 @@ def finalize(
     )
     for name, split in index.splits.items():
         finish_group(store_path(output, name), name, split, arrays, settings, statistics)
-    digests = {
-        str(job.file(name).relative_to(output)): digest
+    target.known.update(
+        (str(job.file(name).relative_to(output)), entry)
         for job, record in zip(jobs, _records(jobs), strict=True)
-        for name, digest in record.files.items()
-    }
-    for job in jobs:
-        job.record_path.unlink()
-    (output / _RECORDS).rmdir()
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "source": index.raw,
-        "source_digest": index.digest,
-        "splits": {
-            name: {
-                "num_frames": split.num_frames,
-                "num_episodes": len(split.episodes),
-                "num_shards": sum(job.split == name for job in jobs),
-            }
-            for name, split in index.splits.items()
-        },
-        "arrays": {name: dataclasses.asdict(array) for name, array in arrays.items()},
-        "statistics": statistics,
-        "digests": digests,
-    }
+        for name, entry in record.files.items()
+    )
+    target.manifest.update(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "source": index.raw,
+            "source_digest": index.digest,
+            "splits": {
+                name: {
+                    "num_frames": split.num_frames,
+                    "num_episodes": len(split.episodes),
+                    "num_shards": sum(job.split == name for job in jobs),
+                }
+                for name, split in index.splits.items()
+            },
+            "arrays": {name: dataclasses.asdict(array) for name, array in arrays.items()},
+            "statistics": statistics,
+        }
+    )
 
 
 def _arrays(index: RawIndex, settings: Convert) -> dict[str, StoreArray]:
@@ -155,7 +164,7 @@ def _arrays(index: RawIndex, settings: Convert) -> dict[str, StoreArray]:
 def _write_all(
     index: RawIndex,
     arrays: dict[str, StoreArray],
-    output: Path,
+    target: Build,
     settings: Convert,
     run_jobs: workers.JobRunner,
 ) -> tuple[RawIndex, list[ShardJob]]:
@@ -165,10 +174,10 @@ def _write_all(
     their records and are not written again.
     """
     while True:
-        jobs = plan(index, arrays, output, settings)
-        _remove_stale(output, jobs)
+        jobs = plan(index, arrays, target, settings)
+        _remove_stale(target, jobs)
         for name, split in index.splits.items():
-            create_arrays(store_path(output, name), arrays, split.num_frames, settings)
+            create_arrays(store_path(target.directory, name), arrays, split.num_frames, settings)
         waiting = [job for job in jobs if read_record(job) is None]
         num_frames = sum(job.num_frames for job in jobs)
         done = num_frames - sum(job.num_frames for job in waiting)
@@ -252,12 +261,12 @@ def _drop(index: RawIndex, findings: list[Finding]) -> RawIndex:
     return dataclasses.replace(index, splits=splits)
 
 
-def _remove_stale(output: Path, jobs: list[ShardJob]) -> None:
+def _remove_stale(target: Build, jobs: list[ShardJob]) -> None:
     """Remove records and files of shards that no job would write, and half-written files."""
     expected = {job.record_path for job in jobs}
     expected.update(job.file(name) for job in jobs for name in job.arrays)
     directories = {job.store / name for job in jobs for name in job.arrays}
-    for directory in [output / _RECORDS, *directories]:
+    for directory in [target.work / _RECORDS, *directories]:
         directory.mkdir(parents=True, exist_ok=True)
         for path in directory.iterdir():
             if path not in expected:

@@ -37,7 +37,9 @@ def store_frames(store: Store, cache: Cache = "none", directory: Path | None = N
     if cache == "ram":
         announce(store.num_frames, "memory")
         return in_memory(frames)
-    path = cache_file(directory, store.split, artifacts.fingerprint(store.path.parent, "convert"))
+    path = cache_file(
+        directory, store.split, artifacts.fingerprint(store.path.parent, "convert", deep=False)
+    )
     announce(store.num_frames, str(path))
     return memory_mapped(path, store.num_frames, lambda: frames)
 

@@ -16,7 +16,8 @@ import numpy as np
 from rich.table import Table
 
 from pipeline import clips, console
-from pipeline.artifacts import building, fingerprint, read_json, read_manifest, write_json
+from pipeline.artifacts import fingerprint, read_json, read_manifest, write_json
+from pipeline.building import Build, build
 from pipeline.extract import Start, load_demos
 from pipeline.layout import Layout
 from pipeline.metrics import wilson
@@ -83,9 +84,9 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         "jobs": jobs,
         "filtering": profile.features.filtering._asdict(),
     }
-    with building(
-        layout.evaluation(name), stage=f"evaluate-{name}", params=params, inputs=inputs
-    ) as (directory, manifest):
+
+    def make(target: Build) -> None:
+        directory = target.directory
         missing = [job for job in jobs if not _part_path(directory, job).is_file()]
         if missing:
             for job, part in _roll_out(profile, layout, simulator, missing, starts):
@@ -98,7 +99,19 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         write_json(directory / "summary.json", summary)
         write_json(directory / "rollouts.json", rollouts)
         write_json(directory / "metrics.json", _metrics(summary))
-        manifest.update(origin, device=parts[jobs[0]]["device"])
+        target.manifest.update(origin, device=parts[jobs[0]]["device"])
+
+    build(
+        layout.evaluation(name),
+        make,
+        stage=f"evaluate-{name}",
+        params=params,
+        inputs=inputs,
+        growing=["jobs", "evaluate.clips"],
+    )
+    summary, rollouts = (
+        read_json(layout.evaluation(name) / file) for file in ("summary.json", "rollouts.json")
+    )
     _show(name, summary)
     stages = dict.fromkeys(job.stage for job in jobs)
     rates = ", ".join(

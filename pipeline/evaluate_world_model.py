@@ -15,7 +15,8 @@ import torch
 from rich.table import Table
 
 from pipeline import console
-from pipeline.artifacts import building, fingerprint, write_json
+from pipeline.artifacts import fingerprint, read_json, write_json
+from pipeline.building import Build, build
 from pipeline.dataset import validation_windows
 from pipeline.layout import Layout
 from pipeline.metrics import paired_difference
@@ -61,7 +62,7 @@ def run(profile: Profile, layout: Layout) -> None:
     """
     device = devices.resolve(profile.device)
     devices.keep_freed_memory()
-    inputs = {"store": fingerprint(layout.store, "convert")}
+    inputs = {"store": fingerprint(layout.store, "convert", deep=False)}
     for variant in VARIANTS:
         inputs[variant] = fingerprint(layout.world_model(variant), "train-world-model")
     params = {
@@ -71,12 +72,15 @@ def run(profile: Profile, layout: Layout) -> None:
         "device": device.type,
     }
     output = layout.world_model_evaluation
-    with building(output, stage=STAGE, params=params, inputs=inputs) as (directory, _):
+
+    def make(target: Build) -> None:
         result, curves = _evaluate(profile, layout, device)
-        write_json(directory / "world_model.json", result)
-        write_json(directory / "open_loop.json", curves)
-        write_json(directory / "metrics.json", _metrics(result))
-    _show(result)
+        write_json(target.directory / "world_model.json", result)
+        write_json(target.directory / "open_loop.json", curves)
+        write_json(target.directory / "metrics.json", _metrics(result))
+
+    build(output, make, stage=STAGE, params=params, inputs=inputs)
+    _show(read_json(output / "world_model.json"))
     console.done(STAGE, str(output))
 
 
@@ -271,7 +275,7 @@ def _show(result: Mapping[str, Any]) -> None:
                 *(f"{row[v]['mean']:.{digits}f} ± {row[v]['std']:.{digits}f}" for v in VARIANTS),
                 f"{row['difference']['value']:+.{digits}f} [{low}, {high}]",
             )
-    console.console.print(table, markup=False)
+    console.console.print(table)
     for variant, views in result["scene_probe"].items():
         for view, shares in views.items():
             found = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())

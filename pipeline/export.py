@@ -16,6 +16,7 @@ import numpy as np
 from numcodecs import Zstd
 
 from pipeline import artifacts, console, lerobot, workers
+from pipeline.building import Build, build
 from pipeline.layout import SPLITS, Layout
 from pipeline.params import Convert, Export, Profile
 from pipeline.store import Store, open_store
@@ -74,17 +75,27 @@ def _export_webdataset(profile: Profile, store: Path, output: Path) -> None:
     settings = profile.export
     stores = {split: open_store(store_path(store, split)) for split in SPLITS}
     artifacts.check_replaceable(output, STAGE)
-    with artifacts.building(
+
+    def make(target: Build) -> None:
+        jobs = {
+            split: plan(store, target.directory / split, settings)
+            for split, store in stores.items()
+        }
+        _write_all([job for split in jobs.values() for job in split], profile.convert)
+        target.manifest["splits"] = {
+            split: _summary(stores[split], jobs[split]) for split in SPLITS
+        }
+
+    build(
         output,
+        make,
         stage=STAGE,
         params=settings,
-        inputs={"store": artifacts.fingerprint(store, "convert")},
-    ) as (partial, manifest):
-        jobs = {split: plan(store, partial / split, settings) for split, store in stores.items()}
-        _write_all([job for split in jobs.values() for job in split], profile.convert)
-        manifest["splits"] = {split: _summary(stores[split], jobs[split]) for split in SPLITS}
-    num_tars = sum(len(split["tars"]) for split in manifest["splits"].values())
-    num_samples = sum(split["num_sequences"] for split in manifest["splits"].values())
+        inputs={"store": artifacts.fingerprint(store, "convert", deep=False)},
+    )
+    splits = artifacts.read_manifest(output, STAGE)["splits"].values()
+    num_tars = sum(len(split["tars"]) for split in splits)
+    num_samples = sum(split["num_sequences"] for split in splits)
     console.done("export", f"{num_samples:,} sequences in {num_tars} tars at {output}")
 
 
@@ -110,8 +121,6 @@ def _write_all(jobs: list[TarJob], settings: Convert) -> None:
     """Write the tars that are not there: an unfinished export holds only whole ones."""
     for directory in {job.path.parent for job in jobs}:
         directory.mkdir(exist_ok=True)
-        for leftover in directory.glob(".*.tmp"):
-            leftover.unlink()
     waiting = [job for job in jobs if not job.path.exists()]
     num_frames = sum(job.num_frames for job in jobs)
     done = num_frames - sum(job.num_frames for job in waiting)

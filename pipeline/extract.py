@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import artifacts, console, raw
-from pipeline.index import load_index
+from pipeline.building import Build, build
+from pipeline.index import SplitIndex, load_index
 from pipeline.layout import Layout
 from pipeline.params import Extract, Profile
 from pipeline.store import Store, open_store
@@ -93,9 +94,7 @@ def run(profile: Profile, layout: Layout) -> None:
     index = load_index(layout.index)
     training = open_store(store_path(layout.store, "training"))
     validation = open_store(store_path(layout.store, "validation"))
-    annotations = {
-        name: raw.read_annotations(Path(split.directory)) for name, split in index.splits.items()
-    }
+    annotations = {name: _annotations(split) for name, split in index.splits.items()}
     extracted = {
         task: extract_task(task, training, validation, annotations, profile.extract)
         for task in profile.tasks
@@ -111,22 +110,26 @@ def run(profile: Profile, layout: Layout) -> None:
         }
         for task, demos in extracted.items()
     }
-    with artifacts.building(
+
+    def make(target: Build) -> None:
+        target.manifest["digest"] = artifacts.digest(sources)
+        content = {
+            "digest": target.manifest["digest"],
+            "tasks": {task: asdict(demos) for task, demos in extracted.items()},
+            "source_frame_ids": sources,
+        }
+        artifacts.write_json(target.directory / DEMOS_FILE, content)
+
+    build(
         layout.demos,
+        make,
         stage="extract",
         params={"tasks": profile.tasks, **asdict(profile.extract)},
         inputs={
             "index": artifacts.fingerprint(layout.index, "index"),
-            "store": artifacts.fingerprint(layout.store, "convert"),
+            "store": artifacts.fingerprint(layout.store, "convert", deep=False),
         },
-    ) as (partial, manifest):
-        manifest["digest"] = artifacts.digest(sources)
-        content = {
-            "digest": manifest["digest"],
-            "tasks": {task: asdict(demos) for task, demos in extracted.items()},
-            "source_frame_ids": sources,
-        }
-        artifacts.write_json(partial / DEMOS_FILE, content)
+    )
     for task, demos in extracted.items():
         if len(demos.training) < profile.extract.demos_per_task:
             console.warn(
@@ -198,6 +201,15 @@ def extract_task(
         training_play=_play(task, training, goals, settings.play_windows_per_task, rng),
         validation_play=_play(task, validation, goals, settings.play_windows_per_task, rng),
     )
+
+
+def _annotations(split: SplitIndex) -> list[raw.Annotation]:
+    if split.windows is None:
+        raise WamError(
+            f"{Path(split.directory) / raw.ANNOTATIONS}: not found by 'wam index'; extract needs "
+            "the annotations of both splits"
+        )
+    return split.windows
 
 
 def _windows(task: str, store: Store, annotations: list[raw.Annotation]) -> list[Demo]:

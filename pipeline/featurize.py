@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline import artifacts, console
+from pipeline.building import Build, build
 from pipeline.extract import Demo, TaskDemos, load_demos
 from pipeline.features import SplitFeatures, TaskFeatures, no_features, save_features
 from pipeline.images import all_to_model_size
@@ -60,7 +61,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     device = devices.resolve(profile.device)
     inputs = {
         "demos": artifacts.fingerprint(layout.demos, "extract"),
-        "store": artifacts.fingerprint(layout.store, "convert"),
+        "store": artifacts.fingerprint(layout.store, "convert", deep=False),
         "world_model": artifacts.fingerprint(layout.world_model(variant), "train-world-model"),
     }
     demos = load_demos(layout.demos)
@@ -69,15 +70,20 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     world_model, _ = load_world_model(layout.world_model(variant), device)
     output = layout.features(variant)
     params = {"features": asdict(profile.features), "tasks": list(profile.tasks)}
-    with artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (partial, _):
+
+    def make(target: Build) -> None:
         maker = FeatureMaker(world_model, stores, profile.features, device)
         with console.progress(f"featurize {variant}", len(profile.tasks), "tasks") as advance:
             for task, task_demos in all_demos.items():
-                if not (partial / task / artifacts.SUMMARY).is_file():
+                directory = target.directory / task
+                if not (directory / artifacts.SUMMARY).is_file():
                     features = maker.task_features(task, task_demos)
-                    _save(partial / task, features, world_model)
+                    _save(directory, features, world_model)
                 advance(1, task)
-        summary = artifacts.merge_summaries(partial, profile.tasks)
+        artifacts.merge_summaries(target.directory, profile.tasks)
+
+    build(output, make, stage=STAGE, params=params, inputs=inputs, growing=["tasks"])
+    summary = artifacts.read_json(output / artifacts.SUMMARY)
     frames = sum(
         entry["training_frames"] + entry["validation_frames"] for entry in summary.values()
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline import artifacts, console
+from pipeline.building import Build, build
 from pipeline.disagreement import fit_ensemble
 from pipeline.features import TaskFeatures, load_features
 from pipeline.finetune_task import Parts, finetune, weights_digest
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 STAGE = "finetune"
 ENSEMBLE = "disagreement"
 """Directory of the disagreement ensemble, beside those of the tasks."""
+_FREE = ("checkpoint_every", "validate_every", "gate", "min_imagined_precision")
+"""Settings that shape no policy."""
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -66,34 +69,39 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     else:
         check_rewards(layout.reward(variant), profile)
     output = layout.finetune(variant)
-    with (
-        artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (
-            partial,
-            manifest,
-        ),
-        simulator or contextlib.nullcontext(),
-    ):
-        manifest.update(environment=config.environment, **origin)
+
+    def make(target: Build) -> None:
+        target.manifest.update(environment=config.environment, **origin)
         doubt = None
         if config.disagreement_scale:
             source, model = layout.features(variant), world_model.config
-            doubt = fit_ensemble(partial / ENSEMBLE, source, profile, model, device)
+            doubt = fit_ensemble(target.directory / ENSEMBLE, source, profile, model, device)
         total = len(profile.tasks) * len(config.seeds) * config.iterations
         with console.progress(f"finetune {variant}", total, "iterations") as advance:
             for task in profile.tasks:
                 parts = _load(layout, variant, task, world_model, weights, doubt, simulator, device)
                 for seed in config.seeds:
-                    directory = partial / task / f"seed-{seed}"
-                    if (directory / artifacts.SUMMARY).is_file():
-                        advance(config.iterations, task)
-                        continue
-                    finetune(directory, task, seed, parts, profile, advance)
-        manifest["world_model_weights"] = {
+                    place = Path(task, f"seed-{seed}")
+                    directory, work = target.directory / place, target.work / place
+                    finetune(directory, work, task, seed, parts, profile, advance)
+        target.manifest["world_model_weights"] = {
             "before": weights,
             "after": weights_digest(world_model),
         }
-        summary = {task: _headline(partial / task, config) for task in profile.tasks}
-        artifacts.write_json(partial / artifacts.SUMMARY, summary)
+        summary = {task: _headline(target.directory / task, config) for task in profile.tasks}
+        artifacts.write_json(target.directory / artifacts.SUMMARY, summary)
+
+    with simulator or contextlib.nullcontext():
+        build(
+            output,
+            make,
+            stage=STAGE,
+            params=params,
+            inputs=inputs,
+            free=[f"finetune.{name}" for name in _FREE],
+            growing=_growing(config),
+        )
+    summary = artifacts.read_json(output / artifacts.SUMMARY)
     figures = ", ".join(
         f"{task} {100 * entry['imagined_success_first']:.0f}→"
         f"{100 * entry['imagined_success_last']:.0f}%"
@@ -101,6 +109,13 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     )
     where = " (fine-tuned in the simulator)" if simulator else ""
     console.done(STAGE, f"{variant}{where}: imagined success {figures} → {output}")
+
+
+def _growing(config: FinetuneConfig) -> list[str]:
+    """Settings with which begun work can go on when more is asked for."""
+    growing = [] if config.start_curriculum else ["finetune.iterations"]
+    # An ensemble has learned from all tasks, with the first seed.
+    return growing if config.disagreement_scale else [*growing, "tasks", "finetune.seeds"]
 
 
 def check_rewards(directory: Path, profile: Profile) -> None:

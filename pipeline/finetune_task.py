@@ -20,6 +20,7 @@ from wam.curriculum import StartCurriculum
 from wam.disagreement import DisagreementEnsemble
 from wam.errors import WamError
 from wam.imagination import Environment, LatentEnv, imagined_outcome
+from wam.interruption import deferred
 from wam.journal import Journal
 from wam.policy import DiffusionPolicy, policy_description
 from wam.ppo import Dppo
@@ -67,59 +68,71 @@ class Parts(NamedTuple):
 
 def finetune(
     directory: Path,
+    work: Path,
     task: str,
     seed: int,
     parts: Parts,
     profile: Profile,
     advance: Callable[..., None],
 ) -> None:
-    """Fine-tune one policy into ``directory``, from its last checkpoint if there is one.
+    """Fine-tune one policy into ``directory``, from its last checkpoint in ``work``, if any.
 
     A run that was killed and continued gives the policy of an uninterrupted one on the same CPU.
+    Raises WamError if the checkpoint is of a later iteration than the run has, and Interrupted,
+    after a checkpoint, if the process is asked to end.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     config = profile.finetune
+    if _is_done(directory, config, advance, task):
+        return
+    directory.mkdir(parents=True, exist_ok=True)
     demos = parts.starts[0]
     device, feature = demos.device, demos.shape[-1]
     generator = task_generator(seed, task, device)
     dppo = Dppo(parts.base.base, feature, config, task_generator(seed, task, part=1))
     env = _environment(task, parts, config, generator)
     journal = Journal(directory / METRICS_FILE)
-    checkpoint = load_training_state(directory / CHECKPOINT_FILE)
+    checkpoint = load_training_state(work / CHECKPOINT_FILE)
     if checkpoint is None:
         first = _imagined_success(parts, dppo, config, task, seed)
     else:
         dppo.load_state_dict(checkpoint["dppo"])
+        _check_length(dppo.iteration, config, work)
         generator.set_state(checkpoint["generator"])
         first = ImaginedSuccess(*checkpoint["imagined_success_first"])
     parted = False
     journal.rewind(dppo.iteration)
     advance(dppo.iteration, task)
     curriculum = _curriculum(parts, config, task)
-    while dppo.iteration < config.iterations:
-        placed = _place_starts(env, parts, curriculum, dppo.iteration)
-        record = dppo.train_iteration(env, generator) | placed
-        last_one = dppo.iteration == config.iterations
-        if last_one or dppo.iteration % config.validate_every == 0:
-            now = _imagined_success(parts, dppo, config, task, seed)
-            record |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
-            if not parted and (warning := parting(first, now, parts.num_held_out)):
-                parted = True
-                console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
-        journal.append(record)
-        advance(1, _note(task, seed, record))
-        if not last_one and dppo.iteration % config.checkpoint_every == 0:
-            state = {
-                "dppo": dppo.state_dict(),
-                "generator": generator.get_state(),
-                "imagined_success_first": list(first),
-            }
-            save_training_state(directory / CHECKPOINT_FILE, state)
-    _check_frozen(parts, directory)
+    with deferred() as asked:
+        while dppo.iteration < config.iterations:
+            placed = _place_starts(env, parts, curriculum, dppo.iteration)
+            record = dppo.train_iteration(env, generator) | placed
+            last_one = dppo.iteration == config.iterations
+            if last_one or dppo.iteration % config.validate_every == 0:
+                now = _imagined_success(parts, dppo, config, task, seed)
+                record |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
+                if not parted and (warning := parting(first, now, parts.num_held_out)):
+                    parted = True
+                    console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
+            journal.append(record)
+            advance(1, _note(task, seed, record))
+            stop = asked()
+            if last_one or stop or dppo.iteration % config.checkpoint_every == 0:
+                state = {
+                    "dppo": dppo.state_dict(),
+                    "generator": generator.get_state(),
+                    "imagined_success_first": list(first),
+                }
+                save_training_state(work / CHECKPOINT_FILE, state)
+            if stop:
+                return
+    _check_frozen(parts, directory, work)
     description = policy_description(profile.policy, feature, config.finetuned_steps)
     save_model(directory, dppo.policy, description)
-    (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
     final = journal.records()[-1]
+    if "training_starts_success" not in final:  # the run was to be longer
+        now = _imagined_success(parts, dppo, config, task, seed)
+        final |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
     summary = {
         "imagined_success_first": first.training,
         "imagined_success_last": final["training_starts_success"],
@@ -139,6 +152,29 @@ def finetune(
     if config.disagreement_scale:
         summary["penalty"] = final["penalty"]
     artifacts.write_json(directory / artifacts.SUMMARY, summary)
+
+
+def _is_done(
+    directory: Path, config: FinetuneConfig, advance: Callable[..., None], task: str
+) -> bool:
+    """Whether an earlier run has left this policy, of as many iterations as are asked for."""
+    if not (directory / artifacts.SUMMARY).is_file():
+        return False
+    iterations = artifacts.read_json(directory / artifacts.SUMMARY)["iterations"]
+    _check_length(iterations, config, directory)
+    if iterations < config.iterations:
+        return False
+    advance(iterations, task)
+    return True
+
+
+def _check_length(iteration: int, config: FinetuneConfig, place: Path) -> None:
+    if iteration > config.iterations:
+        raise WamError(
+            f"finetune.iterations: the begun run is at iteration {iteration}, beyond the "
+            f"{config.iterations} that are set ({place}); set at least as many, or move the "
+            "partial directory away to begin anew"
+        )
 
 
 def parting(first: ImaginedSuccess, now: ImaginedSuccess, held_out: int) -> str | None:
@@ -187,11 +223,12 @@ def _environment(
     )
 
 
-def _check_frozen(parts: Parts, directory: Path) -> None:
-    """Discard the run in ``directory`` and raise WamError if the world model is not what it was."""
+def _check_frozen(parts: Parts, directory: Path, work: Path) -> None:
+    """Discard the run and raise WamError if the world model is not what it was."""
     now = weights_digest(parts.world_model)
     if now != parts.weights:
         shutil.rmtree(directory)
+        shutil.rmtree(work)
         raise WamError(
             f"{directory}: the world model's weights changed while fine-tuning ({parts.weights} "
             f"before, {now} after), so the policy was discarded; they have to stay frozen"

@@ -13,9 +13,10 @@ from typing import BinaryIO, Literal
 import google_crc32c
 import numpy as np
 
-from pipeline import artifacts, console
+from pipeline import console, locks
 from pipeline.cut import Frames
-from wam.atomic import replacing
+from pipeline.mapped import mapped
+from wam.atomic import replacing, sweep
 from wam.config import ACTION_SIZE, IMAGE_SIZE, PROPRIO_SIZE
 from wam.errors import WamError
 
@@ -70,7 +71,7 @@ def memory_mapped(path: Path, num_frames: int, decode: Callable[[], Frames]) -> 
     """
     records = _open(path, num_frames)
     if records is None:
-        with artifacts.exclusive(path):
+        with locks.exclusive(path):
             records = _open(path, num_frames)  # by now another process may have made it
             if records is None:
                 _write(path, num_frames, decode)
@@ -120,7 +121,7 @@ def _open(path: Path, num_frames: int) -> np.ndarray | None:
             return None
         file.seek(num_bytes)
         expected = file.read()
-    records = np.memmap(path, _RECORD, "r", offset=len(header), shape=num_frames)
+    records = mapped(path)[len(header) : num_bytes].view(_RECORD)
     pieces = (records[start : start + _PIECE] for start in range(0, num_frames, _PIECE))
     return records if _crc(pieces) == expected else None
 
@@ -128,10 +129,9 @@ def _open(path: Path, num_frames: int) -> np.ndarray | None:
 def _write(path: Path, num_frames: int, decode: Callable[[], Frames]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = path.with_suffix("").stem
-    # Other versions, and what killed processes left.
-    for pattern in (f"{content}.*.npy", f".{content}.*.tmp"):
-        for stale in path.parent.glob(pattern):
-            stale.unlink()
+    sweep(path.parent)
+    for other_version in path.parent.glob(f"{content}.*.npy"):
+        other_version.unlink(missing_ok=True)
     needed, free = _gigabytes(num_frames), shutil.disk_usage(path.parent).free / 1e9
     if free < needed:
         raise WamError(

@@ -7,12 +7,15 @@ stays the same, byte for byte, nothing downstream runs. What ``convert.frames`` 
 
 import hashlib
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pipeline import artifacts, conformance, console, raw
+from pipeline.building import Build, place
 from pipeline.frames import Finding, read_first_frame
 from pipeline.layout import SPLITS, Layout
 from pipeline.npz import Kind
@@ -48,6 +51,8 @@ class SplitIndex:
     renderer: str | None
     annotations: dict[str, int] | None
     """Number of annotated windows per task; None where the split has no annotations."""
+    windows: list[raw.Annotation] | None
+    """The annotated windows, for stages that run where the raw frames are not."""
     num_stray: int
     """Frame files that belong to no episode; they are ignored."""
     stray: list[str]
@@ -87,37 +92,34 @@ class RawIndex:
 def run(profile: Profile, layout: Layout) -> None:
     """Index the profile's raw frames into ``layout.index``.
 
-    Raises WamError if a directory or table is missing or damaged, if a frame inside an episode is
-    missing (under ``convert.on_error: skip-episode`` the episode is dropped and noted instead), or
-    if the first frame is invalid.
+    Where the raw frames are not here, an index of them with the same settings is kept. Raises
+    WamError if a directory, table or annotation is missing or damaged, if a frame inside an episode
+    is missing (under ``convert.on_error: skip-episode`` the episode is dropped and noted instead),
+    or if the first frame is invalid.
     """
-    root = raw_directory(profile, layout)
+    root = _raw_directory(profile, layout)
     settings = profile.convert
-    splits = {
-        split: index_split(root / split, split, profile.index.verify, settings) for split in SPLITS
-    }
-    findings = conformance.check(root, frames=0)
-    warnings = [finding for finding in findings if finding.severity != "note"]
-    index = RawIndex(str(root), profile.index.verify, splits, warnings)
-    artifacts.write_json(layout.index / INDEX_FILE, asdict(index))
-    # No versions here, unlike in other manifests: upgrading a package must not re-run everything.
-    manifest = {
-        "stage": "index",
-        "params": {
+    params = artifacts.plain(
+        {
             "verify": profile.index.verify,
             "on_error": settings.on_error,
             "cameras": settings.cameras,
             "scenes": settings.scenes,
             "frames": settings.frames,
-        },
-        "index": artifacts.file_digest(layout.index / INDEX_FILE),
-    }
-    artifacts.write_json(layout.index / artifacts.MANIFEST, manifest)
-    for warning in warnings:
-        console.warn(str(warning))
-    for finding in (finding for split in splits.values() for finding in split.findings):
-        console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
-    training, validation = splits["training"], splits["validation"]
+        }
+    )
+    is_here = any((root / split).is_dir() for split in SPLITS)
+    index = None if is_here else _kept(layout.index, root, params)
+    if index is not None:
+        console.note(f"{root}: the raw frames are not here; {layout.index} is kept")
+    else:
+        index = _made(profile, layout, root)
+        _save(layout.index, index, params)
+        for warning in index.warnings:
+            console.warn(str(warning))
+        for finding in (finding for split in index.splits.values() for finding in split.findings):
+            console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
+    training, validation = index.splits["training"], index.splits["validation"]
     console.done(
         "index",
         f"{training.num_frames:,} training and {validation.num_frames:,} validation frames in "
@@ -125,51 +127,21 @@ def run(profile: Profile, layout: Layout) -> None:
     )
 
 
-def raw_directory(profile: Profile, layout: Layout) -> Path:
-    """Where the profile's raw frames are. Raises WamError if nothing is there."""
-    if profile.raw.path is None:
-        if not layout.raw.is_dir():
-            raise WamError(
-                f"{layout.raw}: no raw frames; run 'wam collect' first, "
-                "or set raw.path to a CALVIN data set"
-            )
-        return layout.raw
-    root = Path(profile.raw.path).expanduser()
-    if not root.is_dir():
-        raise WamError(f"raw.path: {root}: directory not found")
-    return root
-
-
 def load_index(directory: Path) -> RawIndex:
-    """The index in ``directory``. Raises WamError if it is absent or incomplete."""
-    manifest = artifacts.read_manifest(directory, "index")
-    if manifest["index"] != artifacts.file_digest(directory / INDEX_FILE):
-        raise WamError(
-            f"{directory / INDEX_FILE}: does not fit its manifest; run 'wam index' again"
-        )
+    """The index in ``directory``. Raises WamError if it is absent, incomplete or damaged."""
+    _checked_manifest(directory)
     content = artifacts.read_json(directory / INDEX_FILE)
-    return RawIndex(
-        content["raw"],
-        content["verify"],
-        {
-            name: SplitIndex(
-                **{
-                    **split,
-                    "episodes": [tuple(episode) for episode in split["episodes"]],
-                    "arrays": {
-                        name: (dtype, tuple(shape))
-                        for name, (dtype, shape) in split["arrays"].items()
-                    },
-                    "findings": [
-                        Finding(**{**finding, "episode": tuple(finding["episode"])})
-                        for finding in split["findings"]
-                    ],
-                }
-            )
-            for name, split in content["splits"].items()
-        },
-        [conformance.Finding(**finding) for finding in content["warnings"]],
-    )
+    try:
+        return RawIndex(
+            content["raw"],
+            content["verify"],
+            {name: _split_of(split) for name, split in content["splits"].items()},
+            [conformance.Finding(**finding) for finding in content["warnings"]],
+        )
+    except (KeyError, TypeError) as error:
+        raise WamError(
+            f"{directory / INDEX_FILE}: made by another version ({error}); run 'wam index' again"
+        ) from None
 
 
 def index_split(directory: Path, split: str, verify: str, settings: Convert) -> SplitIndex:
@@ -198,6 +170,7 @@ def index_split(directory: Path, split: str, verify: str, settings: Convert) -> 
     ]
     kept = [episode for episode in episodes if episode not in dropped]
     recording = raw.read_recording_config(directory)
+    windows = raw.read_annotations(directory) if (directory / raw.ANNOTATIONS).is_file() else None
     return SplitIndex(
         directory=str(directory),
         episodes=kept,
@@ -207,13 +180,97 @@ def index_split(directory: Path, split: str, verify: str, settings: Convert) -> 
         digest=_digest(directory, kept, digits, verify),
         arrays=_first_arrays(directory, kept, digits, settings),
         renderer=recording.renderer,
-        annotations=_count_annotations(directory),
+        annotations=None if windows is None else _count(windows),
+        windows=windows,
         num_stray=len(stray),
         stray=stray[:_MAX_STRAY_NAMES],
         findings=findings,
         robot_model=recording.robot_model,
         scene_source=recording.scene_source,
         backend=recording.backend,
+    )
+
+
+def _raw_directory(profile: Profile, layout: Layout) -> Path:
+    """Where the profile's raw frames are to be."""
+    if profile.raw.path is None:
+        return layout.raw
+    try:
+        return Path(profile.raw.path).expanduser()
+    except RuntimeError as error:  # ~ of an unknown user
+        raise WamError(f"raw.path: {profile.raw.path}: {error}") from None
+
+
+def _made(profile: Profile, layout: Layout, root: Path) -> RawIndex:
+    if not root.is_dir():
+        if profile.raw.path is None:
+            raise WamError(
+                f"{root}: no raw frames; run 'wam collect' first, "
+                "or set raw.path to a CALVIN data set"
+            )
+        raise WamError(
+            f"raw.path: {root}: directory not found, and {layout.index} holds no index of it with "
+            "these settings"
+        )
+    splits = {
+        split: index_split(root / split, split, profile.index.verify, profile.convert)
+        for split in SPLITS
+    }
+    findings = conformance.check(root, frames=0)
+    warnings = [finding for finding in findings if finding.severity != "note"]
+    return RawIndex(str(root), profile.index.verify, splits, warnings)
+
+
+def _kept(directory: Path, root: Path, params: dict[str, Any]) -> RawIndex | None:
+    """The index of ``root`` with ``params`` that is in ``directory``; None if there is none."""
+    try:
+        index = load_index(directory)
+        is_same = _checked_manifest(directory)["params"] == params and index.raw == str(root)
+        return index if is_same else None
+    except WamError:
+        return None
+
+
+def _save(directory: Path, index: RawIndex, params: dict[str, Any]) -> None:
+    """Write ``index``; one with the same content stays as it is, down to its manifest."""
+
+    def make(target: Build) -> None:
+        artifacts.write_json(target.directory / INDEX_FILE, asdict(index))
+
+    inputs = {"content": artifacts.digest(index)}
+    with place(directory) as found:
+        kept = _kept(directory, Path(index.raw), params)
+        if kept is None or artifacts.plain(kept) != artifacts.plain(index):
+            found.build(make, stage="index", params=params, inputs=inputs)
+
+
+def _checked_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a complete index, whose file is as it was written."""
+    manifest = artifacts.read_manifest(directory, "index")
+    if not isinstance(manifest, dict) or "files" not in manifest:
+        raise WamError(f"{directory}: made by an earlier version; run 'wam index' again")
+    manifest = artifacts.verified_manifest(directory)
+    if problem := artifacts.file_problem(directory / INDEX_FILE, manifest["files"][INDEX_FILE]):
+        raise WamError(f"{directory / INDEX_FILE}: damaged ({problem}); run 'wam index' again")
+    return manifest
+
+
+def _split_of(content: dict[str, Any]) -> SplitIndex:
+    """A split of ``index.json``."""
+    windows = content["windows"]
+    return SplitIndex(
+        **{
+            **content,
+            "episodes": [tuple(episode) for episode in content["episodes"]],
+            "arrays": {
+                name: (dtype, tuple(shape)) for name, (dtype, shape) in content["arrays"].items()
+            },
+            "windows": windows and [raw.Annotation(**window) for window in windows],
+            "findings": [
+                Finding(**{**finding, "episode": tuple(finding["episode"])})
+                for finding in content["findings"]
+            ],
+        }
     )
 
 
@@ -331,10 +388,5 @@ def _first_arrays(
     raise problem
 
 
-def _count_annotations(directory: Path) -> dict[str, int] | None:
-    if not (directory / raw.ANNOTATIONS).is_file():
-        return None
-    counts: dict[str, int] = {}
-    for annotation in raw.read_annotations(directory):
-        counts[annotation.task] = counts.get(annotation.task, 0) + 1
-    return dict(sorted(counts.items()))
+def _count(windows: list[raw.Annotation]) -> dict[str, int]:
+    return dict(sorted(Counter(window.task for window in windows).items()))

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline import artifacts, conformance, index, lerobot
 from pipeline.conformance import SEVERITIES, Finding
-from pipeline.console import console, done
+from pipeline.console import console, done, titled
 from pipeline.extract import DEMOS_FILE, load_demos
 from pipeline.schema import EPISODES
 from pipeline.store import open_store, verify_store
@@ -56,10 +55,10 @@ def run(path: Path, frames: int | None, *, as_json: bool, verify: bool = False) 
         with contextlib.redirect_stdout(sys.stderr):  # the progress bar
             description = describe(path, frames, verify=verify)
         content = {"path": str(path), **asdict(description)}
-        console.print(json.dumps(content, default=str), markup=False, emoji=False)
+        console.print(json.dumps(content, default=str))
         return description.is_usable
     description = describe(path, frames, verify=verify)
-    title = f"{description.kind}  {escape(str(path))}"
+    title = f"{description.kind}  {path}"
     if description.kind == _RAW:
         console.print(_raw_table(title, description.facts))
         _print_findings(description.findings)
@@ -68,7 +67,7 @@ def run(path: Path, frames: int | None, *, as_json: bool, verify: bool = False) 
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in description.facts.items():
-        table.add_row(name, escape(_text(value)))
+        table.add_row(name, _text(value))
     console.print(table)
     if verify:
         _print_findings(description.findings)
@@ -133,10 +132,10 @@ def _raw_table(title: str, facts: dict[str, dict[str, Any]]) -> Table:
         table.add_column(split, overflow="fold")
     for name in next(iter(facts.values())):
         if name != "arrays":
-            values = (escape(_text(fact[name])) for fact in facts.values())
+            values = (_text(fact[name]) for fact in facts.values())
             table.add_row(name.replace("_", " "), *values)
     for key in dict.fromkeys(key for fact in facts.values() for key in fact["arrays"]):
-        table.add_row(key, *(escape(_text(fact["arrays"].get(key))) for fact in facts.values()))
+        table.add_row(key, *(_text(fact["arrays"].get(key)) for fact in facts.values()))
     return table
 
 
@@ -144,9 +143,9 @@ def _print_findings(findings: list[Finding]) -> None:
     for severity in SEVERITIES:
         chosen = [finding for finding in findings if finding.severity == severity]
         if chosen:
-            console.print(f"[bold {_COLOURS[severity]}]{severity}s ({len(chosen)})[/]")
+            titled(f"{severity}s ({len(chosen)})", style=f"bold {_COLOURS[severity]}")
         for finding in chosen:
-            console.print(f"  [bold]{finding.check}[/]  {escape(str(finding))}")
+            titled(f"  {finding.check}", str(finding))
     if all(finding.severity == "note" for finding in findings):
         done("inspect", "no error and no warning")
 

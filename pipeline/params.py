@@ -270,7 +270,7 @@ def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
     if not path.is_file():
         raise WamError(f"{path}: not found; run from the root of the repository")
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise WamError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(document, dict):
@@ -312,6 +312,7 @@ _MAY_BE_ZERO = {
     "seed",
     "seeds",
     "warmup",
+    "action_warmup",
     "critic_warmup",
     "play_starts_per_task",
     "play_windows_per_task",

@@ -14,8 +14,6 @@ from pipeline.play_windows import cut_windows
 from wam.envs.backend import SimulatorConfig, make_env
 from wam.envs.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
 
-MARKERS = ".episodes"
-
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeJob:
@@ -23,6 +21,8 @@ class EpisodeJob:
 
     directory: Path
     """Directory of the split."""
+    markers: Path
+    """Directory for the markers of its complete episodes."""
     simulator: SimulatorConfig
     noise: float
     seed: tuple[int, ...]
@@ -32,7 +32,7 @@ class EpisodeJob:
     @property
     def marker(self) -> Path:
         """Written last: the episode is complete. Holds its windows and the frames' digest."""
-        return self.directory / MARKERS / f"{self.first_id:07d}.json"
+        return self.markers / f"{self.first_id:07d}.json"
 
 
 def record_episode(job: EpisodeJob, frame_done: Callable[[], None]) -> None:

@@ -1,17 +1,16 @@
 """Episodes recorded in parallel, each in an environment of its own."""
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait as wait_for_connection
+from multiprocessing.connection import Connection
 from typing import Any
 
 from pipeline import console
 from pipeline.play_episode import EpisodeJob, record_episode
 from wam.errors import WamError
+from wam.spawn import end_with_parent, shielded
 
 _POLL_S = 0.5
 
@@ -36,9 +35,11 @@ def _record_in_pool(jobs: Sequence[EpisodeJob], workers: int, advance: Callable[
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     shown = 0
-    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(counter,))
+    watched, alive = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(counter, watched))
     try:
-        pending: set[Future[None]] = {pool.submit(_record, job) for job in jobs}
+        with shielded():
+            pending: set[Future[None]] = {pool.submit(_record, job) for job in jobs}
         while pending:
             finished, pending = wait(pending, timeout=_POLL_S)
             count = counter.value
@@ -51,6 +52,9 @@ def _record_in_pool(jobs: Sequence[EpisodeJob], workers: int, advance: Callable[
             "collect: a worker process died (out of memory?); run again to go on with the missing "
             "episodes, with a smaller env.workers if it happens again"
         ) from None
+    except BaseException:
+        alive.close()  # episodes that are not complete are recorded again anyway
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -58,18 +62,10 @@ def _record_in_pool(jobs: Sequence[EpisodeJob], workers: int, advance: Callable[
 _counter: Any = None
 
 
-def _start(counter: Any) -> None:
+def _start(counter: Any, watched: Connection) -> None:
     global _counter
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(watched)
     _counter = counter
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot stop its workers; they notice by themselves."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait_for_connection([parent.sentinel])
-        os._exit(1)
 
 
 def _record(job: EpisodeJob) -> None:

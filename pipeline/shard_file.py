@@ -12,7 +12,7 @@ any other array is one chunk. A chunk is padded with zeros, then encoded by
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -49,9 +49,9 @@ class ShardFile:
         self._write(content)
 
     @property
-    def digest(self) -> str:
-        """As ``artifacts.file_digest`` of the file, once it is complete."""
-        return self._digest.hexdigest()
+    def entry(self) -> dict[str, Any]:
+        """Its ``bytes`` and ``digest``, as a manifest has them, once it is complete."""
+        return {"bytes": self._offset, "digest": self._digest.hexdigest()}
 
     def finish(self) -> None:
         """Append the index."""
@@ -76,14 +76,17 @@ def writing_shard(
             shard.finish()
 
 
-def write_chunk_file(path: Path, rows: np.ndarray, chunk_rows: int, level: int) -> str:
-    """Write ``rows`` [N, ...] as the only chunk of a file of ``chunk_rows`` rows; its digest."""
+def write_chunk_file(path: Path, rows: np.ndarray, chunk_rows: int, level: int) -> dict[str, Any]:
+    """Write ``rows`` [N, ...] as the only chunk of a file of ``chunk_rows`` rows.
+
+    Returns its ``bytes`` and ``digest``.
+    """
     stored = _zeros((chunk_rows, *rows.shape[1:]), rows.dtype)
     stored.transpose(chunk_codec.stored_axes(rows.ndim))[: len(rows)] = rows
     content = chunk_codec.encode(stored, level)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-    return new_digest(content).hexdigest()
+    return {"bytes": len(content), "digest": new_digest(content).hexdigest()}
 
 
 def _zeros(chunk_shape: tuple[int, ...], dtype: str | np.dtype) -> np.ndarray:

@@ -95,8 +95,8 @@ class ShardRecord:
     num_frames: int
     moments: dict[str, dict[str, Any]]
     """:class:`Moments` of the vectors."""
-    files: dict[str, str]
-    """Digest of the shard's file in each array."""
+    files: dict[str, dict[str, Any]]
+    """``bytes`` and ``digest`` of the shard's file in each array."""
     findings: list[Finding]
     """Episodes with an invalid frame; if there are any, nothing was written."""
 
@@ -122,12 +122,17 @@ def write_shard(job: ShardJob) -> ShardRecord:
 
 
 def read_record(job: ShardJob) -> ShardRecord | None:
-    """The record of ``job`` if it was done before and its files are still there."""
+    """The record of ``job`` if it was done before and its files are still there, and whole."""
     if not job.record_path.is_file():
         return None
-    record = ShardRecord(**artifacts.read_json(job.record_path))
-    files_exist = all(job.file(name).is_file() for name in record.files)
-    return record if record.job == job.digest and files_exist else None
+    try:
+        record = ShardRecord(**artifacts.read_json(job.record_path))
+    except (WamError, TypeError):
+        return None  # a damaged record: the shard is written again
+    complete = not any(
+        artifacts.size_problem(job.file(name), entry) for name, entry in record.files.items()
+    )
+    return record if record.job == job.digest and complete else None
 
 
 def _write(job: ShardJob) -> ShardRecord:
@@ -171,7 +176,7 @@ def _write(job: ShardJob) -> ShardRecord:
         job=job.digest,
         num_frames=len(paths),
         moments={name: Moments.of(stored[name]).to_dict() for name in STATISTICS_OF},
-        files=files | {name: shard.digest for name, shard in shards.items()},
+        files=files | {name: shard.entry for name, shard in shards.items()},
         findings=[],
     )
 

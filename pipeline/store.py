@@ -16,7 +16,7 @@ import zarr
 from pipeline import artifacts
 from pipeline.array_reader import ArrayReader
 from pipeline.schema import EPISODE_SCENE, EPISODES, SCHEMA_VERSION, StoreArray
-from pipeline.verify import Verdict, file_problem, size_problem, verify
+from pipeline.verify import Verdict, verify
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
 
@@ -158,7 +158,8 @@ def _check_files(path: Path) -> None:
     for name, entry in artifacts.verified_manifest(path.parent)["files"].items():
         if name.startswith(f"{path.name}/"):
             file = path.parent / name
-            check = file_problem if file.name == "zarr.json" else size_problem
+            is_metadata = file.name == "zarr.json"
+            check = artifacts.file_problem if is_metadata else artifacts.size_problem
             if problem := check(file, entry):
                 raise WamError(f"{file}: {problem}; run 'wam convert' again")
 

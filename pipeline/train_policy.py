@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from pipeline import artifacts, console
+from pipeline.building import Build, build
 from pipeline.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.seeding import task_generator
 from wam import device as devices
-from wam.checkpoint import save_model
+from wam.checkpoint import StateFile, save_model
 from wam.cloning import Windows, clone, windows
 from wam.config import PolicyConfig
 from wam.journal import Journal
@@ -20,6 +21,7 @@ from wam.policy import DiffusionPolicy, policy_description
 
 STAGE = "train-policy"
 METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -29,34 +31,51 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     inputs = {"features": artifacts.fingerprint(source, "featurize")}
     params = {"policy": asdict(profile.policy), "tasks": list(profile.tasks)}
     output = layout.policy(variant)
-    with artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (partial, _):
+
+    def make(target: Build) -> None:
         total = len(profile.tasks) * profile.policy.updates
         with console.progress(f"policies {variant}", total, "updates") as advance:
             for task in profile.tasks:
-                if (partial / task / artifacts.SUMMARY).is_file():
+                directory, work = target.directory / task, target.work / task
+                if (directory / artifacts.SUMMARY).is_file():
                     advance(profile.policy.updates, task)
                     continue
                 features = load_features(source, task)
-                train_task(partial / task, task, features, profile.policy, device, advance)
-        summary = artifacts.merge_summaries(partial, profile.tasks)
+                train_task(directory, work, task, features, profile.policy, device, advance)
+        artifacts.merge_summaries(target.directory, profile.tasks)
+
+    build(
+        output,
+        make,
+        stage=STAGE,
+        params=params,
+        inputs=inputs,
+        free=["policy.log_every"],
+        growing=["tasks"],
+    )
+    summary = artifacts.read_json(output / artifacts.SUMMARY)
     losses = ", ".join(f"{task} {entry['train_loss']:.3f}" for task, entry in summary.items())
     console.done(STAGE, f"{variant}: noise loss {losses} → {output}")
 
 
 def train_task(
     directory: Path,
+    work: Path,
     task: str,
     features: TaskFeatures,
     config: PolicyConfig,
     device: torch.device,
     advance: Callable[..., None],
 ) -> None:
-    """Train and save one policy."""
+    """Train and save one policy, from the state that an interrupted run left in ``work``."""
     directory.mkdir(parents=True, exist_ok=True)
+    checkpoint = StateFile(work / CHECKPOINT_FILE)
+    state = checkpoint.load()
     journal = Journal(directory / METRICS_FILE)
-    journal.rewind(0)
+    journal.rewind(state["update"] if state else 0)
+    records = journal.records()
+    advance(int(records[-1]["step"]) if records else 0, task)
     training, validation = _windows(features.training), _windows(features.validation)
-    records: list[dict[str, float]] = []
 
     def log(record: dict[str, float]) -> None:
         done = int(record["step"] - (records[-1]["step"] if records else 0))
@@ -64,7 +83,8 @@ def train_task(
         journal.append(record)
         advance(done, f"{task}  loss {record['train_loss']:.4f}")
 
-    network = clone(config, training, validation, task_generator(config.seed, task), device, log)
+    generator = task_generator(config.seed, task)
+    network = clone(config, training, validation, generator, device, log, state, checkpoint)
     save_model(directory, DiffusionPolicy(network), policy_description(config, features.size))
     last = records[-1]
     summary = {

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 
 from pipeline import artifacts, console
+from pipeline.building import Build, build
 from pipeline.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.seeding import task_generator
 from wam import device as devices
-from wam.checkpoint import save_model
+from wam.checkpoint import StateFile, save_model
 from wam.config import RewardConfig
 from wam.journal import Journal
 from wam.reward import SuccessClassifier, reward_description
@@ -27,6 +28,7 @@ from wam.reward_training import (
 
 STAGE = "train-reward"
 METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -36,14 +38,21 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     inputs = {"features": artifacts.fingerprint(source, "featurize")}
     params = {"reward": asdict(profile.reward), "tasks": list(profile.tasks)}
     output = layout.reward(variant)
-    with artifacts.building(output, stage=STAGE, params=params, inputs=inputs) as (partial, _):
+
+    def make(target: Build) -> None:
         total = len(profile.tasks) * profile.reward.epochs
         with console.progress(f"rewards {variant}", total, "epochs") as advance:
             for task in profile.tasks:
-                if not (partial / task / artifacts.SUMMARY).is_file():
-                    features = load_features(source, task)
-                    train_task(partial / task, task, features, profile.reward, device, advance)
-        summary = artifacts.merge_summaries(partial, profile.tasks)
+                directory, work = target.directory / task, target.work / task
+                if (directory / artifacts.SUMMARY).is_file():
+                    advance(profile.reward.epochs, task)
+                    continue
+                features = load_features(source, task)
+                train_task(directory, work, task, features, profile.reward, device, advance)
+        artifacts.merge_summaries(target.directory, profile.tasks)
+
+    build(output, make, stage=STAGE, params=params, inputs=inputs, growing=["tasks"])
+    summary = artifacts.read_json(output / artifacts.SUMMARY)
     for task, entry in summary.items():
         if not entry["target_reached"]:
             console.warn(
@@ -59,16 +68,24 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
 
 def train_task(
     directory: Path,
+    work: Path,
     task: str,
     features: TaskFeatures,
     config: RewardConfig,
     device: torch.device,
     advance: Callable[..., None],
 ) -> None:
-    """Train, calibrate and save one classifier."""
+    """Train, calibrate and save one classifier.
+
+    An interrupted run goes on from the state that it left in ``work``.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    checkpoint = StateFile(work / CHECKPOINT_FILE)
+    state = checkpoint.load()
     journal = Journal(directory / METRICS_FILE)
-    journal.rewind(0)
+    journal.rewind(state["epoch"] if state else 0)
+    records = journal.records()
+    advance(len(records), task)
     training = _labelled(features.training, features.training_play)
     validation = _labelled(features.validation, features.validation_play)
     # Held-out demonstrations that never reach success cannot tell a good threshold from a bad one.
@@ -79,7 +96,6 @@ def train_task(
             f"{task}: the validation demonstrations show no success; "
             "selecting and calibrating on the training ones"
         )
-    records: list[dict[str, float]] = []
 
     def log(record: dict[str, float]) -> None:
         records.append(record)
@@ -87,7 +103,7 @@ def train_task(
         advance(1, f"{task}  imagined AUPRC {record['auprc_imagined']:.3f}")
 
     generator = task_generator(config.seed, task)
-    model = train_classifier(config, training, measured, generator, device, log)
+    model = train_classifier(config, training, measured, generator, device, log, state, checkpoint)
     reached = calibrate(model, measured.imagined, measured.label, config.target_precision, device)
     advance(config.epochs - len(records), task)
     save_model(directory, model, reward_description(config, features.size))

@@ -4,9 +4,7 @@ Leaves the weights, the learning curves, film strips of real, filtered and predi
 summary.
 """
 
-import contextlib
 import csv
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,33 @@ import numpy as np
 import torch
 
 from pipeline import artifacts, console
+from pipeline.building import Build, build, partial_directory
 from pipeline.film import write_film_strip
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.tracking import Tracker
-from pipeline.training_data import open_training_data
+from pipeline.training_data import TrainingData, open_training_data
 from wam import device as devices
 from wam import distributed
 from wam.assessment import Predictions, assess, predict
 from wam.atomic import replacing
 from wam.checkpoint import save_model, world_model_config
+from wam.config import WorldModelConfig, WorldModelTraining
 from wam.diagnosis import diagnose
 from wam.distributed import Ranks
 from wam.images import to_rgb
 from wam.journal import Journal
 from wam.nets import CAMERAS
-from wam.train import CHECKPOINTS, METRICS_FILE, VALIDATION_FILE, Outcome, Record, Trainer
+from wam.precision import choose
+from wam.train import (
+    CHECKPOINTS,
+    METRICS_FILE,
+    VALIDATION_FILE,
+    Batches,
+    Outcome,
+    Record,
+    Trainer,
+)
 from wam.world_model import WorldModel
 
 STAGE = "train-world-model"
@@ -59,64 +68,106 @@ def _run(
     if variant == "dreamerv2":
         config = replace(config, action_scale=0.0)
     data = open_training_data(profile, layout, device, ranks)
+    output = layout.world_model(variant)
+
+    def train(target: Build) -> None:
+        with data.batches as batches:
+            _train_into(target, training, config, variant, data, batches, device, ranks)
+
+    if ranks.rank > 0:
+        if distributed.agreed():
+            train(Build(partial_directory(output)))
+        return
+    begun = False
+
+    def make(target: Build) -> None:
+        nonlocal begun
+        begun = distributed.agreed(True)
+        train(target)
+
     params = {
         "variant": variant,
         "world_model": asdict(config),
-        "train_world_model": asdict(training),
+        "train_world_model": {
+            **asdict(training),
+            "precision": choose(training.precision, device).name,
+        },
         "validation": [held_out.open_loop_sequences, held_out.open_loop_steps],
         "reader": profile.loader.reader,
         "device": device.type,
     }
-    output = layout.world_model(variant)
-    with contextlib.ExitStack() as stack:
-        partial = artifacts.partial_directory(output)
-        if ranks.rank == 0:
-            stack.enter_context(
-                artifacts.building(output, stage=STAGE, params=params, inputs=data.inputs)
-            )
-        distributed.wait_for_all()  # the directory is there now
-        model = WorldModel(config, seed=training.seed)
-
-        def film(part: Predictions) -> None:
-            if ranks.rank == 0:
-                _write_film_strips(partial, part)
-
-        with data.batches as batches:
-            trainer = Trainer(
-                model,
-                batches,
-                training,
-                action_scale=config.action_scale,
-                directory=partial,
-                device=device,
-                validate=lambda: assess(model, data.validation, training.seed, device, film),
-                ranks=ranks,
-            )
-            if ranks.rank > 0:
-                trainer.run()
-                return
-            outcome = _train(trainer, partial, f"world model {variant}")
-        updates = trainer.use_best() if training.weights == "best" else outcome.updates
-        save_model(
-            partial, model, world_model_config(model, variant, data.normalizer, updates=updates)
-        )
-        if updates != outcome.updates:
-            film(next(predict(model, data.validation, training.seed, device)))
-        _write_curve(partial / CURVE_FILE, Journal(partial / METRICS_FILE).records())
-        figures = next(
-            record
-            for record in Journal(partial / VALIDATION_FILE).records()
-            if record["step"] == updates
-        )
-        summary = summarize(outcome, figures)
-        artifacts.write_json(partial / "summary.json", summary)
-        shutil.rmtree(partial / CHECKPOINTS)
+    free, growing = (
+        [f"train_world_model.{name}" for name in names] for names in _changeable(training)
+    )
+    build(output, make, stage=STAGE, params=params, inputs=data.inputs, free=free, growing=growing)
+    if not begun:
+        distributed.agreed(False)
+    summary = artifacts.read_json(output / artifacts.SUMMARY)
     console.done(
         STAGE,
-        f"{variant}: {outcome.updates:,} updates at {outcome.frames_per_s:.0f} frames/s; "
+        f"{variant}: {summary['updates']:,} updates at {summary['frames_per_s']:.0f} frames/s; "
         f"PSNR {summary['posterior_psnr']:.1f} dB filtered, "
         f"{summary['open_loop_psnr']:.1f} dB open loop → {output}",
     )
+
+
+def _changeable(training: WorldModelTraining) -> tuple[list[str], list[str]]:
+    """Settings that shape no weights, and those that tell how long the training is.
+
+    With a falling learning rate its length shapes every update.
+    """
+    free = ["log_every", "checkpoint_every", "keep_checkpoints"]
+    if training.weights == "last":
+        free.append("validate_every")
+    return free, [] if training.lr_final is not None else ["updates", "frames", "minutes"]
+
+
+def _train_into(
+    target: Build,
+    training: WorldModelTraining,
+    config: WorldModelConfig,
+    variant: str,
+    data: TrainingData,
+    batches: Batches,
+    device: torch.device,
+    ranks: Ranks,
+) -> None:
+    """Train one rank's part; the first one leaves all files."""
+    directory = target.directory
+    model = WorldModel(config, seed=training.seed)
+
+    def film(part: Predictions) -> None:
+        if ranks.rank == 0:
+            _write_film_strips(directory, part)
+
+    trainer = Trainer(
+        model,
+        batches,
+        training,
+        action_scale=config.action_scale,
+        directory=directory,
+        checkpoints=target.work / CHECKPOINTS,
+        device=device,
+        validate=lambda: assess(model, data.validation, training.seed, device, film),
+        ranks=ranks,
+    )
+    if ranks.rank > 0:
+        trainer.run()
+        return
+    outcome = _train(trainer, directory, f"world model {variant}")
+    updates = trainer.use_best() if training.weights == "best" else outcome.updates
+    save_model(
+        directory, model, world_model_config(model, variant, data.normalizer, updates=updates)
+    )
+    if updates != outcome.updates:
+        film(next(predict(model, data.validation, training.seed, device)))
+    _write_curve(directory / CURVE_FILE, Journal(directory / METRICS_FILE).records())
+    figures = next(
+        record
+        for record in Journal(directory / VALIDATION_FILE).records()
+        if record["step"] == updates
+    )
+    artifacts.write_json(directory / artifacts.SUMMARY, summarize(outcome, figures))
 
 
 def summarize(outcome: Outcome, figures: Record) -> dict[str, Any]:
@@ -138,10 +189,8 @@ def _train(trainer: Trainer, directory: Path, description: str) -> Outcome:
 
         def on_step(step: int, record: Record | None) -> None:
             advance(1, _note(record) if record else "")
-            if step == first and trainer.precision:
-                console.note(
-                    f"networks compute in {trainer.precision.name}: {trainer.precision.reason}"
-                )
+            if step == first:
+                console.note(f"networks compute in {trainer.precision.name}")
             if record:
                 tracker.catch_up()
                 for warning in diagnose(record, tracker.validation):

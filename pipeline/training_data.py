@@ -72,5 +72,5 @@ def open_training_data(
         store_batches(store, loader.reader, keeps_state=training.compat == "diwa", **options),
         validation,
         store.proprio_normalizer(),
-        {"store": artifacts.fingerprint(layout.store, "convert")},
+        {"store": artifacts.fingerprint(layout.store, "convert", deep=False)},
     )

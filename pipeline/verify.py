@@ -4,7 +4,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline import artifacts, console
 from wam.errors import WamError
@@ -52,7 +51,7 @@ def verify(directory: Path, below: str = "") -> Verdict:
         console.progress("verify", len(files), "files") as advance,
     ):
         checks = {
-            pool.submit(file_problem, directory / name, entry): name
+            pool.submit(artifacts.file_problem, directory / name, entry): name
             for name, entry in files.items()
         }
         for check in as_completed(checks):
@@ -61,22 +60,3 @@ def verify(directory: Path, below: str = "") -> Verdict:
             advance()
     num_bytes = sum(entry["bytes"] for entry in files.values())
     return Verdict(len(files), num_bytes, sorted(damages, key=lambda damage: damage.file))
-
-
-def file_problem(path: Path, entry: dict[str, Any]) -> str | None:
-    """How a file differs from its entry in the manifest; None if it does not."""
-    try:
-        problem = size_problem(path, entry)
-        if problem is None and artifacts.file_digest(path) != entry["digest"]:
-            return "checksum differs"
-        return problem
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-
-
-def size_problem(path: Path, entry: dict[str, Any]) -> str | None:
-    """What is seen without reading the file: that it is missing, or its size is another."""
-    if not path.is_file():
-        return "missing"
-    size = path.stat().st_size
-    return None if size == entry["bytes"] else f"{size:,} bytes instead of {entry['bytes']:,}"

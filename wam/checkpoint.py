@@ -4,7 +4,9 @@ Every file is written under a temporary name and renamed, so that a killed proce
 old or the new one.
 """
 
+import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from wam.atomic import replacing
@@ -25,7 +27,10 @@ MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
 _STRUCTURE = "structure"
-"""Entry of a training state's header."""
+_DIGEST = "digest"
+"""Entries of a file's header: of what the tensors of a training state are parts, and the digest of
+that and of all tensors."""
+_SAVE_EVERY_S = 20.0
 
 
 def save_model(directory: Path, module: nn.Module, config: dict[str, Any]) -> None:
@@ -39,8 +44,7 @@ def save_model(directory: Path, module: nn.Module, config: dict[str, Any]) -> No
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write ``tensors`` to the safetensors file ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+    _write(path, {name: value.contiguous() for name, value in tensors.items()})
 
 
 def load_tensors(
@@ -51,9 +55,10 @@ def load_tensors(
     if not path.is_file():
         raise WamError(f"{path}: not found; run the stage that makes it")
     try:
-        return load_file(path, device=str(device))
-    except SafetensorError as error:
+        _, tensors = _read(path)
+    except (SafetensorError, ValueError) as error:
         raise WamError(f"{path}: damaged ({error}); run the stage that makes it again") from None
+    return {name: value.to(device) for name, value in tensors.items()}
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -84,8 +89,7 @@ def save_training_state(path: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_take_apart(state, tensors))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={_STRUCTURE: structure})
+    _write(path, tensors, structure)
 
 
 def load_training_state(path: Path) -> dict[str, Any] | None:
@@ -96,14 +100,41 @@ def load_training_state(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            structure = json.loads(file.metadata()[_STRUCTURE])
-            return _put_together(structure, file.get_tensor)
+        header, tensors = _read(path)
+        return _put_together(json.loads(header[_STRUCTURE]), tensors.__getitem__)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise WamError(
             f"{path}: damaged checkpoint ({error}); delete it to go on from an earlier one, "
             "or from the beginning"
         ) from None
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    """Header and tensors of a file, on the CPU; ValueError if they are not what was written."""
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    if header.get(_DIGEST) != _digest(header.get(_STRUCTURE, ""), tensors):
+        raise ValueError("checksum differs" if _DIGEST in header else "it has no checksum")
+    return header, tensors
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], structure: str = "") -> None:
+    header = {_STRUCTURE: structure} if structure else {}
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, {**header, _DIGEST: _digest(structure, tensors)})
+        except SafetensorError as error:
+            # What the system said (no space left, a quota) is in the text alone.
+            raise WamError(f"{path}: cannot be written ({error})") from None
+
+
+def _digest(structure: str, tensors: dict[str, torch.Tensor]) -> str:
+    total = hashlib.blake2b(structure.encode(), digest_size=16)
+    for name, value in sorted(tensors.items()):
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def _take_apart(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -149,6 +180,28 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         return sorted(self._directory.glob("step-*.safetensors"))
+
+
+class StateFile:
+    """The last state of a short training, in the file ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._saved_at = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state; None if there is none. Raises WamError if it is damaged."""
+        return load_training_state(self._path)
+
+    @property
+    def due(self) -> bool:
+        """Whether the last state is so old that losing it would be noticed."""
+        return time.monotonic() - self._saved_at >= _SAVE_EVERY_S
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write the state in the place of the last one."""
+        save_training_state(self._path, state)
+        self._saved_at = time.monotonic()
 
 
 def world_model_config(

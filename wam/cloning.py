@@ -4,16 +4,18 @@ Shapes: S posterior draws, N frames of all demonstrations in a row, W windows, F
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from wam.checkpoint import StateFile
 from wam.config import CHUNK, PolicyConfig
 from wam.diffusion import Schedule
 from wam.errors import WamError
 from wam.initialisation import seeded
+from wam.interruption import deferred
 from wam.policy import CHUNK_VALUES, DiffusionMlp, build_network
 from wam.schedule import cosine
 
@@ -71,8 +73,14 @@ def clone(
     generator: torch.Generator,
     device: torch.device,
     log: Callable[[dict[str, float]], None],
+    state: dict[str, Any] | None = None,
+    checkpoint: StateFile | None = None,
 ) -> DiffusionMlp:
     """A network trained for ``config.updates`` steps, with exponentially averaged weights.
+
+    ``checkpoint`` is given the state now and then, and when the process is asked to end, before
+    Interrupted is raised; with a ``state`` that it was given the training goes on from there, with
+    the same result.
 
     ``log`` receives ``step``, ``train_loss`` (mean since the last call), ``validation_loss`` (of
     the averaged weights, on fixed noise; absent without validation windows) and ``lr``.
@@ -90,24 +98,48 @@ def clone(
     )
     held_out = _held_out(validation, config, generator, device)
     losses: list[torch.Tensor] = []
-    for update, batch in enumerate(_batches(training, config, generator, device), start=1):
-        lr = learning_rate(config, update)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        loss = cloning_loss(network, schedule, *batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        average.update_parameters(network)
-        losses.append(loss.detach())
-        if update % config.log_every == 0 or update == config.updates:
-            record = {"step": update, "train_loss": float(torch.stack(losses).mean()), "lr": lr}
-            if held_out is not None:
-                with torch.no_grad():
-                    loss = cloning_loss(averaged, schedule, *held_out)
-                record["validation_loss"] = float(loss)
-            log(record)
-            losses.clear()
+    first = 1
+    if state is not None:
+        first = state["update"] + 1
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        losses = [loss.to(device) for loss in state["losses"]]
+    batches = _batches(training, config, generator, device)
+    with deferred() as asked:
+        for update in range(first, config.updates + 1):
+            lr = learning_rate(config, update)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            loss = cloning_loss(network, schedule, *next(batches))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            average.update_parameters(network)
+            losses.append(loss.detach())
+            if update % config.log_every == 0 or update == config.updates:
+                record = {"step": update, "train_loss": float(torch.stack(losses).mean()), "lr": lr}
+                if held_out is not None:
+                    with torch.no_grad():
+                        loss = cloning_loss(averaged, schedule, *held_out)
+                    record["validation_loss"] = float(loss)
+                log(record)
+                losses.clear()
+            stop = asked()
+            if checkpoint and (stop or checkpoint.due):
+                checkpoint.save(
+                    {
+                        "update": update,
+                        "network": network.state_dict(),
+                        "average": average.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "generator": generator.get_state(),
+                        "losses": losses,
+                    }
+                )
+            if stop:
+                break
     return averaged.eval()
 
 
@@ -122,13 +154,13 @@ def learning_rate(config: PolicyConfig, update: int) -> float:
 def _batches(
     data: Windows, config: PolicyConfig, generator: torch.Generator, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Endless draws of (feature, chunk, k, noise) until ``config.updates`` are reached."""
+    """Endless draws of (feature, chunk, k, noise)."""
     pool = data.features.to(device)
     if data.context is not None:
         pool = torch.cat([pool, data.context.unsqueeze(0).to(device)])
     rows, chunks = data.rows.to(device), data.chunks.to(device)
     draws, size = len(data.features), config.batch
-    for _ in range(config.updates):
+    while True:
         window = torch.randint(len(data.rows), (size,), generator=generator)
         draw = torch.randint(draws, (size,), generator=generator)
         if data.context is not None:

@@ -95,8 +95,8 @@ class WorldModelTraining:
     muon_lr: float = 2e-3
     """Muon's learning rate where AdamW's is ``lr``; it falls along with it."""
     grad_clip: float = 100.0
-    action_warmup: float = 0.0
-    """Fraction of the updates over which the inverse-dynamics weight rises linearly from 0."""
+    action_warmup: int = 0
+    """Updates over which the inverse-dynamics weight rises linearly from 0."""
     reset_probability: float = 0.01
     """Chance of a pseudo-reset per frame."""
     image_frames: float = 1.0
@@ -108,7 +108,7 @@ class WorldModelTraining:
     previous action, a row that jumps into another episode keeps its state, and weight decay covers
     biases and norms too (algorithm contract 1.6, 1.7, 2.8)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """``auto``: bf16 where it is faster, which is measured on a CPU that has it."""
+    """``auto``: bf16 on a GPU that has it, fp32 elsewhere."""
     frames: int | None = None
     """Stop after so many frames, if that is before ``updates``."""
     minutes: float | None = None

@@ -5,13 +5,15 @@ Shapes: S posterior draws, N frames of all demonstrations in a row, D demonstrat
 
 import copy
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from wam.checkpoint import StateFile
 from wam.config import CHUNK, RewardConfig
 from wam.errors import WamError
 from wam.initialisation import seeded
+from wam.interruption import deferred
 from wam.reward import SuccessClassifier, classifier_loss
 
 NEAR_MISS_FRAMES = 8
@@ -83,8 +85,14 @@ def train_classifier(
     generator: torch.Generator,
     device: torch.device,
     log: Callable[[dict[str, float]], None],
+    state: dict[str, Any] | None = None,
+    checkpoint: StateFile | None = None,
 ) -> SuccessClassifier:
     """A classifier with the weights of its best epoch, not calibrated yet.
+
+    ``checkpoint`` is given the state now and then, and when the process is asked to end, before
+    Interrupted is raised; with a ``state`` that it was given the training goes on from there, with
+    the same result.
 
     The best epoch has the highest area under the precision-recall curve on ``validation``, the mean
     of real and imagined features. ``log`` receives ``step`` (epoch), ``loss``, ``auprc_real`` and
@@ -103,33 +111,56 @@ def train_classifier(
     weight = frame_weights(training.label, training.length, config.near_miss_weight)
     best, best_epoch = float("-inf"), 0
     best_weights = copy.deepcopy(model.state_dict())
-    for epoch in range(1, config.epochs + 1):
-        losses: list[torch.Tensor] = []
-        for feature, label, row_weight in _epoch(training, weight, config, generator):
-            loss = classifier_loss(
-                model, feature.to(device), label.to(device), row_weight.to(device), config
+    first = 1
+    if state is not None:
+        first = state["epoch"] + 1
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        best, best_epoch, best_weights = state["best"], state["best_epoch"], state["best_weights"]
+    with deferred() as asked:
+        for epoch in range(first, config.epochs + 1):
+            losses: list[torch.Tensor] = []
+            for feature, label, row_weight in _epoch(training, weight, config, generator):
+                loss = classifier_loss(
+                    model, feature.to(device), label.to(device), row_weight.to(device), config
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            real, imagined = (
+                average_precision(*_scored(model, features, validation.label, device))
+                for features in (validation.real, validation.imagined)
             )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        real, imagined = (
-            average_precision(*_scored(model, features, validation.label, device))
-            for features in (validation.real, validation.imagined)
-        )
-        log(
-            {
-                "step": epoch,
-                "loss": float(torch.stack(losses).mean()),
-                "auprc_real": real,
-                "auprc_imagined": imagined,
-            }
-        )
-        if (real + imagined) / 2 > best:
-            best, best_epoch = (real + imagined) / 2, epoch
-            best_weights = copy.deepcopy(model.state_dict())
-        elif epoch - best_epoch >= PATIENCE:
-            break
+            log(
+                {
+                    "step": epoch,
+                    "loss": float(torch.stack(losses).mean()),
+                    "auprc_real": real,
+                    "auprc_imagined": imagined,
+                }
+            )
+            if (real + imagined) / 2 > best:
+                best, best_epoch = (real + imagined) / 2, epoch
+                best_weights = copy.deepcopy(model.state_dict())
+            elif epoch - best_epoch >= PATIENCE:
+                break
+            stop = asked()
+            if checkpoint and (stop or checkpoint.due):
+                checkpoint.save(
+                    {
+                        "epoch": epoch,
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "generator": generator.get_state(),
+                        "best": best,
+                        "best_epoch": best_epoch,
+                        "best_weights": best_weights,
+                    }
+                )
+            if stop:
+                break
     model.load_state_dict(best_weights)
     return model.eval()
 

@@ -1,7 +1,7 @@
 """The training loop of the world model: batches, updates, records, checkpoints.
 
 A run that is killed and started again goes on from its last checkpoint, and on a CPU ends with the
-same bits as one that was never interrupted.
+same bits as one that was never interrupted. Ctrl-C and SIGTERM leave a checkpoint first.
 """
 
 import time
@@ -19,6 +19,7 @@ from wam.config import WorldModelTraining
 from wam.cuda_graph import GraphedPasses
 from wam.distributed import ALONE, Ranks, all_rows, mean_over_ranks
 from wam.errors import WamError
+from wam.interruption import deferred
 from wam.journal import Journal
 from wam.muon import Muon
 from wam.precision import Precision, choose
@@ -63,7 +64,8 @@ class Outcome(NamedTuple):
 
 
 class Trainer:
-    """Trains ``model`` on ``batches`` and keeps its records and checkpoints in ``directory``.
+    """Trains ``model`` on ``batches`` and keeps its records in ``directory``, as well as its
+    checkpoints, unless ``checkpoints`` names another place for these.
 
     ``action_scale`` is the weight of the inverse-dynamics loss; 0 trains a plain DreamerV2 model.
     ``validate()`` returns the figures of the current model and must not use the trainer's
@@ -71,7 +73,7 @@ class Trainer:
     what a single process does with all rows, and the first one writes the files. A single process
     on a GPU launches its updates as a CUDA graph, unless ``graphs`` is False.
 
-    Raises WamError if the last checkpoint is damaged.
+    Raises WamError if the last checkpoint is damaged, or of a later update than the run has.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Trainer:
         action_scale: float,
         directory: Path,
         device: torch.device,
+        checkpoints: Path | None = None,
         validate: Callable[[], Record] | None = None,
         ranks: Ranks = ALONE,
         graphs: bool = True,
@@ -103,7 +106,9 @@ class Trainer:
         self._graphed: GraphedPasses | None = None
         self._rows = training.batch // ranks.world_size
         self._directory = directory
-        self._checkpoints = Checkpoints(directory / CHECKPOINTS, training.keep_checkpoints)
+        self._checkpoints = Checkpoints(
+            checkpoints or directory / CHECKPOINTS, training.keep_checkpoints
+        )
         self._metrics = Journal(directory / METRICS_FILE)
         self._validation = Journal(directory / VALIDATION_FILE)
         self._optimizers = optimizers(self._model, training)
@@ -120,8 +125,8 @@ class Trainer:
         """Updates of the whole run, unless ``minutes`` end it before."""
         if training.frames is not None:
             self.updates = min(self.updates, -(-training.frames // self._frames_per_update))
-        self.precision: Precision | None = None
-        """What the networks compute in; known from the first update on."""
+        self.precision = choose(training.precision, device)
+        """What the networks compute in."""
         self._restore()
 
     def run(
@@ -130,21 +135,32 @@ class Trainer:
         """Train up to the configured number of updates or frames, or out of time.
 
         ``on_step(step, record)`` is called after each update, with the record where one was
-        written. Raises WamError if update after update is not finite.
+        written. Raises WamError if update after update is not finite, and Interrupted, after a
+        checkpoint, if the process is asked to end.
         """
         training = self._training
-        while not self._finished:
-            start = time.perf_counter()
-            self._update(next(self._batches))
-            self.step += 1
-            self._seconds = self._agreed(self._seconds + time.perf_counter() - start)
-            last = self._finished
-            record = self._log() if last or self.step % training.log_every == 0 else None
-            if self._validate and (last or self.step % training.validate_every == 0):
-                self._judge(self._validate())
-            if last or self.step % training.checkpoint_every == 0:
-                self._save()
-            on_step(self.step, record)
+        with deferred() as asked:
+            if self.step and self.step % training.validate_every == 0:
+                self._judge_if_missing()  # the run was asked to end before it could be done
+            while not self._finished:
+                start = time.perf_counter()
+                self._update(next(self._batches))
+                self.step += 1
+                self._seconds = self._agreed(self._seconds + time.perf_counter() - start)
+                last = self._finished
+                stop = self._any(asked()) and not last
+                record = self._log() if last or self.step % training.log_every == 0 else None
+                if self._validate and not stop:
+                    if last or self.step % training.validate_every == 0:
+                        self._judge(self._validate())
+                if stop or last or self.step % training.checkpoint_every == 0:
+                    self._save()
+                on_step(self.step, record)
+                if stop:
+                    break
+            else:
+                # A run that was to be longer has no figures of its end.
+                self._judge_if_missing()
         return Outcome(self.step, self._frames, self._skipped, self._frames_per_s)
 
     def use_best(self) -> int:
@@ -165,11 +181,15 @@ class Trainer:
             return seconds
         return float(mean_over_ranks(torch.tensor(seconds, device=self._device)))
 
+    def _any(self, asked: bool) -> bool:
+        """Whether any rank was asked to end: then all of them do."""
+        if self._ranks.world_size == 1:
+            return asked
+        return float(mean_over_ranks(torch.tensor(float(asked), device=self._device))) > 0
+
     def _update(self, batch: Batch) -> None:
         training = self._training
         batch = self._with_resets(batch.to(self._device, non_blocking=True))
-        if self.precision is None:
-            self.precision = choose(training.precision, self._device, self._trial(batch))
         action_scale = self._scheduled_action_scale()
         if self._graphs and self._graphed is None:
             self._graphed = GraphedPasses(
@@ -200,7 +220,6 @@ class Trainer:
     ) -> tuple[dict[str, torch.Tensor], RssmState]:
         """Leave the gradients of a batch; its metrics and the state after it."""
         training = self._training
-        assert self.precision is not None
         self._model.zero_grad()
         with self.precision.autocast(self._device):
             loss, metrics, last = self._objective(
@@ -226,22 +245,6 @@ class Trainer:
             return generator
         return RankGenerator(generator, *self._ranks)
 
-    def _trial(self, batch: Batch) -> Callable[[], None]:
-        """A forward and backward pass that leaves no trace but its gradients."""
-
-        def run() -> None:
-            noise = torch.Generator(self._device).manual_seed(0)
-            loss, _, _ = self._model.loss(
-                batch,
-                self._state,
-                noise,
-                self._action_scale,
-                image_frames=self._training.image_frames,
-            )
-            loss.backward()
-
-        return run
-
     def _skip(self) -> None:
         """Leave out an update whose gradient is not finite, and what its batch did to the state."""
         self._state = self._model.initial(self._rows, self._device)
@@ -265,8 +268,8 @@ class Trainer:
 
     def _scheduled_action_scale(self) -> float:
         """The inverse-dynamics weight of this update, rising linearly during the warm-up."""
-        warmup = self._training.action_warmup * self.updates
-        return self._action_scale * min(1.0, (self.step + 1) / max(warmup, 1.0))
+        warmup = max(self._training.action_warmup, 1)
+        return self._action_scale * min(1.0, (self.step + 1) / warmup)
 
     def _log(self) -> Record:
         """Write the means since the last record."""
@@ -284,6 +287,11 @@ class Trainer:
         if self._writes:
             self._metrics.append(record)
         return record
+
+    def _judge_if_missing(self) -> None:
+        judged = [record["step"] for record in self._validation.records()]
+        if self._validate and self._writes and self.step not in judged:
+            self._judge(self._validate())
 
     def _judge(self, figures: Record) -> None:
         """Note the figures of a validation, and keep the weights if they are the best so far."""
@@ -328,7 +336,7 @@ class Trainer:
                 "skipped": [self._skipped, self._skipped_in_a_row],
                 "seconds": self._seconds,
                 "batches": self._batches.state_dict(),
-                "precision": self.precision,
+                "precision": self.precision.name,
                 "best": self._best,
             },
         )
@@ -339,6 +347,12 @@ class Trainer:
         if saved is not None:
             own = slice(self._ranks.rank * self._rows, (self._ranks.rank + 1) * self._rows)
             self.step = saved["step"]
+            if self.step > self.updates:
+                raise WamError(
+                    f"train_world_model.updates: the begun training is at update {self.step}, "
+                    f"beyond the {self.updates} that are set; set at least as many, or move "
+                    f"{self._directory} away to begin anew"
+                )
             self._model.load_state_dict(saved["model"])
             for optimizer, state in zip(self._optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(state)
@@ -352,7 +366,7 @@ class Trainer:
             self._skipped, self._skipped_in_a_row = saved["skipped"]
             self._seconds = saved["seconds"]
             self._batches.load_state_dict(saved["batches"])
-            self.precision = Precision(*saved["precision"])
+            self.precision = Precision(saved["precision"])
             self._best = saved["best"]
         if self._writes:
             self._metrics.rewind(self.step)

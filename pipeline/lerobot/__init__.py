@@ -5,14 +5,14 @@ episode of play. Images are PNG inside the Parquet files, not video: nothing is 
 frame can be read.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, console, raw
+from pipeline import artifacts, console
+from pipeline.building import Build, build
 from pipeline.index import load_index
 from pipeline.layout import SPLITS, Layout
-from pipeline.lerobot.data import FILE_MB, RECORDS, plan, write_files
+from pipeline.lerobot.data import FILE_MB, plan, write_files
 from pipeline.lerobot.labels import label_frames
 from pipeline.lerobot.meta import CODEBASE_VERSION, write_meta
 from pipeline.lerobot.split import Split
@@ -27,8 +27,7 @@ def run(layout: Layout, output: Path) -> None:
     """Export ``layout.store`` to ``output``, one LeRobot data set per split.
 
     An interrupted run goes on with the first data file that is missing. Raises WamError if the
-    store or the index is incomplete, the raw annotations that the index tells of are gone, or
-    ``output`` holds anything but an earlier export.
+    store or the index is incomplete, or ``output`` holds anything but an earlier export.
     """
     try:
         import pyarrow  # noqa: F401
@@ -37,37 +36,40 @@ def run(layout: Layout, output: Path) -> None:
     index = load_index(layout.index)
     stores = {split: open_store(store_path(layout.store, split)) for split in SPLITS}
     artifacts.check_replaceable(output, STAGE)
-    with artifacts.building(
+
+    def make(target: Build) -> None:
+        target.manifest["splits"] = {}
+        for split, store in stores.items():
+            windows = index.splits[split].windows
+            if windows is None:
+                directory = index.splits[split].directory
+                console.warn(f"{directory}: no language annotations; every frame is play")
+            labels = label_frames(store, windows or [])
+            target.manifest["splits"][split] = _write(
+                Split(store, labels), target.directory / split, target.work / split
+            )
+
+    build(
         output,
+        make,
         stage=STAGE,
         params={"codebase_version": CODEBASE_VERSION, "file_mb": FILE_MB},
         inputs={
             "index": artifacts.fingerprint(layout.index, "index"),
-            "store": artifacts.fingerprint(layout.store, "convert"),
+            "store": artifacts.fingerprint(layout.store, "convert", deep=False),
         },
-    ) as (partial, manifest):
-        manifest["splits"] = {}
-        for split, store in stores.items():
-            directory = Path(index.splits[split].directory)
-            annotations = []
-            if index.splits[split].annotations is None:
-                console.warn(f"{directory}: no language annotations; every frame is play")
-            else:
-                annotations = raw.read_annotations(directory)
-            labels = label_frames(store, annotations)
-            manifest["splits"][split] = _write(Split(store, labels), partial / split)
-        for split in stores:
-            shutil.rmtree(partial / split / RECORDS)
+    )
+    splits = artifacts.read_manifest(output, STAGE)["splits"]
     counts = ", ".join(
-        f"{content['num_frames']:,} {split} frames" for split, content in manifest["splits"].items()
+        f"{content['num_frames']:,} {split} frames" for split, content in splits.items()
     )
     console.done("export", f"{counts} as LeRobot data sets at {output}")
 
 
-def _write(split: Split, directory: Path) -> dict[str, Any]:
+def _write(split: Split, directory: Path, records: Path) -> dict[str, Any]:
     """Write one data set; its entry in the manifest."""
     files = plan(split)
-    write_meta(split, files, write_files(split, files, directory), directory)
+    write_meta(split, files, write_files(split, files, directory, records), directory)
     return {
         "num_frames": split.store.num_frames,
         "num_episodes": len(split.store.episodes),

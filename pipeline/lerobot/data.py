@@ -20,7 +20,6 @@ from pipeline.lerobot.split import Split
 from pipeline.lerobot.statistics import Statistics, count_levels, no_levels, of_levels
 from wam.atomic import replacing
 
-RECORDS = ".records"
 CHUNK_FILES = 1000
 FILE_MB = 100
 _PNG_RATIO = 0.4
@@ -75,10 +74,13 @@ def plan(split: Split) -> list[DataFile]:
     return [*files, DataFile(len(files), range(first, len(split.store.episodes)))]
 
 
-def write_files(split: Split, files: list[DataFile], directory: Path) -> ImageStatistics:
-    """Write those of ``files`` that an earlier run has not completed; the statistics of all."""
-    for leftover in directory.rglob(".*.tmp"):
-        leftover.unlink()
+def write_files(
+    split: Split, files: list[DataFile], directory: Path, records: Path
+) -> ImageStatistics:
+    """Write those of ``files`` that an earlier run has not completed; the statistics of all.
+
+    ``records`` is the directory for what is to be known of a file that is complete.
+    """
     episodes: list[dict[str, Statistics]] = []
     levels = _no_levels(split)
     with (
@@ -88,19 +90,25 @@ def write_files(split: Split, files: list[DataFile], directory: Path) -> ImageSt
         ) as advance,
     ):
         for file in files:
-            record = directory / RECORDS / f"{file.number:06d}.json"
-            if record.is_file():
+            record = records / f"{file.number:06d}.json"
+            if _is_written(directory / file.path, record):
                 rows = split.store.episodes[file.episodes]
                 advance(int((rows[:, 1] - rows[:, 0]).sum()))
             else:
                 found = _write_file(split, file, directory / file.path, pool, advance)
                 counts = {key: values.tolist() for key, values in found.levels.items()}
-                artifacts.write_json(record, {"episodes": found.episodes, "levels": counts})
+                num_bytes = (directory / file.path).stat().st_size
+                content = {"episodes": found.episodes, "levels": counts, "bytes": num_bytes}
+                artifacts.write_json(record, content)
             content = artifacts.read_json(record)
             episodes += content["episodes"]
             for key, values in content["levels"].items():
                 levels[key] += values
     return ImageStatistics(episodes, levels)
+
+
+def _is_written(path: Path, record: Path) -> bool:
+    return record.is_file() and not artifacts.size_problem(path, artifacts.read_json(record))
 
 
 def _write_file(

@@ -12,14 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import console
-from pipeline.artifacts import building, read_manifest, write_json
+from pipeline.artifacts import read_manifest, write_json
+from pipeline.building import Build, build
 from pipeline.layout import Layout
 from pipeline.metrics import Estimate
 from pipeline.origin import mismatch
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections, world_model
 from pipeline.report.results import NAMES, Policy, Results, merge, percent, points
-from pipeline.report.sources import fingerprint, manifest
+from pipeline.report.sources import manifest
 from wam.config import CHUNK, VARIANTS
 
 PAGE = "index.html"
@@ -49,19 +50,23 @@ def run(profile: Profile, layout: Layout) -> None:
     if not any(manifest(directory) for directory in directories):
         read_manifest(directories[0], "evaluate")
     results = merge(directories, profile.tasks, VARIANTS)
-    inputs = {
-        path.name: fingerprint(path) for path in (*directories, layout.world_model_evaluation)
-    }
+    inputs = facts.fingerprints(layout)
     params = dataclasses.asdict(profile)
-    with building(layout.results, stage="results", params=params, inputs=inputs) as (path, _):
+
+    def make_results(target: Build) -> None:
+        path = target.directory
         write_json(path / "summary.json", results.rows)
         write_json(path / "metrics.json", _metrics(results))
         if (evaluated := world_model.result(layout)) is not None:
             write_json(path / world_model.RESULT_FILE, evaluated)
         (path / "table.md").write_text(_markdown(results))
         (path / "table.txt").write_text(_plain(results))
-    with building(layout.report, stage="report", params=params, inputs=inputs) as (path, _):
-        (path / PAGE).write_text(render(profile, layout, results))
+
+    def make_page(target: Build) -> None:
+        (target.directory / PAGE).write_text(render(profile, layout, results))
+
+    build(layout.results, make_results, stage="results", params=params, inputs=inputs)
+    build(layout.report, make_page, stage="report", params=params, inputs=inputs)
     show(layout)
     console.done("report", str(layout.report / PAGE))
 
@@ -69,7 +74,7 @@ def run(profile: Profile, layout: Layout) -> None:
 def show(layout: Layout) -> None:
     """Print the results table of a finished run. Raises WamError if there is none."""
     read_manifest(layout.results, "report")
-    console.console.print((layout.results / "table.txt").read_text(), markup=False, end="")
+    console.console.print((layout.results / "table.txt").read_text(), end="")
 
 
 def render(profile: Profile, layout: Layout, results: Results) -> str:
@@ -124,7 +129,7 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
         "data": facts.data(layout, found),
         "demos": facts.demos(layout, tasks),
         "provenance": facts.provenance(profile, name, layout, found),
-        "artifacts": facts.fingerprints(profile, layout),
+        "artifacts": facts.artifacts(layout),
         "settings": yaml.safe_dump(_plain_values(dataclasses.asdict(profile)), sort_keys=False),
     }
 
@@ -268,7 +273,7 @@ def _plain(results: Results) -> str:
     for index, row in enumerate(body):
         table.add_row(*row, end_section=index == len(results.tasks) - 1)
     buffer = io.StringIO()
-    Console(file=buffer, width=200, color_system=None).print(table)
+    Console(file=buffer, width=200, color_system=None, markup=False).print(table)
     return buffer.getvalue() + "".join(f"{note}\n" for note in _notes(results))
 
 

@@ -2,8 +2,6 @@
 
 import os
 import platform
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,14 @@ from pipeline.layout import SPLITS, Layout
 from pipeline.origin import ORIGIN
 from pipeline.params import Profile
 from pipeline.report.results import NAMES
-from pipeline.report.sources import fingerprint, manifest, optional_json, size
+from pipeline.report.sources import (
+    commit,
+    fingerprint,
+    made_by,
+    manifest,
+    optional_json,
+    size,
+)
 from pipeline.store import Store, open_store
 from pipeline.store_group import store_path
 from wam.config import FPS, VARIANTS
@@ -102,7 +107,7 @@ def provenance(
             "simulator",
             f"scene {profile.env.scene}, " + _origin([m for m in evaluated.values() if m]),
         ),
-        ("code", _commit()),
+        ("code", _commits(layout)),
         ("trained on", ", ".join(sorted(devices)) or "unknown"),
         (
             "seeds",
@@ -129,9 +134,22 @@ def evaluations() -> list[str]:
     return ["controls", *VARIANTS]
 
 
-def fingerprints(profile: Profile, layout: Layout) -> list[tuple[str, Pairs]]:
-    """The identity of every artifact behind the page."""
-    places: list[tuple[str, Path]] = [
+def fingerprints(layout: Layout) -> dict[str, str]:
+    """The identity of every artifact behind the page, by name."""
+    return {name: fingerprint(path) for name, path in _places(layout)}
+
+
+def artifacts(layout: Layout) -> list[tuple[str, Pairs]]:
+    """Identity and origin of every artifact behind the page."""
+    origins = [(name, made_by(path)) for name, path in _places(layout)]
+    return [
+        ("Fingerprints of the artifacts", list(fingerprints(layout).items())),
+        ("What made them", origins),
+    ]
+
+
+def _places(layout: Layout) -> list[tuple[str, Path]]:
+    return [
         ("index", layout.index),
         ("store", layout.store),
         ("shards", layout.shards),
@@ -151,8 +169,6 @@ def fingerprints(profile: Profile, layout: Layout) -> list[tuple[str, Pairs]]:
         ("evaluation · controls", layout.evaluation("controls")),
         ("evaluation · world models", layout.world_model_evaluation),
     ]
-    pairs = [(name, fingerprint(path)) for name, path in places]
-    return [("Fingerprints of the artifacts", pairs)]
 
 
 def _origin(records: Sequence[Mapping[str, Any]]) -> str:
@@ -164,17 +180,10 @@ def _origin(records: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {' and '.join(v)}" for name, v in found.items())
 
 
-def _commit() -> str:
-    git = shutil.which("git")
-    if git is None:
-        return "unknown (git is not installed)"
-    result = subprocess.run(
-        [git, "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return f"git {result.stdout.strip()}" if result.returncode == 0 else "not a git checkout"
+def _commits(layout: Layout) -> str:
+    """The commits that made the artifacts, as their manifests say."""
+    found = {code: None for _, path in _places(layout) if (code := commit(path))}
+    return " · ".join(found) or "unknown"
 
 
 def _bytes(count: float) -> str:

@@ -5,8 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import MANIFEST, file_digest, read_json
+from pipeline import artifacts
+from pipeline.artifacts import MANIFEST, read_json
 
+_LARGE = ("convert", "export")
+"""Stages whose output is checked as it is read."""
 _MEDIA = {".png": "image/png", ".webp": "image/webp", ".gif": "image/gif"}
 
 
@@ -28,9 +31,30 @@ def manifest(directory: Path) -> dict[str, Any]:
 
 
 def fingerprint(directory: Path) -> str:
-    """Digest that stands for an artifact's content; "not computed" where it is not complete."""
-    path = directory / MANIFEST
-    return file_digest(path) if path.is_file() else "not computed"
+    """Digest that stands for an artifact's content; "not computed" where it is not complete.
+
+    Raises WamError if a file of it is damaged.
+    """
+    stage = manifest(directory).get("stage")
+    if stage is None:
+        return "not computed"
+    return artifacts.fingerprint(directory, stage, deep=stage not in _LARGE)
+
+
+def commit(directory: Path) -> str | None:
+    """The code that made an artifact; None where it is not complete or does not say."""
+    origin = manifest(directory).get("provenance")
+    if origin is None:
+        return None
+    if origin["commit"] is None:
+        return f"outside of git, sources {origin['code'][:12]}"
+    return f"git {origin['commit'][:12]}" + (", changed" if origin["dirty"] else "")
+
+
+def made_by(directory: Path) -> str:
+    """Code and command that made an artifact."""
+    origin = manifest(directory).get("provenance")
+    return f"{commit(directory)} · {origin['command']}" if origin else "not computed"
 
 
 def data_uri(path: Path) -> str | None:

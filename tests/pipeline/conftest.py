@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pipeline import convert, export, index, raw
-from pipeline.artifacts import building
 from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
 from pipeline.store import open_store
 from pipeline.store_group import store_path
+from tests.pipeline.artifact import artifact
 from wam.checkpoint import save_model, world_model_config
 from wam.config import VARIANTS
 from wam.tasks import DRAWER, LED
@@ -24,11 +24,14 @@ FIRST_IDS = {"training": (100, 140, 200), "validation": (0, 50)}
 """First frame id of each episode; 100 and 140 follow each other without a gap."""
 
 
-def make_frame(frame_id: int, position: int) -> dict[str, np.ndarray]:
+def make_frame(
+    frame_id: int, position: int, gripper_shape: tuple[int, int] = (72, 80)
+) -> dict[str, np.ndarray]:
     """Frame ``position`` of an episode: the drawer closes, and at half time the LED goes on."""
     progress = position / (EPISODE - 1)
     ramp = np.arange(64 * 64 * 3, dtype=np.int64).reshape(64, 64, 3)
-    gripper = np.arange(72 * 80 * 3, dtype=np.int64).reshape(72, 80, 3)
+    height, width = gripper_shape
+    gripper = np.arange(height * width * 3, dtype=np.int64).reshape(height, width, 3)
     robot_obs = np.zeros(15)
     robot_obs[:3] = 0.1 * progress, -0.2, 0.5
     robot_obs[3:6] = 3.1, 0.1 * progress, 1.5
@@ -50,13 +53,14 @@ def make_frame(frame_id: int, position: int) -> dict[str, np.ndarray]:
     }
 
 
-def make_raw(root: Path) -> None:
+def make_raw(root: Path, gripper_shape: tuple[int, int] = (72, 80)) -> None:
     for split, first_ids in FIRST_IDS.items():
         directory = root / split
         annotations = []
         for first in first_ids:
             for position in range(EPISODE):
-                raw.write_frame(directory, first + position, make_frame(first + position, position))
+                frame = make_frame(first + position, position, gripper_shape)
+                raw.write_frame(directory, first + position, frame)
             window = (first + 2, first + 34)
             annotations.append(raw.Annotation("close_drawer", "push the drawer in", *window))
             annotations.append(raw.Annotation("turn_on_led", "press the button", *window))
@@ -141,9 +145,9 @@ def tiny_models(
     normalizer = open_store(store_path(layout.store, "training")).proprio_normalizer()
     for seed, variant in enumerate(VARIANTS, start=1):
         output = layout.world_model(variant)
-        with building(output, stage="train-world-model", params={}, inputs={}) as (partial, _):
+        with artifact(output, "train-world-model") as directory:
             model = WorldModel(profile.world_model, seed)
-            save_model(partial, model, world_model_config(model, variant, normalizer))
+            save_model(directory, model, world_model_config(model, variant, normalizer))
     return profile, layout
 
 

@@ -1,61 +1,23 @@
 import json
-import threading
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifacts import (
     MANIFEST,
-    building,
     check_replaceable,
     digest,
-    file_digest,
     fingerprint,
     read_manifest,
     verified_manifest,
 )
+from tests.pipeline.artifact import artifact
 from wam.errors import WamError
 
 
-def build(output: Path, text: str, *, params: object = 1, fail: bool = False) -> list[str]:
-    """Build ``output`` with one file; returns what the partial directory held at the start."""
-    with building(output, stage="test", params=params, inputs={"source": "a"}) as (
-        partial,
-        manifest,
-    ):
-        found = sorted(path.name for path in partial.iterdir() if not path.name.startswith("."))
-        (partial / text).write_text(text)
-        if fail:
-            raise RuntimeError("killed")
-        manifest["text"] = text
-    return found
-
-
-def test_output_appears_complete(tmp_path: Path) -> None:
-    build(tmp_path / "out", "one")
-    assert read_manifest(tmp_path / "out", "test")["text"] == "one"
-    assert not (tmp_path / "out.partial").exists()
-
-
-def test_an_interrupted_run_is_resumed_only_with_the_same_settings(tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    with pytest.raises(RuntimeError):
-        build(output, "one", fail=True)
-    assert not output.exists()
-    with pytest.raises(RuntimeError):
-        assert build(output, "two", fail=True) == ["one"]
-    assert build(output, "three", params=2) == []
-    assert sorted(path.name for path in output.iterdir()) == ["manifest.json", "three"]
-
-
-def test_an_earlier_output_survives_a_failed_run(tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    build(output, "one")
-    with pytest.raises(RuntimeError):
-        build(output, "two", params=2, fail=True)
-    assert (output / "one").is_file()
-    build(output, "three", params=3)
-    assert not (output / "one").exists()
+def make(output: Path, text: str = "one") -> None:
+    with artifact(output) as directory:
+        (directory / text).write_text(text)
 
 
 def test_an_incomplete_artifact_is_refused_with_the_stage_that_makes_it(tmp_path: Path) -> None:
@@ -64,26 +26,14 @@ def test_an_incomplete_artifact_is_refused_with_the_stage_that_makes_it(tmp_path
 
 
 def test_a_damaged_manifest_is_named(tmp_path: Path) -> None:
-    build(tmp_path / "out", "one")
-    (tmp_path / "out" / "manifest.json").write_text('{"stage": ')
+    make(tmp_path / "out")
+    (tmp_path / "out" / MANIFEST).write_text('{"stage": ')
     with pytest.raises(WamError, match=r"manifest\.json: not valid JSON"):
         read_manifest(tmp_path / "out", "test")
 
 
-def test_known_digests_are_not_computed_again(tmp_path: Path) -> None:
-    with building(tmp_path / "out", stage="test", params=1, inputs={}) as (partial, manifest):
-        (partial / "known").write_text("one")
-        (partial / "other").write_text("three")
-        manifest["digests"]["known"] = "digest of the writer"
-    files = verified_manifest(tmp_path / "out")["files"]
-    assert files == {
-        "known": {"bytes": 3, "digest": "digest of the writer"},
-        "other": {"bytes": 5, "digest": file_digest(tmp_path / "out" / "other")},
-    }
-
-
 def test_any_changed_byte_of_the_manifest_is_noticed(tmp_path: Path) -> None:
-    build(tmp_path / "out", "one")
+    make(tmp_path / "out")
     path = tmp_path / "out" / MANIFEST
     content = path.read_bytes()
     for at in range(len(content)):
@@ -94,9 +44,36 @@ def test_any_changed_byte_of_the_manifest_is_noticed(tmp_path: Path) -> None:
                     verified_manifest(tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"onf", "checksum differs"), (b"on", "2 bytes instead of 3"), (None, "missing")],
+)
+def test_an_input_with_a_damaged_file_is_refused(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    make(tmp_path / "out")
+    fingerprint(tmp_path / "out", "test")
+    path = tmp_path / "out" / "one"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(WamError, match=rf"out/one: damaged \({said}\); run 'wam test' again"):
+        fingerprint(tmp_path / "out", "test")
+
+
+def test_of_large_inputs_only_the_sizes_are_compared(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    before = fingerprint(tmp_path / "out", "test", deep=False)
+    (tmp_path / "out" / "one").write_bytes(b"onf")
+    assert fingerprint(tmp_path / "out", "test", deep=False) == before
+    (tmp_path / "out" / "one").write_bytes(b"on")
+    with pytest.raises(WamError, match="2 bytes instead of 3"):
+        fingerprint(tmp_path / "out", "test", deep=False)
+
+
 def test_only_an_earlier_output_is_replaced(tmp_path: Path) -> None:
     check_replaceable(tmp_path / "out", "test")
-    build(tmp_path / "out", "one")
+    make(tmp_path / "out")
     check_replaceable(tmp_path / "out", "test")
     with pytest.raises(WamError, match="exists and is no earlier output of 'wam other'"):
         check_replaceable(tmp_path / "out", "other")
@@ -109,22 +86,3 @@ def test_only_an_earlier_output_is_replaced(tmp_path: Path) -> None:
 def test_digest_depends_on_content_alone() -> None:
     assert digest({"a": 1, "b": [2]}) == digest(json.loads('{"b": [2], "a": 1}'))
     assert digest({"a": 1}) != digest({"a": 2})
-
-
-def test_a_second_builder_waits_for_the_first(tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    order: list[str] = []
-
-    def second() -> None:
-        build(output, "two")
-        order.append("second")
-
-    thread = threading.Thread(target=second)
-    with building(output, stage="test", params=1, inputs={"source": "a"}) as (partial, _):
-        thread.start()
-        (partial / "one").write_text("one")
-        thread.join(timeout=0.5)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
-    assert (output / "two").is_file()

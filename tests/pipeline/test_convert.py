@@ -123,7 +123,7 @@ def test_killed_conversion_goes_on(
     process = subprocess.Popen(
         [sys.executable, script, repository / "params.yaml", layout.root], cwd=repository
     )
-    records = layout.store.with_name("store.partial") / ".records"
+    records = layout.store.with_name("store.partial") / ".work" / "records"
     deadline = time.monotonic() + 60
     while len(list(records.glob("*.json")) if records.exists() else []) < 2:
         assert process.poll() is None, "the conversion ended before it could be killed"

@@ -16,9 +16,9 @@ from PIL import Image
 pytest.importorskip("pybullet")
 
 from pipeline import evaluate
-from pipeline.artifacts import building
 from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
+from tests.pipeline.artifact import artifact, remade
 from wam.checkpoint import save_model, world_model_config
 from wam.config import PROPRIO_SIZE
 from wam.envs import renderer
@@ -79,19 +79,6 @@ def inputs(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Layout
             tuned = FinetunedPolicy(base, actor, 3)
             save_model(directory / TASK / f"seed-{seed}", tuned, description)
     return layout
-
-
-class artifact:
-    """A complete artifact directory, as a stage leaves it."""
-
-    def __init__(self, path: Path) -> None:
-        self._building = building(path, stage="test", params={}, inputs={})
-
-    def __enter__(self) -> Path:
-        return self._building.__enter__()[0]
-
-    def __exit__(self, *error: Any) -> None:
-        self._building.__exit__(*error)
 
 
 @pytest.fixture(autouse=True)
@@ -156,8 +143,7 @@ def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: L
 
 
 def test_what_the_simulator_fine_tuned_is_labelled_so(profile: Profile, layout: Layout) -> None:
-    file = layout.finetune("wam") / "manifest.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "environment": "simulator"}))
+    remade(layout.finetune("wam"), environment="simulator")
     short = replace(profile.evaluate, max_steps=4, max_episodes=1)
     evaluate.run(replace(profile, evaluate=short), layout, "wam")
     stages = {row["stage"] for row in read(layout, "wam", "summary.json")}
@@ -264,6 +250,7 @@ def test_a_task_without_starts_is_refused(profile: Profile, layout: Layout) -> N
     content = json.loads(file.read_text())
     content["tasks"][TASK]["starts"] = []
     file.write_text(json.dumps(content))
+    remade(layout.demos)
     with pytest.raises(WamError, match=f"no held-out start of {TASK}"):
         evaluate.run(profile, layout, "controls")
 

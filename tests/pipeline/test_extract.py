@@ -185,3 +185,15 @@ def test_play_shows_success_failed_attempts_and_other_things(tmp_path: Path) -> 
     assert ((begins >= 37) & (begins <= 66)).sum() == 10
     assert ((begins >= 337) & (begins <= 401)).sum() == 5
     assert len(set(begins.tolist())) == 20
+
+
+def test_demonstrations_are_found_without_the_raw_frames(
+    layout: Layout, own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    elsewhere = Layout(tmp_path / "data")
+    profile = make_profile(own_raw)
+    index.run(profile, elsewhere)
+    convert.run(profile, elsewhere)
+    shutil.rmtree(own_raw)
+    extract.run(profile, elsewhere)
+    assert extract.load_demos(elsewhere.demos) == extract.load_demos(layout.demos)

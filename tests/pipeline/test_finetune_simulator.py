@@ -18,6 +18,7 @@ from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.store import open_store
 from pipeline.store_group import store_path
+from tests.pipeline.artifact import artifact
 from tests.pipeline.test_policy_stages import TASK, VARIANT, Killed, layout, profile, trained
 from wam.envs.play_table import PlayTableEnv
 from wam.envs.starts import random_start
@@ -71,9 +72,9 @@ def ready(trained: Layout) -> Layout:
     held_out = [{"frame_id": 0, "robot_obs": [], "scene_obs": []}]
     task = {"training": demos, "validation": [], "starts": held_out}
     task |= {"imagination_starts": [], "training_play": [], "validation_play": []}
-    with artifacts.building(trained.demos, stage="extract", params={}, inputs={}) as (partial, _):
+    with artifact(trained.demos, "extract") as directory:
         content = {"digest": "0", "tasks": {TASK: task}}
-        (partial / "demos.json").write_text(json.dumps(content))
+        (directory / "demos.json").write_text(json.dumps(content))
     return trained
 
 

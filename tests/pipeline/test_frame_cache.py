@@ -1,6 +1,9 @@
 """The file of decoded frames: shared, checked, and never half there."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -104,7 +107,7 @@ def test_an_interrupted_write_leaves_no_cache(path: Path) -> None:
     with pytest.raises(Killed):
         memory_mapped(path, NUM_FRAMES, lambda: decode()._replace(rgb_gripper=fragile))
     assert not path.exists()
-    assert len(list(path.parent.iterdir())) == 1
+    assert list(path.parent.iterdir()) == []
     assert holds(memory_mapped(path, NUM_FRAMES, decode))
     assert [file.name for file in path.parent.iterdir()] == ["training.abc.npy"]
 
@@ -134,3 +137,24 @@ def test_joined_parts_follow_each_other() -> None:
     images = np.empty((17, 64, 64, 3), np.uint8)
     joined(parts).rgb_static(0, images)
     np.testing.assert_array_equal(images, arrays()["rgb_static"][3:20])
+
+
+def test_more_files_than_a_process_may_open(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from test_frame_cache import NUM_FRAMES, cache_file, decode, holds, memory_mapped\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))\n"
+        "paths = [cache_file(Path(sys.argv[1]), f'tar{at}', 'abc') for at in range(60)]\n"
+        "assert all([holds(memory_mapped(path, NUM_FRAMES, decode)) for path in paths])\n"
+        "kept = [memory_mapped(path, NUM_FRAMES, decode) for path in paths]\n"
+        "assert all(map(holds, kept))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import index, raw
+from pipeline import artifacts, index, raw
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from wam.errors import WamError
@@ -25,6 +25,7 @@ def test_index_describes_both_splits(
     assert training.renderer == "tiny"
     assert training.image_shapes == {"rgb_static": (64, 64, 3), "rgb_gripper": (72, 80, 3)}
     assert training.annotations == {"close_drawer": 3, "turn_on_led": 3}
+    assert training.windows == raw.read_annotations(raw_root / "training")
     assert found.splits["validation"].num_frames == 80
 
 
@@ -36,19 +37,19 @@ def test_index_is_identical_until_the_data_change(
     profile = replace(profile, index=replace(profile.index, verify=verify))
     layout = Layout(tmp_path / "data")
 
-    def listing() -> dict[str, bytes]:
+    def indexed() -> dict[str, bytes]:
         index.run(profile, layout)
         return {path.name: path.read_bytes() for path in layout.index.iterdir()}
 
-    before = listing()
-    assert listing() == before
+    before = indexed()
+    assert indexed() == before
     frame = raw.frame_path(own_raw / "training", 120)
     content = bytearray(frame.read_bytes())
     if verify == "size":
         content += b"x"
     content[-1] ^= 1
     frame.write_bytes(bytes(content))
-    assert listing() != before
+    assert indexed() != before
 
 
 def test_new_annotations_change_the_index(
@@ -112,6 +113,8 @@ def test_missing_directories_are_named(
     layout = Layout(tmp_path / "data")
     with pytest.raises(WamError, match=r"raw\.path: .*nowhere: directory not found"):
         index.run(make_profile(tmp_path / "nowhere"), layout)
+    with pytest.raises(WamError, match=r"raw\.path: ~nobody-here/data: "):
+        index.run(make_profile(Path("~nobody-here/data")), layout)
     profile = make_profile(own_raw)
     with pytest.raises(WamError, match="run 'wam collect' first"):
         index.run(replace(profile, raw=replace(profile.raw, path=None)), layout)
@@ -122,3 +125,108 @@ def test_missing_directories_are_named(
     with pytest.raises(WamError, match=r"training: directory not found"):
         index.run(profile, layout)
     assert not layout.root.exists()
+
+
+def listing(directory: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.iterdir()}
+
+
+def test_an_index_of_the_same_frames_is_not_touched(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "data")
+    profile = make_profile(own_raw)
+    index.run(profile, layout)
+    # What a manifest may tell of how the index was made does not matter either.
+    path = layout.index / artifacts.MANIFEST
+    manifest = artifacts.read_json(path)
+    del manifest["manifest_digest"]
+    artifacts.write_json(path, artifacts.sealed({**manifest, "provenance": {"commit": "abc"}}))
+    before = listing(layout.index)
+    index.run(profile, layout)
+    assert listing(layout.index) == before
+    index.run(make_profile(own_raw, on_error="skip-episode"), layout)
+    assert artifacts.read_json(path)["params"]["on_error"] == "skip-episode"
+
+
+@pytest.mark.parametrize("name", [index.INDEX_FILE, artifacts.MANIFEST])
+def test_a_damaged_index_is_named_and_made_anew(
+    raw_root: Path, make_profile: MakeProfile, tmp_path: Path, name: str
+) -> None:
+    layout = Layout(tmp_path / "data")
+    index.run(make_profile(raw_root), layout)
+    path = layout.index / name
+    before = path.read_bytes()
+    for content in (before[:-9], b"{}", b"", before[:50] + bytes([before[50] ^ 1]) + before[51:]):
+        path.write_bytes(content)
+        with pytest.raises(WamError, match=name if content != b"{}" else "run 'wam index' again"):
+            index.load_index(layout.index)
+        index.run(make_profile(raw_root), layout)
+        assert path.read_bytes() == before
+
+
+def test_an_index_of_an_earlier_version_asks_for_a_new_one(
+    raw_root: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "data")
+    index.run(make_profile(raw_root), layout)
+    path, manifest = layout.index / index.INDEX_FILE, layout.index / artifacts.MANIFEST
+    content = artifacts.read_json(path)
+    for split in content["splits"].values():
+        del split["windows"]
+    artifacts.write_json(path, content)
+    entry = {"bytes": path.stat().st_size, "digest": artifacts.file_digest(path)}
+    artifacts.write_json(
+        manifest, artifacts.sealed({"stage": "index", "files": {path.name: entry}})
+    )
+    with pytest.raises(WamError, match=r"made by another version .*windows.*'wam index' again"):
+        index.load_index(layout.index)
+    artifacts.write_json(manifest, {"stage": "index", "index": artifacts.file_digest(path)})
+    with pytest.raises(WamError, match=r"made by an earlier version; run 'wam index' again"):
+        index.load_index(layout.index)
+
+
+def test_damaged_annotations_are_named(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "data")
+    path = own_raw / "validation" / raw.ANNOTATIONS
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(WamError, match=r"validation/lang_annotations/auto_lang_ann.npy: "):
+        index.run(make_profile(own_raw), layout)
+    raw.write_annotations(path.parents[1], [raw.Annotation("open_drawer", "x", 10, 10)])
+    with pytest.raises(WamError, match=r"auto_lang_ann.npy: info.indx \(10, 10\).*is empty"):
+        index.run(make_profile(own_raw), layout)
+    assert not layout.root.exists()
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty directory"])
+def test_without_the_raw_frames_their_index_is_kept(
+    own_raw: Path,
+    make_profile: MakeProfile,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    left: str,
+) -> None:
+    layout = Layout(tmp_path / "data")
+    profile = make_profile(own_raw)
+    index.run(profile, layout)
+    before = listing(layout.index)
+    shutil.rmtree(own_raw)
+    if left != "nothing":
+        own_raw.mkdir()
+    capsys.readouterr()
+    index.run(profile, layout)
+    assert listing(layout.index) == before
+    note, done = capsys.readouterr().out.splitlines()
+    assert note == f"{own_raw}: the raw frames are not here; {layout.index} is kept"
+    assert "120 training and 80 validation frames" in done
+    for other in (
+        make_profile(own_raw, on_error="skip-episode"),
+        make_profile(own_raw.with_name("other")),
+        replace(profile, raw=replace(profile.raw, path=None)),
+    ):
+        with pytest.raises(WamError, match=r"directory not found|run 'wam collect' first"):
+            index.run(other, layout)
+    assert listing(layout.index) == before

@@ -12,15 +12,15 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline import export, inspect
+from pipeline import artifacts, convert, export, index, inspect
 from pipeline.layout import Layout
-from pipeline.lerobot import data
+from pipeline.lerobot import STAGE, data
 from pipeline.lerobot.features import KEYS, encode, features_of
 from pipeline.lerobot.labels import label_frames
 from pipeline.lerobot.split import Split
 from pipeline.lerobot.statistics import count_levels, of_levels, of_vectors
 from pipeline.params import Profile
-from pipeline.raw import Annotation
+from pipeline.raw import ANNOTATIONS, Annotation
 from pipeline.schema import StoreArray
 from pipeline.store import Store, open_store
 from wam.errors import WamError
@@ -286,3 +286,32 @@ def _digests(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def test_the_raw_frames_are_not_needed(
+    exported: Layout, own_raw: Path, make_profile: Callable[..., Profile], tmp_path: Path
+) -> None:
+    layout, profile = Layout(tmp_path / "data"), make_profile(own_raw)
+    index.run(profile, layout)
+    convert.run(profile, layout)
+    shutil.rmtree(own_raw)
+    export.run(profile, layout, "lerobot")
+    for split in SPLITS:
+        tasks = Path(split) / "meta" / "tasks.parquet"
+        assert (layout.lerobot / tasks).read_bytes() == (exported.lerobot / tasks).read_bytes()
+
+
+def test_without_annotations_every_frame_is_play(
+    own_raw: Path,
+    make_profile: Callable[..., Profile],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (own_raw / "validation" / ANNOTATIONS).unlink()
+    layout, profile = Layout(tmp_path / "data"), make_profile(own_raw)
+    index.run(profile, layout)
+    convert.run(profile, layout)
+    export.run(profile, layout, "lerobot")
+    assert "validation: no language annotations; every frame is play" in capsys.readouterr().out
+    manifest = artifacts.read_manifest(layout.lerobot, STAGE)
+    assert [manifest["splits"][split]["num_tasks"] for split in SPLITS] == [3, 1]

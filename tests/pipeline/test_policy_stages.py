@@ -1,6 +1,9 @@
 """The stages between the world model and the evaluation, on small made-up artifacts."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline import artifacts, disagreement, finetune, finetune_task, train_policy, train_reward
 from pipeline.extract import Demo, TaskDemos
@@ -17,12 +21,15 @@ from pipeline.features import SplitFeatures, TaskFeatures, load_features, save_f
 from pipeline.featurize import CONTEXT_FRAMES, FeatureMaker
 from pipeline.layout import Layout
 from pipeline.params import Features, Profile, load_profile
+from tests.pipeline.artifact import artifact, content
+from wam import cloning, reward_training
 from wam.actions import executable
 from wam.checkpoint import save_model, world_model_config
 from wam.config import Filtering, WorldModelConfig
 from wam.disagreement import MAX_EXCESS, load_ensemble, mean_disagreement, transitions
 from wam.errors import WamError
 from wam.filtering import Observation, filter_sequence
+from wam.interruption import Interrupted
 from wam.policy import DiffusionPolicy, FinetunedPolicy, load_policy
 from wam.proprio import ProprioNormalizer
 from wam.reward import load_reward
@@ -96,15 +103,10 @@ def layout(tmp_path: Path) -> Layout:
     layout = Layout(tmp_path)
     model = WorldModel(CONFIG)
     normalizer = ProprioNormalizer(np.zeros(18), np.ones(18))
-    with artifacts.building(
-        layout.world_model(VARIANT), stage="train-world-model", params={}, inputs={}
-    ) as (partial, _):
-        save_model(partial, model, world_model_config(model, VARIANT, normalizer))
-    with artifacts.building(layout.features(VARIANT), stage="featurize", params={}, inputs={}) as (
-        partial,
-        _,
-    ):
-        save_features(partial / TASK, make_features(), CONFIG.deter, CONFIG.classes)
+    with artifact(layout.world_model(VARIANT), "train-world-model") as directory:
+        save_model(directory, model, world_model_config(model, VARIANT, normalizer))
+    with artifact(layout.features(VARIANT), "featurize") as directory:
+        save_features(directory / TASK, make_features(), CONFIG.deter, CONFIG.classes)
     return layout
 
 
@@ -358,8 +360,7 @@ def test_an_imprecise_reward_warns_or_stops(
     assert TASK in capsys.readouterr().out
     stopping = replace(profile, finetune=replace(profile.finetune, gate="stop"))
     with pytest.raises(WamError, match="min_imagined_precision"):
-        finetune.run(stopping, trained, VARIANT)
-    assert not trained.finetune(VARIANT).with_name(f"{VARIANT}.partial").exists()
+        finetune.check_rewards(directory, stopping)
 
 
 def test_a_changed_world_model_invalidates_the_result(
@@ -483,3 +484,95 @@ def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
     predicted = model.imagine_step(state, training.action[10:11], torch.Generator())
     check(training.imagined[1, 11, : CONFIG.deter], predicted.deter[0])
     assert torch.equal(training.action[..., 6].abs(), torch.ones(17))
+
+
+@pytest.mark.parametrize(
+    ("stage", "place", "step", "steps", "stopped_at"),
+    [
+        (train_reward, "reward", (reward_training, "_epoch"), 6, 2),
+        (train_policy, "policy", (cloning, "learning_rate"), 20, 7),
+        (finetune, "finetune", (finetune_task.Dppo, "train_iteration"), 4, 3),
+    ],
+)
+def test_a_stage_that_is_asked_to_end_saves_its_last_step_and_goes_on_from_there(
+    profile: Profile,
+    trained: Layout,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: Any,
+    place: str,
+    step: tuple[Any, str],
+    steps: int,
+    stopped_at: int,
+) -> None:
+    profile = replace(profile, finetune=replace(profile.finetune, seeds=(0,), checkpoint_every=100))
+    whole = Layout(Path(shutil.copytree(trained.root, tmp_path / "whole")))
+    own = Layout(Path(shutil.copytree(trained.root, tmp_path / "stopped")))
+    for layout in (whole, own):
+        shutil.rmtree(getattr(layout, place)(VARIANT), ignore_errors=True)
+    stage.run(profile, whole, VARIANT)
+    take_step = getattr(*step)
+    taken = 0
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == stopped_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_step(*arguments)
+
+    monkeypatch.setattr(*step, counted)
+    with pytest.raises(Interrupted) as stopped:
+        stage.run(profile, own, VARIANT)
+    assert stopped.value.signum == signal.SIGTERM
+    assert taken == stopped_at
+    stage.run(profile, own, VARIANT)
+    assert taken == steps, "no step is taken twice"
+    outputs = [getattr(layout, place)(VARIANT) for layout in (whole, own)]
+    assert content(outputs[1]) == content(outputs[0])
+
+
+def test_more_iterations_go_on_from_where_a_killed_run_ended(
+    profile: Profile, trained: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(iterations: int, seeds: tuple[int, ...]) -> Profile:
+        settings = replace(profile.finetune, iterations=iterations, seeds=seeds)
+        return replace(profile, finetune=settings)
+
+    whole = Layout(Path(shutil.copytree(trained.root, tmp_path / "whole")))
+    finetune.run(of(4, (0, 1)), whole, VARIANT)
+    write_json = artifacts.write_json
+
+    def killed(path: Path, value: Any) -> None:
+        if path.parent.name == f"{VARIANT}.partial" and path.name == artifacts.SUMMARY:
+            raise Killed
+        write_json(path, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "write_json", killed)
+        with pytest.raises(Killed):
+            finetune.run(of(2, (0,)), trained, VARIANT)
+    finetune.run(of(4, (0, 1)), trained, VARIANT)
+    for seed in (0, 1):
+        weights = [
+            load_file(layout.finetune(VARIANT) / TASK / f"seed-{seed}" / "model.safetensors")
+            for layout in (whole, trained)
+        ]
+        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_a_run_that_is_longer_than_asked_for_is_not_passed_off_as_shorter(
+    profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(profile.finetune, checkpoint_every=1)
+    with monkeypatch.context() as patch:
+
+        def killed(*_: Any) -> None:
+            raise Killed
+
+        patch.setattr(finetune_task, "save_model", killed)
+        with pytest.raises(Killed):
+            finetune.run(replace(profile, finetune=settings), trained, VARIANT)
+    shorter = replace(profile, finetune=replace(settings, iterations=2))
+    with pytest.raises(WamError, match="at iteration 4, beyond the 2 that are set"):
+        finetune.run(shorter, trained, VARIANT)

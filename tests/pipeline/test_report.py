@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from pipeline import clips, extract
-from pipeline.artifacts import building
 from pipeline.evaluate import Job, summarise
 from pipeline.film import write_film_strip
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.report import build
 from pipeline.report.results import Links
+from tests.pipeline.artifact import artifact, remade
 from wam.config import VARIANTS
 from wam.errors import WamError
 from wam.tasks import FIXTURES
@@ -43,28 +43,12 @@ def make_run(profile: Profile, layout: Layout, starts: int = 29) -> None:
     with artifact(layout.world_model_evaluation) as directory:
         _world_model_evaluation(directory)
     for variant in VARIANTS:
-        with artifact(layout.world_model(variant), {"device": "cpu"}) as directory:
+        with artifact(layout.world_model(variant), params={"device": "cpu"}) as directory:
             _world_model(directory, variant, rng)
         for place in (layout.policy, layout.reward, layout.finetune):
             with artifact(place(variant)) as directory:
                 for task in profile.tasks:
                     _task(directory / task, place.__name__, profile, rng)
-
-
-class artifact:
-    """A complete artifact directory, as a stage leaves it."""
-
-    def __init__(self, path: Path, params: Any = None, **manifest: Any) -> None:
-        self._building = building(path, stage="test", params=params or {}, inputs={})
-        self._more = manifest
-
-    def __enter__(self) -> Path:
-        path, manifest = self._building.__enter__()
-        manifest.update(self._more)
-        return path
-
-    def __exit__(self, *error: Any) -> None:
-        self._building.__exit__(*error)
 
 
 def _evaluation(
@@ -364,12 +348,12 @@ def test_a_result_of_the_simulator_never_passes_for_one_of_imagination(
 ) -> None:
     layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
     for variant in VARIANTS:
-        directory = layout.finetune(variant)
-        manifest = json.loads((directory / "manifest.json").read_text())
-        write(directory / "manifest.json", {**manifest, "environment": "simulator"})
+        remade(layout.finetune(variant), environment="simulator")
+        directory = layout.evaluation(variant)
         for name in ("summary.json", "rollouts.json"):
-            path = layout.evaluation(variant) / name
+            path = directory / name
             path.write_text(path.read_text().replace('"ppo"', '"ppo_simulator"'))
+        remade(directory)
     build.run(profile, layout)
     usual = (run.results / "table.txt").read_text()
     table = (layout.results / "table.txt").read_text()

@@ -1,7 +1,9 @@
 """The stage on the tiny data set: what it leaves behind, and that it goes on after a kill."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,8 +17,11 @@ from pipeline.artifacts import read_json, read_manifest
 from pipeline.layout import Layout
 from pipeline.params import Profile
 from pipeline.store import open_store
+from tests.pipeline.artifact import content
+from wam.batch import Batch
 from wam.checkpoint import load_world_model
 from wam.errors import WamError
+from wam.interruption import Interrupted
 from wam.journal import Journal
 from wam.train import Trainer
 
@@ -157,3 +162,99 @@ def test_windows_longer_than_the_episodes_are_refused(profile: Profile, layout: 
     with pytest.raises(WamError, match="longer than every episode"):
         train_world_model.run(replace(profile, evaluate_world_model=settings), layout, "wam")
     assert not layout.root.joinpath("world_model").exists()
+
+
+def test_a_training_that_is_asked_to_end_saves_its_last_update_and_goes_on_from_there(
+    profile: Profile, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = replace(
+        profile, train_world_model=replace(profile.train_world_model, checkpoint_every=100)
+    )
+    whole = Layout(Path(shutil.copytree(layout.root, tmp_path / "whole")))
+    train_world_model.run(profile, whole, "wam")
+    update = Trainer._update
+    seen: list[int] = []
+
+    def counted(self: Trainer, batch: Batch) -> None:
+        seen.append(self.step)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(self, batch)
+
+    monkeypatch.setattr(Trainer, "_update", counted)
+    with pytest.raises(Interrupted):
+        train_world_model.run(profile, layout, "wam")
+    assert seen == [0, 1, 2]
+    train_world_model.run(profile, layout, "wam")
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert content(layout.world_model("wam")) == content(whole.world_model("wam"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"log_every": 1},
+        {"checkpoint_every": 1},
+        {"keep_checkpoints": 1},
+        {"validate_every": 1},
+        {"updates": 8},
+        {"minutes": 1e-9},
+    ],
+)
+def test_what_shapes_no_weights_may_change_even_after_the_last_update(
+    profile: Profile,
+    layout: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, float],
+) -> None:
+    """The kinds of settings that a user changes to go on with a training."""
+    seen: list[int] = []
+    update = Trainer._update
+
+    def counted(self: Trainer, batch: Batch) -> None:
+        seen.append(self.step)
+        update(self, batch)
+
+    monkeypatch.setattr(Trainer, "_update", counted)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_world_model, "save_model", killed)
+        train_world_model.run(profile, layout, "wam")
+    settings = replace(profile.train_world_model, **changes)  # type: ignore[arg-type]
+    train_world_model.run(replace(profile, train_world_model=settings), layout, "wam")
+    assert seen == list(range(max(6, settings.updates)))
+    assert [path.name for path in (layout.root / "world_model").iterdir()] == ["wam"]
+    summary = read_json(layout.world_model("wam") / "summary.json")
+    assert summary["updates"] == settings.updates
+
+
+def test_another_learning_rate_begins_anew_and_keeps_what_was_done(
+    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_world_model, "save_model", killed)
+        train_world_model.run(profile, layout, "wam")
+    settings = replace(profile.train_world_model, lr=0.01)
+    train_world_model.run(replace(profile, train_world_model=settings), layout, "wam")
+    (aside,) = (layout.root / "world_model").glob("wam.set-aside-*")
+    assert len(list((aside / ".work" / "checkpoints").iterdir())) == 2
+
+
+def test_fewer_updates_than_were_made_are_refused(
+    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_world_model, "save_model", killed)
+        train_world_model.run(profile, layout, "wam")
+    settings = replace(profile.train_world_model, updates=3)
+    with pytest.raises(WamError, match="at update 6, beyond the 3 that are set"):
+        train_world_model.run(replace(profile, train_world_model=settings), layout, "wam")

@@ -64,9 +64,20 @@ def test_every_profile_is_in_the_pipeline_and_valid() -> None:
 
 
 @pytest.mark.parametrize("name", PIPELINE["stages"])
+def test_no_output_is_deleted_before_its_stage_runs(name: str) -> None:
+    for entry in PIPELINE["stages"][name]["outs"]:
+        assert list(entry.values()) == [{"persist": True}], entry
+
+
+@pytest.mark.parametrize("name", PIPELINE["stages"])
 def test_stage_depends_on_files_and_parameters_that_exist(name: str) -> None:
     stage = PIPELINE["stages"][name]
-    outputs = {out for definition in PIPELINE["stages"].values() for out in definition["outs"]}
+    outputs = {
+        out
+        for definition in PIPELINE["stages"].values()
+        for entry in definition["outs"]
+        for out in entry
+    }
     outputs |= {out.replace("${item.variant}", variant) for out in outputs for variant in VARIANTS}
     outputs |= {"data/${item.profile}/evaluation/controls"}
     for dependency in stage.get("deps", []):

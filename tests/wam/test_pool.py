@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("pybullet")
 
+from tests.processes import Whom, interrupted
 from tests.wam.button import HOLD, PIXELS, STATES, episodes
 from wam.envs.play_table import PlayTableEnv
 from wam.envs.pool import EnvPool, Episode
@@ -164,3 +166,42 @@ def test_wrong_input_in_a_worker_is_the_users_error(starts: list[Episode], pools
         pools[0].start([starts[0]._replace(robot_obs=np.zeros(3))])
     with pytest.raises(WamError, match="task 'fly': unknown"):
         pools[0].start([starts[0]._replace(task="fly")])
+
+
+ENDLESS = """
+import signal
+from tests.wam.button import STATES, episodes
+from wam.envs.pool import EnvPool
+from wam.interruption import interrupt
+
+
+class Endless:
+    def act(self, env, observation):
+        return [0.0] * 6 + [1.0]
+
+
+def begin(episode):
+    return Endless()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with EnvPool(STATES, 2) as pool:
+            pool.start(episodes(2))
+            pool.follow(begin, 10**9)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("whom", ["group", "parent"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_an_interrupted_command(
+    tmp_path: Path, signum: signal.Signals, whom: Whom
+) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(ENDLESS)
+    result = interrupted([str(script)], signum, num_workers=2, whom=whom, cwd=tmp_path)
+    if signum != signal.SIGKILL:
+        assert result == (0, "interrupted\n", "")

@@ -43,7 +43,7 @@ class Share:
 
 def train(directory: Path, updates: int) -> None:
     training = WorldModelTraining(
-        precision="fp32",  # what `auto` measures may differ between the runs that are compared
+        precision="fp32",
         batch=BATCH,
         window=WINDOW,
         updates=updates,

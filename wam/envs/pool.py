@@ -7,7 +7,6 @@ process keeps the models; workers need neither torch nor a GPU.
 
 import multiprocessing
 import pickle
-import signal
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ import numpy as np
 from wam.envs.oracle import PREDICATES
 from wam.envs.quiet import quiet_import
 from wam.errors import WamError
+from wam.spawn import end_with_parent, shielded
 
 _IMAGES = ("rgb_static", "rgb_gripper")
 _VECTORS = ("robot_obs", "scene_obs")
@@ -102,9 +102,11 @@ class EnvPool:
         self.close()
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, whatever they are at."""
         for worker in self._workers:
-            worker.stop()
+            worker.terminate()
+        for worker in self._workers:
+            worker.join()
         self._workers = []
 
     def start(self, episodes: Sequence[Episode]) -> Observations:
@@ -242,7 +244,8 @@ class _Worker:
         self._process: BaseProcess = context.Process(
             target=_serve, args=(theirs, self._setup), daemon=True, name="wam-simulator"
         )
-        self._process.start()
+        with shielded():
+            self._process.start()
         theirs.close()
 
     @property
@@ -290,8 +293,12 @@ class _Worker:
         self.send(self.history[-1])
         return None
 
-    def stop(self) -> None:
+    def terminate(self) -> None:
         self.connection.close()
+        self._process.terminate()
+
+    def join(self) -> None:
+        """Wait for the end of a process that was terminated."""
         self._process.join(timeout=5)
         if self._process.is_alive():
             self._process.kill()
@@ -305,7 +312,7 @@ class _Failure(NamedTuple):
 
 def _serve(connection: Connection, setup: bytes) -> None:
     """The worker: answer commands until the parent closes the connection or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     with quiet_import():
         begin = partial(_Running, *pickle.loads(setup))
     running: dict[int, _Running] = {}
