@@ -1,24 +1,40 @@
 # make demo   the main job, small enough for a laptop CPU: about half an hour with installation
 # make test   every test
 # make run PROFILE=ci|demo|small|paper    the main job with another profile
+# make drill  kills and faults at every point of every stage
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PROFILE ?= demo
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PREFECT_LOGGING_LEVEL ?= WARNING
 export DO_NOT_TRACK := 1
+# A server on this machine is never behind a proxy.
+comma := ,
+LOOPBACK := 127.0.0.1,localhost,::1
+export NO_PROXY := $(if $(NO_PROXY),$(NO_PROXY)$(comma))$(LOOPBACK)
+export no_proxy := $(if $(no_proxy),$(no_proxy)$(comma))$(LOOPBACK)
 
-.PHONY: demo run test test-fast lint server install clean
+.PHONY: demo run test test-fast drill lint server install clean
 
 demo:
 	@$(MAKE) --no-print-directory run PROFILE=demo
 
+# DVC fails on outputs that another DVC's stage is writing: runs of a profile take turns.
 run: $(INSTALLED)
 	@wam profile --profile $(PROFILE)
-	@before=$$(cksum dvc.lock 2>/dev/null); \
-	dvc --wait-for-lock repro report@$(PROFILE) || exit $$?; \
+	@if git rev-parse --git-dir >/dev/null 2>&1; then \
+		if grep -qs no_scm .dvc/config.local; then dvc config --local --unset core.no_scm; fi; \
+	elif ! grep -qs no_scm .dvc/config.local; then \
+		dvc config --local core.no_scm true && echo "No git repository here: DVC does without one."; \
+	fi
+	@mkdir -p .dvc/tmp; exec 9>.dvc/tmp/run-$(PROFILE).lock; \
+	if command -v flock >/dev/null && ! flock --nonblock 9; then \
+		echo "waiting for another run of profile '$(PROFILE)' ..."; flock 9; \
+	fi; \
+	before=$$(cksum dvc.lock 2>/dev/null); \
+	dvc --wait-for-lock repro report@$(PROFILE) 9>&- || exit $$?; \
 	wam results --profile $(PROFILE) || exit $$?; \
 	test "$$before" != "$$(cksum dvc.lock 2>/dev/null)" || \
 		echo "Nothing to do: every artifact of profile '$(PROFILE)' was up to date."
@@ -29,6 +45,10 @@ test: $(INSTALLED)
 test-fast: $(INSTALLED)
 	@pytest -q -m "not slow"
 
+# Faults at every point of every stage (an hour on two cores); the table goes into the documentation.
+drill: $(INSTALLED)
+	@python -m tests.drill --services --write docs/reliability.md
+
 lint: $(INSTALLED)
 	@ruff format --check . && ruff check . && mypy
 
@@ -36,7 +56,9 @@ lint: $(INSTALLED)
 server: export PREFECT_API_URL := http://127.0.0.1:4200/api
 server: $(INSTALLED)
 	@prefect server start --background
-	@until python -c "import urllib.request as u; u.urlopen('$(PREFECT_API_URL)/health')" 2>/dev/null; do sleep 1; done
+	@for attempt in $$(seq 60); do \
+		python -c "import urllib.request as u; u.urlopen('$(PREFECT_API_URL)/health')" 2>/dev/null && exit 0; sleep 1; \
+	done; echo "no Prefect server answers at $(PREFECT_API_URL); 'prefect server start' shows why"; exit 1
 	@prefect work-pool inspect local-process >/dev/null 2>&1 || prefect work-pool create local-process --type process
 	@prefect --no-prompt deploy --all
 	@prefect deployment ls
@@ -45,9 +67,15 @@ install: $(INSTALLED)
 
 # Pins come from constraints.txt; torch is whatever build satisfies them on this machine.
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@python="$(PYTHON)"; remedy="make PYTHON=/path/to/python3.11"; \
+	if test -x $(VENV)/bin/pip; then python=$(VENV)/bin/python; remedy="rm -r $(VENV), then $$remedy"; fi; \
+	found=$$($${python:-false} -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null); \
+	test "$$found" = 3.11 || { \
+		echo "needs Python 3.11, found $${found:-none} ($${python:-no python3 on PATH}): $$remedy" >&2; exit 1; \
+	}
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes on the first run) ..."
-	@pip install -qq --disable-pip-version-check --constraint constraints.txt --editable ".[sim,pipeline,dev]"
+	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable ".[sim,pipeline,dev]"
 	@touch $@
 
 clean:

@@ -4,11 +4,17 @@ import contextlib
 import functools
 import itertools
 import logging
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
+from pipeline import console
 from pipeline.params import Convert
 from wam.errors import WamError
+from wam.interruption import SIGNALS
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -17,6 +23,16 @@ JobRunner = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Called with a function and jobs: does them all and yields the results in any order; raises the
 first WamError of a job."""
 
+NOTICE_AFTER_S = 10.0
+"""Waiting for workers is told after this time."""
+NO_WORKER_S = 60.0
+"""And given up after this one."""
+_POLL_S = 1.0
+_ANSWER_S = 30.0
+"""How long a scheduler may take to answer."""
+
+_KEPT = "run the same command again to go on: finished shards are kept"
+
 
 @contextlib.contextmanager
 def job_runner(settings: Convert) -> Iterator[JobRunner]:
@@ -24,78 +40,194 @@ def job_runner(settings: Convert) -> Iterator[JobRunner]:
 
     Raises WamError if the scheduler does not answer.
     """
-    if settings.workers == 1 and settings.dask_address is None:
-        yield map
-        return
-    from distributed import Client, LocalCluster  # not installed everywhere
+    with scheduler(settings) as address:
+        if address is None:
+            yield map
+            return
+        from distributed import Client
 
-    with contextlib.ExitStack() as stack:
-        if settings.dask_address is None:
-            target = stack.enter_context(LocalCluster(**local_cluster(settings.workers)))
-        else:
-            target = settings.dask_address
-        try:
-            client = stack.enter_context(Client(target))
-        except (OSError, ValueError) as error:
-            raise WamError(
-                f"convert.dask_address: no Dask scheduler answers at {target} ({error}); start one "
-                "with 'dask scheduler', or set it to null for a local cluster"
-            ) from None
-        yield functools.partial(map_dask, client)
+        with Client(address) as client:
+            yield functools.partial(map_dask, client)
 
 
-def local_cluster(workers: int) -> dict[str, Any]:
-    """Arguments of ``distributed.LocalCluster``: a process per worker, dashboard on a free port."""
-    return {
-        "n_workers": workers,
-        "threads_per_worker": 1,
-        "processes": True,
-        "dashboard_address": "127.0.0.1:0",
-        "silence_logs": logging.CRITICAL,
-    }
+@contextlib.contextmanager
+def scheduler(settings: Convert) -> Iterator[str | None]:
+    """Yield the address of a Dask scheduler that answers; None where one process does all.
+
+    It is that of ``convert.dask_address``, or of a cluster of ``convert.workers`` processes that
+    ends with the block. Raises WamError if there is none.
+    """
+    if settings.dask_address is not None:
+        _check(settings.dask_address)
+        yield settings.dask_address
+    elif settings.workers == 1:
+        yield None
+    else:
+        with _local_cluster(settings.workers) as cluster:
+            yield cluster.scheduler_address
+
+
+@contextlib.contextmanager
+def shielded(*signals: signal.Signals) -> Iterator[None]:
+    """Processes begun in the block do not see ``signals``: it is for this one to end them.
+
+    Those that a terminal or ``kill`` sends to the whole process group would else have every worker
+    print a page.
+    """
+    # It unblocks signals in the thread that starts it.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def jobs_ahead(client: Any) -> int:
-    """How many unfinished jobs the scheduler of a Dask ``client`` should know; None: one process.
+    """How many unfinished jobs the scheduler of a Dask ``client`` should know.
 
     One per thread that runs and one that waits: all of them at once would take memory that grows
     with the data. Workers may join or leave an existing cluster at any time.
     """
-    return 2 * max(sum(client.nthreads().values()), 1) if client else 2
+    return 2 * max(_num_threads(client), 1)
 
 
 def map_dask(
     client: Any, function: Callable[[Job], Result], jobs: Sequence[Job]
 ) -> Iterator[Result]:
     """Do all jobs on the cluster of ``client``, a few at a time; see :data:`JobRunner`."""
-    from distributed import KilledWorker, as_completed
 
+    def submit(job: Job) -> Any:
+        return client.submit(_attempt, function, job, pure=False)
+
+    for result in gather(client, submit, jobs):
+        if isinstance(result, WamError):
+            raise result
+        yield result
+
+
+def gather(client: Any, submit: Callable[[Job], Any], jobs: Sequence[Job]) -> Iterator[Any]:
+    """Yield the results of the Dask futures that ``submit`` makes of jobs, a few at a time.
+
+    Raises what a job raised, and WamError if the cluster is lost: its scheduler, or all workers for
+    longer than :data:`NO_WORKER_S`.
+    """
+    from distributed import CancelledError, KilledWorker
+    from distributed.comm import CommClosedError
+
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    address = client.scheduler.address
     waiting = iter(jobs)
     running: set[Any] = set()
-    finished = as_completed()
+    try:
+        while True:
+            try:
+                room = max(jobs_ahead(client) - len(running), 0)
+                running.update(submit(job) for job in itertools.islice(waiting, room))
+                finished = _wait(client, running) if running else ()
+            except (OSError, CancelledError):
+                raise _lost(address) from None
+            if not finished:
+                return
+            for future in finished:
+                running.remove(future)
+                try:
+                    result = future.result()
+                except KilledWorker as error:
+                    raise WamError(
+                        f"Dask workers died repeatedly ({error}); lower convert.workers or give "
+                        f"them more memory, then {_KEPT}"
+                    ) from None
+                except (CancelledError, CommClosedError):
+                    raise _lost(address) from None
+                yield result
+    finally:
+        if client.status == "running":
+            client.cancel(list(running))
 
-    def submit() -> None:
-        for job in itertools.islice(waiting, max(jobs_ahead(client) - len(running), 0)):
-            future = client.submit(_attempt, function, job, pure=False)
-            running.add(future)
-            finished.add(future)
+
+def _wait(client: Any, running: set[Any]) -> set[Any]:
+    """Those of ``running`` that have finished, at least one."""
+    from distributed import wait
+
+    began: float | None = None
+    told = False
+    while True:
+        try:
+            with client.as_current():
+                return wait(running, timeout=_POLL_S, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            pass
+        if _num_threads(client):
+            began = None
+            continue
+        began = began or time.monotonic()
+        waited = time.monotonic() - began
+        if waited >= NO_WORKER_S:
+            raise WamError(
+                f"no Dask worker at {client.scheduler.address} for {waited:.0f} s; start workers "
+                f"with 'dask worker {client.scheduler.address}' (convert.dask_address), or set "
+                f"convert.dask_address to null and convert.workers to 1, then {_KEPT}"
+            )
+        if waited >= NOTICE_AFTER_S and not told:
+            told = True
+            console.warn(_waiting(client.scheduler.address))
+
+
+def _num_threads(client: Any) -> int:
+    """Of all workers. Raises OSError if the scheduler does not answer."""
+    return sum(client.sync(client.scheduler.ncores, callback_timeout=_ANSWER_S).values())
+
+
+def _check(address: str) -> None:
+    from distributed import Client
 
     try:
-        submit()
-        for future in finished:
-            result = future.result()
-            running.remove(future)
-            if isinstance(result, WamError):
-                raise result
-            submit()
-            yield result
-    except KilledWorker as error:
+        Client(address, set_as_default=False, timeout=NOTICE_AFTER_S).close()
+    except (OSError, ValueError) as error:
         raise WamError(
-            f"Dask workers died repeatedly ({error}); lower convert.workers or give them more "
-            "memory, then run again: finished shards are kept"
+            f"convert.dask_address: no Dask scheduler answers at {address} ({error}); start one "
+            "with 'dask scheduler', or set it to null for a local cluster"
+        ) from None
+
+
+@contextlib.contextmanager
+def _local_cluster(workers: int) -> Iterator[Any]:
+    """A process per worker, dashboard on a free port."""
+    from distributed import LocalCluster
+
+    notice = threading.Timer(NOTICE_AFTER_S, console.warn, [_waiting("this machine")])
+    notice.daemon = True
+    notice.start()
+    try:
+        with shielded(*SIGNALS):
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+                death_timeout=NO_WORKER_S,
+            )
+    except (OSError, RuntimeError) as error:
+        raise WamError(
+            f"Dask workers do not start on this machine ({error}); convert.workers is {workers}: "
+            f"1 needs none, then {_KEPT}"
         ) from None
     finally:
-        client.cancel(list(running))
+        notice.cancel()
+    with cluster:
+        yield cluster
+
+
+def _waiting(place: str) -> str:
+    return f"waiting for Dask workers of {place} ..."
+
+
+def _lost(address: str) -> WamError:
+    return WamError(
+        f"lost the Dask scheduler at {address}; see why it ended, start it again, then {_KEPT}"
+    )
 
 
 def _attempt(function: Callable[[Job], Result], job: Job) -> Result | WamError:

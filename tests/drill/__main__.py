@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import console
-from tests.drill import kills
+from tests.drill import kills, services
 from tests.drill.kills import Trial
 from tests.drill.project import STAGES, Stage, create, preload, run
 
@@ -33,11 +33,15 @@ def main() -> None:
     parser.add_argument("--most", type=int, help="operations per stage and fault (default: all)")
     parser.add_argument("--random", type=int, default=5, help="random times per stage and signal")
     parser.add_argument("--jobs", type=int, default=2, help="stages drilled at the same time")
+    parser.add_argument("--services", action="store_true", help="also Dask and Prefect")
     parser.add_argument("--write", type=Path, help="Markdown file whose table is to be replaced")
     arguments = parser.parse_args()
     preload()
     chosen = [stage for stage in STAGES if stage.name in arguments.stages]
     trials = drill(chosen, arguments.most, arguments.random, arguments.jobs)
+    if arguments.services:
+        with tempfile.TemporaryDirectory(prefix="wam-drill-") as directory:
+            trials += services.trials(Path(directory))
     for trial in trials:
         for problem in trial.problems:
             console.warn(f"{trial.stage}, {trial.kind}, {trial.when}: {problem}")

@@ -29,6 +29,7 @@ _USED_LATER = (
     "pipeline.rollout",
     "pyarrow.parquet",
     "pybullet",
+    "torch._dynamo",
     "torch.utils.tensorboard",
     "webdataset",
 )

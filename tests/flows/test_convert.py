@@ -1,13 +1,17 @@
 """The convert flow against a real, temporary Prefect server."""
 
 import importlib.util
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
-from pipeline import index, raw
+from pipeline import index, raw, workers
 from pipeline.layout import Layout
 from pipeline.params import load_profile
 from pipeline.store import open_store, verify_store
@@ -44,11 +48,12 @@ def test_flow_maps_shards_over_dask_and_names_a_bad_frame(
     from flows.convert import BAD_INPUT, convert_flow, task_runner
 
     layout = Layout.of("tiny")
-    flow = convert_flow.with_options(task_runner=task_runner(load_profile("tiny").convert))
     path = raw.frame_path(project / "raw" / "training", 150)
     good = path.read_bytes()
     path.write_bytes(good[:500])
-    state = flow("tiny", return_state=True)
+    with workers.scheduler(load_profile("tiny").convert) as address:
+        flow = convert_flow.with_options(task_runner=task_runner(address))
+        state = flow("tiny", return_state=True)
     assert state.is_failed()
     assert state.name == BAD_INPUT
     assert state.message is not None
@@ -56,7 +61,9 @@ def test_flow_maps_shards_over_dask_and_names_a_bad_frame(
     assert not layout.store.exists()
 
     path.write_bytes(good)
-    state = flow("tiny", return_state=True)
+    with workers.scheduler(load_profile("tiny").convert) as address:
+        flow = convert_flow.with_options(task_runner=task_runner(address))
+        state = flow("tiny", return_state=True)
     assert state.is_completed()
     assert open_store(layout.store / "training.zarr").num_frames == 120
     assert verify_store(layout.store).damages == []
@@ -77,9 +84,68 @@ def test_flow_in_one_thread_gives_the_same_bytes_as_no_flow(
     document["tiny"]["convert"]["workers"] = 1
     Path("params.yaml").write_text(yaml.safe_dump(document))
     profile, layout = load_profile("tiny"), Layout.of("tiny")
-    flow = convert_flow.with_options(task_runner=task_runner(profile.convert))
+    flow = convert_flow.with_options(task_runner=task_runner(None))
     assert flow("tiny", return_state=True).is_completed()
     first = (layout.store / "manifest.json").read_bytes()
     shutil.rmtree(layout.store)
     convert.run(profile, layout)
     assert (layout.store / "manifest.json").read_bytes() == first
+
+
+def start(project: Path, **environment: str) -> subprocess.Popen[str]:
+    """The command of the DVC stage, on a profile ``tiny``."""
+    kept = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.convert", "--profile", "tiny"],
+        cwd=project,
+        env=kept | {"PYTHONPATH": str(REPOSITORY)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "warning"),
+    [
+        ({"PREFECT_API_URL": "http://127.0.0.1:1/api"}, "no server answers at PREFECT_API_URL"),
+        ({"PREFECT_API_URL": "http://127.0.0.1:1/api", "HTTP_PROXY": "nonsense://"}, "Prefect: "),
+        ({"ALL_PROXY": "socks5://127.0.0.1:1"}, "no temporary server starts"),
+    ],
+)
+def test_without_a_server_the_conversion_does_without_prefect(
+    environment: dict[str, str], warning: str, project: Path
+) -> None:
+    process = start(project, **environment)
+    lines = process.communicate()[0].splitlines()
+    assert process.returncode == 0
+    assert len(lines) == 2
+    assert warning in lines[0]
+    assert verify_store(Layout.of("tiny").store).damages == []
+
+
+def test_a_server_that_dies_is_one_line_and_the_conversion_goes_on(project: Path) -> None:
+    layout = Layout.of("tiny")
+    process = start(project)
+    records = layout.store.with_name("store.partial") / ".work" / "records"
+    while not any(records.glob("*.json")):
+        assert process.poll() is None
+    (server,) = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if any("uvicorn" in word for word in child.cmdline())
+    ]
+    server.kill()
+    lines = process.communicate()[0].splitlines()
+    assert process.returncode == 0
+    assert "lost the server" in lines[0]
+    assert len(lines) == 2
+    assert verify_store(layout.store).damages == []
+
+
+def test_a_proxy_is_not_between_us_and_a_server_of_this_machine(project: Path) -> None:
+    process = start(project, HTTP_PROXY="http://127.0.0.1:1")
+    lines = process.communicate()[0].splitlines()
+    assert process.returncode == 0
+    assert len(lines) == 1

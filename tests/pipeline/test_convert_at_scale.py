@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from pipeline import artifacts, convert, index, raw, workers
+from pipeline.building import Build
 from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
 from pipeline.shard_job import write_shard
@@ -36,7 +37,7 @@ def test_the_scheduler_knows_few_jobs_at_a_time(
     settings = replace(make_profile(raw_root).convert, shard_frames=8)
     found = index.load_index(converted.index)
     arrays = convert.store_arrays(found.splits["training"], settings)
-    jobs = convert.plan(found, arrays, tmp_path, settings)
+    jobs = convert.plan(found, arrays, Build(tmp_path), settings)
     assert len(jobs) == 25
     for name, split in found.splits.items():
         create_arrays(store_path(tmp_path, name), arrays, split.num_frames, settings)
@@ -100,7 +101,9 @@ def start(project: Path) -> subprocess.Popen[bytes]:
 def written(partial: Path) -> dict[Path, tuple[int, int]]:
     """Inode and time of the files of every shard that has a record, by their place in the store."""
     found = {}
-    for record in (artifacts.read_json(path) for path in (partial / ".records").glob("*.json")):
+    for record in (
+        artifacts.read_json(path) for path in (partial / ".work" / "records").glob("*.json")
+    ):
         for name in record["files"]:
             directory = partial / f"{record['split']}.zarr" / name
             (file,) = directory.glob(f"c.{record['index']}*")
@@ -114,7 +117,7 @@ def test_killed_cluster_goes_on_with_the_missing_shards(project: Path, tmp_path:
     partial = layout.store.with_name("store.partial")
     process = start(project)
     deadline = time.monotonic() + 120
-    while not any((partial / ".records").glob("*.json")):
+    while not any((partial / ".work" / "records").glob("*.json")):
         assert process.poll() is None, "the conversion ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
