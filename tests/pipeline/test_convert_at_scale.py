@@ -1,6 +1,5 @@
 """Conversion on a Dask cluster: few jobs at a time, and nothing is lost when it is killed."""
 
-import hashlib
 import itertools
 import os
 import shutil
@@ -11,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +21,7 @@ from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
 from pipeline.shard_job import write_shard
 from pipeline.store_group import create_arrays, store_path
+from tests.pipeline.artifact import content
 
 REPOSITORY = Path(__file__).parents[2]
 MakeProfile = Callable[..., Profile]
@@ -65,7 +64,7 @@ def test_an_existing_scheduler_writes_the_same_bytes(
     ) as cluster:
         settings = replace(profile.convert, dask_address=cluster.scheduler_address)
         convert.run(replace(profile, convert=settings), layout)
-    assert digests(layout.store) == digests(converted.store)
+    assert content(layout.store) == content(converted.store)
 
 
 @pytest.fixture
@@ -139,12 +138,4 @@ def test_killed_cluster_goes_on_with_the_missing_shards(project: Path, tmp_path:
     alone = Layout(tmp_path / "alone")
     shutil.copytree(layout.index, alone.index)
     convert.run(replace(profile, convert=replace(profile.convert, workers=1)), alone)
-    assert digests(layout.store) == digests(alone.store)
-
-
-def digests(root: Path) -> dict[str, Any]:
-    return {
-        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.rglob("*"))
-        if path.is_file()
-    }
+    assert content(layout.store) == content(alone.store)
