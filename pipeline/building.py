@@ -206,7 +206,12 @@ class Place:
         self._prepare(identity)
         if not _is_complete(self._partial):
             new = Build(self._partial)
-            make(new)
+            try:
+                make(new)
+            except OSError as error:
+                if error.errno and error.filename is None:  # as libraries leave it
+                    error.filename = str(self._partial)
+                raise
             self._seal(identity, new, versioned=versioned)
         self._publish(identity.key, versioned=versioned)
 

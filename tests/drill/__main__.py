@@ -22,6 +22,9 @@ from tests.drill.kills import Trial
 from tests.drill.project import STAGES, Stage, create, preload, run
 
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_REFUSED_EVERY = 3
+"""Of the operations; a refusal is an exception, wherever it comes from."""
+_LIMITS = (2_000, 20_000, 100_000)
 TABLE_BEGINS, TABLE_ENDS = "<!-- drill -->\n", "<!-- end of drill -->\n"
 
 
@@ -108,7 +111,10 @@ def trials_of(project: Path, stage: Stage, most: int | None, times: int) -> Iter
     expected, changes, seconds = kills.reference(project, stage)
     for number in kills.spread(len(changes), most):
         yield kills.killed_at(project, stage, number, expected)
-        yield kills.refused_at(project, stage, number, expected)
+        if number % _REFUSED_EVERY == 0:
+            yield kills.refused_at(project, stage, number, expected)
+    for num_bytes in _LIMITS:
+        yield kills.limited(project, stage, num_bytes, expected)
     chance = random.Random(stage.name)
     for signum in _SIGNALS:
         for _ in range(times):

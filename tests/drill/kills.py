@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -131,6 +132,23 @@ def refused_at(project: Path, stage: Stage, number: int, expected: dict[str, str
         problems.append(f"does not say why: {ended.output[-300:]}")
     problems += _next_run(project, stage, expected)
     return Trial(stage.name, "disk full at an operation", f"number {number}", tuple(problems))
+
+
+def limited(project: Path, stage: Stage, num_bytes: int, expected: dict[str, str]) -> Trial:
+    """Let the system refuse to write more than ``num_bytes`` to any file, in whatever library."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+
+    _forget(stage, project)
+    ended = run(project, stage.argv, limit)
+    problems = _unclear(ended)
+    if ended.status not in (0, 1):
+        problems.append(f"ended with {ended.status}: {ended.output[-300:]}")
+    if ended.status == 1 and str(Path("data") / stage.profile) not in ended.output:
+        problems.append(f"names no file: {ended.output[-300:]}")
+    problems += _next_run(project, stage, expected)
+    return Trial(stage.name, "file too large", f"{num_bytes} bytes", tuple(problems))
 
 
 def _unclear(ended: Run) -> list[str]:
