@@ -47,7 +47,7 @@ test-fast: $(INSTALLED)
 
 # Faults at every point of every stage (an hour on two cores); the table goes into the documentation.
 drill: $(INSTALLED)
-	@python -m tests.drill --services --write docs/reliability.md
+	@python -m tests.drill --write docs/reliability.md
 
 lint: $(INSTALLED)
 	@ruff format --check . && ruff check . && mypy

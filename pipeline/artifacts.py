@@ -17,6 +17,7 @@ from typing import Any
 
 from wam.atomic import replacing
 from wam.errors import WamError
+from wam.json_files import read_json
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
@@ -51,16 +52,6 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(_json_text(value))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises WamError naming a missing or damaged file."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise WamError(f"{path}: not found") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WamError(f"{path}: not valid JSON ({error})") from None
-
-
 def merge_summaries(directory: Path, tasks: Iterable[str]) -> None:
     """Write the summaries of the tasks' subdirectories as one mapping by task."""
     summary = {task: read_json(directory / task / SUMMARY) for task in tasks}
@@ -74,7 +65,7 @@ def read_manifest(directory: Path, made_by: str) -> dict[str, Any]:
     """
     if not (directory / MANIFEST).is_file():
         raise WamError(f"{directory}: no complete artifact here; run 'wam {made_by}' first")
-    return read_json(directory / MANIFEST)
+    return read_json(directory / MANIFEST, dict)
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
@@ -88,8 +79,8 @@ def verified_manifest(directory: Path) -> dict[str, Any]:
     Raises WamError if it is missing, damaged, or lists no files.
     """
     path = directory / MANIFEST
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or not {_OWN_DIGEST, "files"} <= manifest.keys():
+    manifest = read_json(path, dict)
+    if not {_OWN_DIGEST, "files"} <= manifest.keys():
         raise WamError(f"{path}: lists no checksums; make the artifact again to have them")
     content = {name: value for name, value in manifest.items() if name != _OWN_DIGEST}
     if digest(content) != manifest[_OWN_DIGEST] or _json_text(manifest) != path.read_text():
@@ -105,7 +96,7 @@ def check_replaceable(output: Path, stage: str) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     manifest = output / MANIFEST
-    if not manifest.is_file() or read_json(manifest).get("stage") != stage:
+    if not manifest.is_file() or read_json(manifest, dict).get("stage") != stage:
         raise WamError(
             f"{output}: exists and is no earlier output of 'wam {stage}'; choose another directory"
         )
@@ -125,8 +116,18 @@ def fingerprint(directory: Path, made_by: str, *, deep: bool = True) -> str:
     for name, entry in manifest["files"].items():
         if problem := check(directory / name, entry):
             raise WamError(f"{directory / name}: damaged ({problem}); run 'wam {made_by}' again")
+    return content_digest(manifest)
+
+
+def content_digest(manifest: dict[str, Any]) -> str:
+    """Digest of what the manifest of an artifact says of its content; see :func:`fingerprint`."""
     how = ("params", "inputs", "key", *HOW_MADE)
     return digest({name: value for name, value in manifest.items() if name not in how})
+
+
+def entry(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    return {"bytes": path.stat().st_size, "digest": file_digest(path)}
 
 
 def file_problem(path: Path, entry: dict[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.artifacts import (
     HOW_MADE,
     MANIFEST,
     digest,
-    file_digest,
+    entry,
     file_problem,
     plain,
     read_json,
@@ -64,6 +64,26 @@ class Build:
     def work(self) -> Path:
         """For what is of use until the artifact is complete."""
         return self.directory / _WORK
+
+    def finish(self, part: str, paths: Iterable[Path]) -> None:
+        """Note that the ``part`` of the work is done, which consists of the files ``paths``."""
+        files = {str(path.relative_to(self.directory)): entry(path) for path in paths}
+        write_json(self._record(part), files)
+        self.known.update(files)
+
+    def is_finished(self, part: str) -> bool:
+        """Whether an earlier run has finished a ``part``, and all its files are what they were."""
+        try:
+            files = read_json(self._record(part), dict)
+            if not files or _damages(self.directory, files):
+                return False
+        except (WamError, LookupError, TypeError):
+            return False  # the record is damaged
+        self.known.update(files)
+        return True
+
+    def _record(self, part: str) -> Path:
+        return self.work / part / "finished.json"
 
 
 @dataclass(frozen=True)
@@ -345,9 +365,9 @@ def _damages(directory: Path, files: dict[str, dict[str, Any]]) -> bool:
 
 def _entry(path: Path, known: dict[str, Any] | None) -> dict[str, Any]:
     """Size and digest of a file, as ``known`` by its writer. Raises WamError if it has shrunk."""
-    size = path.stat().st_size
     if known is None:
-        return {"bytes": size, "digest": file_digest(path)}
+        return entry(path)
+    size = path.stat().st_size
     if size != known["bytes"]:
         raise WamError(
             f"{path}: {size:,} bytes, {known['bytes']:,} were written; delete it and run again"

@@ -50,7 +50,7 @@ def run(profile: Profile, layout: Layout, *, lazy: bool = False) -> None:
         )
     settings = _settings(profile, simulator)
     if lazy and not layout.raw.exists() and layout.raw_receipt.is_file():
-        receipt = artifacts.read_json(layout.raw_receipt)
+        receipt = artifacts.read_json(layout.raw_receipt, dict)
         if _are_same(receipt.get("settings", {}), settings):
             _say_elsewhere(layout.raw)
             return
@@ -125,7 +125,7 @@ def _complete(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
     """The receipt of ``directory`` if it holds all frames of these settings."""
     if not (directory / RECEIPT).is_file():
         return None
-    receipt = artifacts.read_json(directory / RECEIPT)
+    receipt = artifacts.read_json(directory / RECEIPT, dict)
     if not _are_same(receipt.get("settings", {}), settings):
         return None
     for split in SPLITS:
@@ -151,7 +151,7 @@ def _collect(
             split: _jobs(simulator, settings, split, directory, target.work / split)
             for split, directory in splits.items()
         }
-        missing = [job for split in SPLITS for job in jobs[split] if not job.marker.is_file()]
+        missing = [job for split in SPLITS for job in jobs[split] if not job.is_done]
         record_all(missing, profile.env.workers)
         total = settings["training_frames"] + settings["validation_frames"]
         scenes = {f"calvin_scene_{profile.env.scene}": (0, total - 1)}

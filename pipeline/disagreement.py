@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from pipeline import artifacts
+from pipeline.building import Build
 from pipeline.features import load_features
 from pipeline.params import Profile
 from pipeline.seeding import shared_generator
@@ -22,19 +23,21 @@ from wam.disagreement import (
 
 
 def fit_ensemble(
-    directory: Path,
+    target: Build,
+    name: str,
     features: Path,
     profile: Profile,
     model: WorldModelConfig,
     device: torch.device,
 ) -> DisagreementEnsemble:
-    """The ensemble in ``directory``, trained first if it is not there complete.
+    """The ensemble called ``name`` in ``target``, trained first if it is not there complete.
 
     It learns from the training demonstrations of all tasks, whose features are in the directory
     ``features``. Its summary tells the mean disagreement on held-out demonstrations, and on
     imagined copies of the training's: what a penalty has to be read against.
     """
-    if not (directory / artifacts.SUMMARY).is_file():
+    directory = target.directory / name
+    if not target.is_finished(name):
         data = _load(features, profile.tasks, model)
         config = profile.finetune
         generator = shared_generator(config.seeds[0])
@@ -43,10 +46,11 @@ def fit_ensemble(
         )
         save_model(directory, ensemble, ensemble_description(ensemble))
         summary: dict[str, float] = {"transitions": len(data["training"].action), "loss": loss}
-        for name in ("validation", "imagined"):
-            if len(data[name].action):
-                summary[f"disagreement_{name}"] = mean_disagreement(ensemble, data[name])
+        for part in ("validation", "imagined"):
+            if len(data[part].action):
+                summary[f"disagreement_{part}"] = mean_disagreement(ensemble, data[part])
         artifacts.write_json(directory / artifacts.SUMMARY, summary)
+        target.finish(name, directory.iterdir())
     return load_ensemble(directory, device)
 
 

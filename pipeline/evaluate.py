@@ -87,10 +87,12 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
 
     def make(target: Build) -> None:
         directory = target.directory
-        missing = [job for job in jobs if not _part_path(directory, job).is_file()]
+        missing = [job for job in jobs if not target.is_finished(_part_path(directory, job).stem)]
         if missing:
             for job, part in _roll_out(profile, layout, simulator, missing, starts):
-                write_json(_part_path(directory, job), part)
+                path = _part_path(directory, job)
+                write_json(path, part)
+                target.finish(path.stem, [path])
         parts = {job: read_json(_part_path(directory, job)) for job in jobs}
         if profile.evaluate.clips:
             _film(directory, simulator, profile.env.workers, parts, starts)

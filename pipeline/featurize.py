@@ -76,9 +76,10 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         with console.progress(f"featurize {variant}", len(profile.tasks), "tasks") as advance:
             for task, task_demos in all_demos.items():
                 directory = target.directory / task
-                if not (directory / artifacts.SUMMARY).is_file():
+                if not target.is_finished(task):
                     features = maker.task_features(task, task_demos)
                     _save(directory, features, world_model)
+                    target.finish(task, directory.iterdir())
                 advance(1, task)
         artifacts.merge_summaries(target.directory, profile.tasks)
 

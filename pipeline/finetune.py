@@ -75,15 +75,19 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         doubt = None
         if config.disagreement_scale:
             source, model = layout.features(variant), world_model.config
-            doubt = fit_ensemble(target.directory / ENSEMBLE, source, profile, model, device)
+            doubt = fit_ensemble(target, ENSEMBLE, source, profile, model, device)
         total = len(profile.tasks) * len(config.seeds) * config.iterations
         with console.progress(f"finetune {variant}", total, "iterations") as advance:
             for task in profile.tasks:
                 parts = _load(layout, variant, task, world_model, weights, doubt, simulator, device)
                 for seed in config.seeds:
-                    place = Path(task, f"seed-{seed}")
-                    directory, work = target.directory / place, target.work / place
+                    part = f"{task}/seed-{seed}"
+                    directory, work = target.directory / part, target.work / part
+                    if _is_finished(target, part, config):
+                        advance(config.iterations, task)
+                        continue
                     finetune(directory, work, task, seed, parts, profile, advance)
+                    target.finish(part, directory.iterdir())
         target.manifest["world_model_weights"] = {
             "before": weights,
             "after": weights_digest(world_model),
@@ -109,6 +113,14 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     )
     where = " (fine-tuned in the simulator)" if simulator else ""
     console.done(STAGE, f"{variant}{where}: imagined success {figures} → {output}")
+
+
+def _is_finished(target: Build, part: str, config: FinetuneConfig) -> bool:
+    """Whether a policy is there, of as many iterations as are asked for; it may need more."""
+    if not target.is_finished(part):
+        return False
+    summary = artifacts.read_json(target.directory / part / artifacts.SUMMARY)
+    return summary["iterations"] == config.iterations
 
 
 def _growing(config: FinetuneConfig) -> list[str]:

@@ -14,7 +14,7 @@ from pipeline import artifacts, console
 from pipeline.features import SplitFeatures
 from pipeline.params import Profile
 from pipeline.seeding import task_generator
-from wam.checkpoint import load_training_state, save_model, save_training_state
+from wam.checkpoint import StateFile, save_model
 from wam.config import FinetuneConfig
 from wam.curriculum import StartCurriculum
 from wam.disagreement import DisagreementEnsemble
@@ -82,8 +82,6 @@ def finetune(
     after a checkpoint, if the process is asked to end.
     """
     config = profile.finetune
-    if _is_done(directory, config, advance, task):
-        return
     directory.mkdir(parents=True, exist_ok=True)
     demos = parts.starts[0]
     device, feature = demos.device, demos.shape[-1]
@@ -91,16 +89,16 @@ def finetune(
     dppo = Dppo(parts.base.base, feature, config, task_generator(seed, task, part=1))
     env = _environment(task, parts, config, generator)
     journal = Journal(directory / METRICS_FILE)
-    checkpoint = load_training_state(work / CHECKPOINT_FILE)
-    if checkpoint is None:
+    checkpoint = StateFile(work / CHECKPOINT_FILE, journal)
+    state = checkpoint.load()
+    if state is None:
         first = _imagined_success(parts, dppo, config, task, seed)
     else:
-        dppo.load_state_dict(checkpoint["dppo"])
+        dppo.load_state_dict(state["dppo"])
         _check_length(dppo.iteration, config, work)
-        generator.set_state(checkpoint["generator"])
-        first = ImaginedSuccess(*checkpoint["imagined_success_first"])
+        generator.set_state(state["generator"])
+        first = ImaginedSuccess(*state["imagined_success_first"])
     parted = False
-    journal.rewind(dppo.iteration)
     advance(dppo.iteration, task)
     curriculum = _curriculum(parts, config, task)
     with deferred() as asked:
@@ -118,12 +116,13 @@ def finetune(
             advance(1, _note(task, seed, record))
             stop = asked()
             if last_one or stop or dppo.iteration % config.checkpoint_every == 0:
-                state = {
-                    "dppo": dppo.state_dict(),
-                    "generator": generator.get_state(),
-                    "imagined_success_first": list(first),
-                }
-                save_training_state(work / CHECKPOINT_FILE, state)
+                checkpoint.save(
+                    {
+                        "dppo": dppo.state_dict(),
+                        "generator": generator.get_state(),
+                        "imagined_success_first": list(first),
+                    }
+                )
             if stop:
                 return
     _check_frozen(parts, directory, work)
@@ -152,20 +151,6 @@ def finetune(
     if config.disagreement_scale:
         summary["penalty"] = final["penalty"]
     artifacts.write_json(directory / artifacts.SUMMARY, summary)
-
-
-def _is_done(
-    directory: Path, config: FinetuneConfig, advance: Callable[..., None], task: str
-) -> bool:
-    """Whether an earlier run has left this policy, of as many iterations as are asked for."""
-    if not (directory / artifacts.SUMMARY).is_file():
-        return False
-    iterations = artifacts.read_json(directory / artifacts.SUMMARY)["iterations"]
-    _check_length(iterations, config, directory)
-    if iterations < config.iterations:
-        return False
-    advance(iterations, task)
-    return True
 
 
 def _check_length(iteration: int, config: FinetuneConfig, place: Path) -> None:

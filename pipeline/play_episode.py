@@ -13,6 +13,7 @@ from pipeline import artifacts, raw
 from pipeline.play_windows import cut_windows
 from wam.envs.backend import SimulatorConfig, make_env
 from wam.envs.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
+from wam.errors import WamError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,14 @@ class EpisodeJob:
     def marker(self) -> Path:
         """Written last: the episode is complete. Holds its windows and the frames' digest."""
         return self.markers / f"{self.first_id:07d}.json"
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an earlier run has recorded the episode."""
+        try:
+            return {"windows", "digest"} <= artifacts.read_json(self.marker, dict).keys()
+        except WamError:
+            return False
 
 
 def record_episode(job: EpisodeJob, frame_done: Callable[[], None]) -> None:

@@ -6,14 +6,16 @@ digest in the manifest before anything in it is decoded.
 
 import io
 import json
+import math
 import tarfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numcodecs import Zstd
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pipeline import artifacts
 from pipeline.cut import Frames
@@ -24,6 +26,50 @@ from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
 
 _SUFFIX = ".npy.zst"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_NPY_HEADER_BYTES = 10_000
+_DAMAGED = (tarfile.TarError, ArithmeticError, RuntimeError, TypeError, ValueError, EOFError)
+"""What decoders raise for bytes that they do not understand."""
+
+
+class _TarEntry(BaseModel):
+    name: str
+    sequences: list[tuple[int, int, int]] = Field(min_length=1)
+
+
+class _Array(BaseModel):
+    dtype: str
+    shape: list[Annotated[int, Field(ge=0)]]
+
+
+class _Attributes(BaseModel):
+    arrays: dict[str, _Array]
+    statistics: dict[str, dict[str, Any]]
+    source_digest: str
+
+
+class _Split(BaseModel):
+    tars: list[_TarEntry]
+    attributes: _Attributes
+
+
+class _File(BaseModel):
+    digest: str
+
+
+class _Manifest(BaseModel):
+    """What is read of a manifest, which may come from anywhere."""
+
+    splits: dict[str, _Split]
+    files: dict[str, _File]
+
+    @model_validator(mode="after")
+    def every_tar_has_a_digest(self) -> Self:
+        for split, content in self.splits.items():
+            for tar in content.tars:
+                if f"{split}/{tar.name}" not in self.files:
+                    raise ValueError(f"{split}/{tar.name} is not among the files")
+        return self
 
 
 @dataclass(frozen=True)
@@ -101,10 +147,18 @@ class ShardSplit:
             raise WamError(f"{where}: not found; run 'wam export' again") from None
         if artifacts.new_digest(content).hexdigest() != tar.digest:
             raise WamError(f"{where}: damaged shard (wrong checksum); run 'wam export' again")
+        stated = self.attributes["arrays"]
+        wanted = list(stated) if names is None else list(names)
         try:
-            yield from _parse(content, names)
+            samples = _samples(content)
+            if len(samples) != len(tar.sequences):
+                raise ValueError(f"{len(samples)} samples, expected {len(tar.sequences)}")
+            for fields, rows in zip(samples, tar.sequences.tolist(), strict=True):
+                yield _sequence(fields, rows, {name: stated[name] for name in wanted})
         except KeyError as error:
             raise WamError(f"{where}: no {error.args[0]} in it; run 'wam export' again") from None
+        except _DAMAGED as error:
+            raise WamError(f"{where}: damaged shard ({error}); run 'wam export' again") from None
 
     def frames(self, tar: Tar) -> Frames:
         """The frames of a tar from row ``tar.start`` on; errors as :meth:`sequences`."""
@@ -121,7 +175,7 @@ def open_split(location: Path | str, split: str) -> ShardSplit:
     Raises WamError if the export is absent, incomplete, or made by an earlier version.
     """
     source = Source(location)
-    manifest, digest = _read_manifest(source)
+    manifest = _read_manifest(source)
     if split not in manifest["splits"]:
         raise WamError(
             f"{source.location}: no split '{split}'; known: {', '.join(manifest['splits'])}"
@@ -131,11 +185,11 @@ def open_split(location: Path | str, split: str) -> ShardSplit:
         Tar(
             name=(name := f"{split}/{tar['name']}"),
             digest=manifest["files"][name]["digest"],
-            sequences=np.asarray(tar["sequences"], np.int64),
+            sequences=np.asarray(tar["sequences"], np.int64).reshape(-1, 3),
         )
         for tar in content["tars"]
     )
-    return ShardSplit(source, digest, content["attributes"], tars)
+    return ShardSplit(source, artifacts.content_digest(manifest), content["attributes"], tars)
 
 
 def read_sequences(location: Path | str, split: str) -> Iterator[Sequence]:
@@ -145,45 +199,78 @@ def read_sequences(location: Path | str, split: str) -> Iterator[Sequence]:
         yield from content.sequences(tar)
 
 
-def _read_manifest(source: Source) -> tuple[dict[str, Any], str]:
+def _read_manifest(source: Source) -> dict[str, Any]:
     where = f"{source.location}/{artifacts.MANIFEST}"
     try:
-        text = source.read(artifacts.MANIFEST)
-        manifest = json.loads(text)
+        manifest = json.loads(source.read(artifacts.MANIFEST))
     except FileNotFoundError:
         raise WamError(
             f"{source.location}: no complete artifact here; run 'wam export' first"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise WamError(f"{where}: not valid JSON ({error})") from None
-    if manifest.get("stage") != "export" or "splits" not in manifest:
+    if not isinstance(manifest, dict) or manifest.get("stage") != "export":
         raise WamError(f"{where}: not of WebDataset shards; run 'wam export' first")
-    if any(
-        "sequences" not in tar for split in manifest["splits"].values() for tar in split["tars"]
-    ):
-        raise WamError(f"{where}: made by an earlier version; run 'wam export' again")
-    return manifest, artifacts.new_digest(text).hexdigest()
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise WamError(
+            f"{where}: made by an earlier version, or damaged ({place}: {first['msg']}); run "
+            "'wam export' again"
+        ) from None
+    return manifest
 
 
-def _parse(content: bytes, names: Collection[str] | None) -> Iterator[Sequence]:
-    """The sequences in a tar, whose members are grouped by what precedes their first dot."""
+def _samples(content: bytes) -> list[dict[str, bytes]]:
+    """The fields of every sample in a tar: members are grouped by what precedes their first dot."""
     samples: dict[str, dict[str, bytes]] = {}
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
         for member in tar:
             key, _, field = member.name.partition(".")
             start = member.offset_data
             samples.setdefault(key, {})[field] = content[start : start + member.size]
-    for fields in samples.values():
-        about = json.loads(fields["json"])
-        wanted = names or [
-            field.removesuffix(_SUFFIX) for field in fields if field.endswith(_SUFFIX)
-        ]
-        arrays = {name: _decode(fields[name + _SUFFIX]) for name in wanted}
-        yield Sequence(about["episode"], about["start"], about["stop"], about["is_first"], arrays)
+    return list(samples.values())
 
 
-def _decode(content: bytes) -> np.ndarray:
+def _sequence(
+    fields: dict[str, bytes], rows: list[int], arrays: dict[str, dict[str, Any]]
+) -> Sequence:
+    """A sample as a sequence, whose ``rows`` (episode, start, stop) and arrays are as stated."""
+    about = json.loads(fields["json"])
+    episode, start, stop = rows
+    if [about["episode"], about["start"], about["stop"]] != rows:
+        raise ValueError(f"a sample of {about}, expected episode {episode}, rows {start} to {stop}")
+    decoded = {}
+    for name, stated in arrays.items():
+        dtype, shape = np.dtype(stated["dtype"]), (stop - start, *stated["shape"])
+        decoded[name] = _decode(fields[name + _SUFFIX], dtype.itemsize * math.prod(shape))
+        if (decoded[name].dtype, decoded[name].shape) != (dtype, shape):
+            found = f"{decoded[name].dtype} {decoded[name].shape}"
+            raise ValueError(f"{name} is {found}, expected {dtype} {shape}")
+    return Sequence(episode, start, stop, bool(about["is_first"]), decoded)
+
+
+def _decode(content: bytes, num_bytes: int) -> np.ndarray:
+    """A compressed ``.npy`` file with ``num_bytes`` of data; no more is decompressed."""
+    size = _decompressed_size(content)
+    if size > num_bytes + _NPY_HEADER_BYTES:
+        raise ValueError(f"an array of {size:,} bytes, expected {num_bytes:,}")
     return np.load(io.BytesIO(Zstd().decode(content)), allow_pickle=False)
+
+
+def _decompressed_size(frame: bytes) -> int:
+    """What a Zstandard frame says of its content (RFC 8878, 3.1.1.1)."""
+    if frame[:4] != _ZSTD_MAGIC or len(frame) < 5:
+        raise ValueError("an array that is not compressed with Zstandard")
+    descriptor = frame[4]
+    single_segment = descriptor >> 5 & 1
+    size_bytes = (single_segment, 2, 4, 8)[descriptor >> 6]
+    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    if not size_bytes or len(frame) < start + size_bytes:
+        raise ValueError("an array of unknown size")
+    return int.from_bytes(frame[start : start + size_bytes], "little") + 256 * (size_bytes == 2)
 
 
 def _merge(sequences: np.ndarray) -> np.ndarray:

@@ -37,11 +37,12 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         with console.progress(f"policies {variant}", total, "updates") as advance:
             for task in profile.tasks:
                 directory, work = target.directory / task, target.work / task
-                if (directory / artifacts.SUMMARY).is_file():
+                if target.is_finished(task):
                     advance(profile.policy.updates, task)
                     continue
                 features = load_features(source, task)
                 train_task(directory, work, task, features, profile.policy, device, advance)
+                target.finish(task, directory.iterdir())
         artifacts.merge_summaries(target.directory, profile.tasks)
 
     build(
@@ -69,10 +70,9 @@ def train_task(
 ) -> None:
     """Train and save one policy, from the state that an interrupted run left in ``work``."""
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoint = StateFile(work / CHECKPOINT_FILE)
-    state = checkpoint.load()
     journal = Journal(directory / METRICS_FILE)
-    journal.rewind(state["update"] if state else 0)
+    checkpoint = StateFile(work / CHECKPOINT_FILE, journal)
+    state = checkpoint.load()
     records = journal.records()
     advance(int(records[-1]["step"]) if records else 0, task)
     training, validation = _windows(features.training), _windows(features.validation)

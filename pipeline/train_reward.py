@@ -44,11 +44,12 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         with console.progress(f"rewards {variant}", total, "epochs") as advance:
             for task in profile.tasks:
                 directory, work = target.directory / task, target.work / task
-                if (directory / artifacts.SUMMARY).is_file():
+                if target.is_finished(task):
                     advance(profile.reward.epochs, task)
                     continue
                 features = load_features(source, task)
                 train_task(directory, work, task, features, profile.reward, device, advance)
+                target.finish(task, directory.iterdir())
         artifacts.merge_summaries(target.directory, profile.tasks)
 
     build(output, make, stage=STAGE, params=params, inputs=inputs, growing=["tasks"])
@@ -80,10 +81,9 @@ def train_task(
     An interrupted run goes on from the state that it left in ``work``.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    checkpoint = StateFile(work / CHECKPOINT_FILE)
-    state = checkpoint.load()
     journal = Journal(directory / METRICS_FILE)
-    journal.rewind(state["epoch"] if state else 0)
+    checkpoint = StateFile(work / CHECKPOINT_FILE, journal)
+    state = checkpoint.load()
     records = journal.records()
     advance(len(records), task)
     training = _labelled(features.training, features.training_play)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,8 +20,12 @@ from torch import nn
 from wam.atomic import replacing
 from wam.config import WorldModelConfig
 from wam.errors import WamError
+from wam.journal import Journal
+from wam.json_files import read_json
 from wam.proprio import ProprioNormalizer
 from wam.world_model import WorldModel
+
+Module = TypeVar("Module", bound=nn.Module)
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -61,24 +65,40 @@ def load_tensors(
     return {name: value.to(device) for name, value in tensors.items()}
 
 
-def read_config(directory: Path) -> dict[str, Any]:
-    """The configuration saved beside a model. Raises WamError for a missing or damaged file."""
+def load_module(
+    directory: Path, make: Callable[[dict[str, Any]], Module], what: str
+) -> tuple[Module, dict[str, Any]]:
+    """The module that ``make`` builds of the configuration in ``directory``, with its weights.
+
+    It comes frozen and in evaluation mode, with its configuration. ``make`` is tried without memory
+    first, so that no configuration asks for more than its weights have. Raises WamError, which
+    says that it should be ``what``, for missing, damaged or inconsistent files.
+    """
     path = directory / CONFIG_FILE
     if not path.is_file():
         raise WamError(f"{path}: not found; run the stage that makes it")
+    config = read_json(path, dict)
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise WamError(f"{path}: not valid JSON ({error})") from None
-
-
-def load_state(module: nn.Module, tensors: dict[str, torch.Tensor], source: Path) -> None:
-    """Fill ``module`` with ``tensors``. Raises WamError naming ``source`` where they do not fit."""
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise WamError(f"{source}: does not fit its configuration: {first}") from None
+        with torch.device("meta"):
+            expected = make(config).state_dict()
+    except WamError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise WamError(f"{path}: not that of {what} ({repr(e)[:200]})") from None
+    tensors = load_tensors(directory)
+    for name in sorted(expected.keys() | tensors.keys()):
+        shapes = [
+            "missing" if value is None else tuple(value.shape)
+            for value in (tensors.get(name), expected.get(name))
+        ]
+        if shapes[0] != shapes[1]:
+            raise WamError(
+                f"{directory / MODEL_FILE}: does not fit its configuration: {name} is "
+                f"{shapes[0]}, expected {shapes[1]}"
+            )
+    module = make(config)
+    module.load_state_dict(tensors)
+    return module.requires_grad_(False).eval(), config
 
 
 def save_training_state(path: Path, state: dict[str, Any]) -> None:
@@ -183,15 +203,20 @@ class Checkpoints:
 
 
 class StateFile:
-    """The last state of a short training, in the file ``path``."""
+    """The last state of a short training with the records of its ``journal``, in ``path``."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, journal: Journal) -> None:
+        self._path, self._journal = path, journal
         self._saved_at = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The state; None if there is none. Raises WamError if it is damaged."""
-        return load_training_state(self._path)
+        """The state, None if there is none; the journal then holds the records of that time.
+
+        Raises WamError if the file is damaged.
+        """
+        state = load_training_state(self._path)
+        self._journal.restore(state.pop("records") if state else [])
+        return state
 
     @property
     def due(self) -> bool:
@@ -200,7 +225,7 @@ class StateFile:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the state in the place of the last one."""
-        save_training_state(self._path, state)
+        save_training_state(self._path, {**state, "records": self._journal.records()})
         self._saved_at = time.monotonic()
 
 
@@ -218,13 +243,15 @@ def load_world_model(
 
     Raises WamError for missing, damaged or inconsistent files.
     """
-    config = read_config(directory)
+    model, config = load_module(directory, _world_model, "a world model")
     try:
-        sizes = dict(config["model"])
-        sizes["id_hidden"] = tuple(sizes["id_hidden"])
-        model = WorldModel(WorldModelConfig(**sizes))
-    except (KeyError, TypeError) as error:
-        raise WamError(f"{directory / CONFIG_FILE}: not a world model's ({error})") from None
-    load_state(model, load_tensors(directory), directory / MODEL_FILE)
-    model.requires_grad_(False).eval().to(device)
-    return model, ProprioNormalizer.from_dict(config)
+        normalizer = ProprioNormalizer.from_dict(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WamError(f"{directory / CONFIG_FILE}: no statistics ({error})") from None
+    return model.to(device), normalizer
+
+
+def _world_model(config: dict[str, Any]) -> WorldModel:
+    sizes = dict(config["model"])
+    sizes["id_hidden"] = tuple(sizes["id_hidden"])
+    return WorldModel(WorldModelConfig(**sizes))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wam.checkpoint import MODEL_FILE, load_state, load_tensors, read_config
+from wam.checkpoint import load_module
 from wam.config import ACTION_SIZE
 from wam.errors import WamError
 from wam.initialisation import seeded
@@ -180,9 +180,12 @@ def load_ensemble(directory: Path, device: torch.device) -> DisagreementEnsemble
 
     Raises WamError if the directory holds no ensemble or tensors of other shapes.
     """
-    description = read_config(directory)
-    if description.pop("kind", None) != "disagreement":
-        raise WamError(f"{directory}/config.json: no ensemble; expected kind 'disagreement'")
-    ensemble = DisagreementEnsemble(**description)
-    load_state(ensemble, load_tensors(directory), directory / MODEL_FILE)
-    return ensemble.requires_grad_(False).eval().to(device)
+    ensemble, _ = load_module(directory, _described, "an ensemble, of kind 'disagreement'")
+    return ensemble.to(device)
+
+
+def _described(description: dict[str, Any]) -> DisagreementEnsemble:
+    if description["kind"] != "disagreement":
+        raise ValueError(description["kind"])
+    names = ("feature", "stoch", "classes", "heads")
+    return DisagreementEnsemble(**{name: description[name] for name in names})

@@ -5,7 +5,9 @@ Preemption, ``docker stop`` and Slurm send SIGTERM and kill some seconds later.
 
 import contextlib
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -21,7 +23,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt(signum: int, frame: FrameType | None) -> None:
-    """Signal handler that raises :class:`Interrupted` at once."""
+    """Signal handler of a program that is to end: raises :class:`Interrupted` at once.
+
+    It may come at any point of any library, whose half-made objects complain in vain afterwards.
+    """
+    sys.unraisablehook = lambda _: None
+    warnings.simplefilter("ignore")
     raise Interrupted(signum)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from wam.actions import executable
-from wam.checkpoint import MODEL_FILE, load_state, load_tensors, read_config
+from wam.checkpoint import load_module
 from wam.config import ACTION_SIZE, CHUNK, PolicyConfig
 from wam.diffusion import NOISE_CLIP, Schedule
 from wam.errors import WamError
@@ -243,19 +243,19 @@ def load_policy(directory: Path, device: torch.device) -> Policy:
 
     Raises WamError if the directory holds no policy or tensors of other shapes.
     """
-    description = read_config(directory)
-    if description.get("kind") not in ("bc", "finetuned"):
-        raise WamError(f"{directory}/config.json: not a policy; expected kind 'bc' or 'finetuned'")
-    config = PolicyConfig(**description["policy"])
-    base = build_network(config, description["feature"])
-    policy: Policy
+    policy, _ = load_module(directory, _described, "a policy, of kind 'bc' or 'finetuned'")
+    return policy.to(device)
+
+
+def _described(description: dict[str, Any]) -> Policy:
+    config, feature = PolicyConfig(**description["policy"]), description["feature"]
+    base = build_network(config, feature)
     if description["kind"] == "bc":
-        policy = DiffusionPolicy(base)
-    else:
-        actor = build_network(config, description["feature"])
-        policy = FinetunedPolicy(base, actor, description["finetuned_steps"])
-    load_state(policy, load_tensors(directory), directory / MODEL_FILE)
-    return policy.requires_grad_(False).eval().to(device)
+        return DiffusionPolicy(base)
+    if description["kind"] == "finetuned":
+        actor = build_network(config, feature)
+        return FinetunedPolicy(base, actor, description["finetuned_steps"])
+    raise ValueError(description["kind"])
 
 
 def _evaluate(

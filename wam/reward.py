@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wam.checkpoint import MODEL_FILE, load_state, load_tensors, read_config
+from wam.checkpoint import load_module
 from wam.config import RewardConfig
-from wam.errors import WamError
 
 
 class SuccessClassifier(nn.Module):
@@ -112,9 +111,11 @@ def load_reward(directory: Path, device: torch.device) -> SuccessClassifier:
 
     Raises WamError if the directory holds no classifier or tensors of other shapes.
     """
-    description = read_config(directory)
-    if description.get("kind") != "reward":
-        raise WamError(f"{directory}/config.json: not a reward classifier; expected kind 'reward'")
-    model = SuccessClassifier(RewardConfig(**description["reward"]), description["feature"])
-    load_state(model, load_tensors(directory), directory / MODEL_FILE)
-    return model.requires_grad_(False).eval().to(device)
+    model, _ = load_module(directory, _described, "a reward classifier, of kind 'reward'")
+    return model.to(device)
+
+
+def _described(description: dict[str, Any]) -> SuccessClassifier:
+    if description["kind"] != "reward":
+        raise ValueError(description["kind"])
+    return SuccessClassifier(RewardConfig(**description["reward"]), description["feature"])

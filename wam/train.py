@@ -338,12 +338,14 @@ class Trainer:
                 "batches": self._batches.state_dict(),
                 "precision": self.precision.name,
                 "best": self._best,
+                "records": [self._metrics.records(), self._validation.records()],
             },
         )
 
     def _restore(self) -> None:
-        """Go back to the last checkpoint and forget what was recorded after it."""
+        """Go back to the last checkpoint, and with it the records."""
         saved = self._checkpoints.latest()
+        metrics, validation = ([], []) if saved is None else saved["records"]
         if saved is not None:
             own = slice(self._ranks.rank * self._rows, (self._ranks.rank + 1) * self._rows)
             self.step = saved["step"]
@@ -369,8 +371,8 @@ class Trainer:
             self.precision = Precision(saved["precision"])
             self._best = saved["best"]
         if self._writes:
-            self._metrics.rewind(self.step)
-            self._validation.rewind(self.step)
+            self._metrics.restore(metrics)
+            self._validation.restore(validation)
 
 
 class _Objective(nn.Module):

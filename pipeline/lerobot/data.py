@@ -19,6 +19,7 @@ from pipeline.lerobot.features import ROW_NUMBERS, Feature, encode
 from pipeline.lerobot.split import Split
 from pipeline.lerobot.statistics import Statistics, count_levels, no_levels, of_levels
 from wam.atomic import replacing
+from wam.errors import WamError
 
 CHUNK_FILES = 1000
 FILE_MB = 100
@@ -97,9 +98,8 @@ def write_files(
             else:
                 found = _write_file(split, file, directory / file.path, pool, advance)
                 counts = {key: values.tolist() for key, values in found.levels.items()}
-                num_bytes = (directory / file.path).stat().st_size
-                content = {"episodes": found.episodes, "levels": counts, "bytes": num_bytes}
-                artifacts.write_json(record, content)
+                content = {"episodes": found.episodes, "levels": counts}
+                artifacts.write_json(record, content | artifacts.entry(directory / file.path))
             content = artifacts.read_json(record)
             episodes += content["episodes"]
             for key, values in content["levels"].items():
@@ -108,7 +108,12 @@ def write_files(
 
 
 def _is_written(path: Path, record: Path) -> bool:
-    return record.is_file() and not artifacts.size_problem(path, artifacts.read_json(record))
+    try:
+        content = artifacts.read_json(record, dict)
+    except WamError:
+        return False
+    complete = {"episodes", "levels", "bytes", "digest"} <= content.keys()
+    return complete and not artifacts.file_problem(path, content)
 
 
 def _write_file(

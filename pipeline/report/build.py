@@ -49,8 +49,8 @@ def run(profile: Profile, layout: Layout) -> None:
     directories = [layout.evaluation(name) for name in facts.evaluations()]
     if not any(manifest(directory) for directory in directories):
         read_manifest(directories[0], "evaluate")
+    inputs = facts.fingerprints(layout)  # which compares all files with their digests
     results = merge(directories, profile.tasks, VARIANTS)
-    inputs = facts.fingerprints(layout)
     params = dataclasses.asdict(profile)
 
     def make_results(target: Build) -> None:

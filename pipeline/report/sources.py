@@ -1,12 +1,12 @@
 """What the report reads. Everything here may be absent: then the page says "not computed"."""
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
 from pipeline import artifacts
 from pipeline.artifacts import MANIFEST, read_json
+from wam.journal import Journal
 
 _LARGE = ("convert", "export")
 """Stages whose output is checked as it is read."""
@@ -20,9 +20,7 @@ def optional_json(path: Path) -> Any:
 
 def records(path: Path) -> list[dict[str, Any]]:
     """The records of a ``.jsonl`` file, oldest first; empty where there is none."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    return Journal(path).records()
 
 
 def manifest(directory: Path) -> dict[str, Any]:

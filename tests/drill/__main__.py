@@ -13,14 +13,20 @@ import signal
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from pipeline import console
-from tests.drill import kills, services
+from tests.drill import damage, kills, services
 from tests.drill.kills import Trial
 from tests.drill.project import STAGES, Stage, create, preload, run
 
+_OTHERS: dict[str, Callable[[Path], Iterator[Trial]]] = {
+    "damage": damage.trials,
+    "services": services.trials,
+}
+PARTS = ("kills", *_OTHERS)
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _REFUSED_EVERY = 3
 """Of the operations; a refusal is an exception, wherever it comes from."""
@@ -32,19 +38,30 @@ def main() -> None:
     """Command line of the drill; the exit status is 1 if a trial has gone wrong."""
     parser = argparse.ArgumentParser(prog="make drill", description=__doc__)
     names = [stage.name for stage in STAGES]
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     parser.add_argument("--stages", nargs="+", choices=names, default=names, metavar="STAGE")
     parser.add_argument("--most", type=int, help="operations per stage and fault (default: all)")
     parser.add_argument("--random", type=int, default=5, help="random times per stage and signal")
-    parser.add_argument("--jobs", type=int, default=2, help="stages drilled at the same time")
-    parser.add_argument("--services", action="store_true", help="also Dask and Prefect")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that drill at the same time")
     parser.add_argument("--write", type=Path, help="Markdown file whose table is to be replaced")
     arguments = parser.parse_args()
     preload()
-    chosen = [stage for stage in STAGES if stage.name in arguments.stages]
-    trials = drill(chosen, arguments.most, arguments.random, arguments.jobs)
-    if arguments.services:
-        with tempfile.TemporaryDirectory(prefix="wam-drill-") as directory:
-            trials += services.trials(Path(directory))
+    with tempfile.TemporaryDirectory(prefix="wam-drill-") as directory:
+        project = Path(directory) / "project"
+        project.mkdir()
+        create(project)
+        for stage in STAGES:
+            ended = run(project, stage.argv)
+            if ended.status != 0:
+                raise RuntimeError(f"{stage.name} fails undisturbed: {ended.output}")
+        jobs: dict[str, Callable[[Path], Iterator[Trial]]] = {}
+        if "kills" in arguments.parts:
+            for stage in STAGES:
+                if stage.name in arguments.stages:
+                    options = (stage, arguments.most, arguments.random)
+                    jobs[stage.name] = partial(trials_of, *options)
+        jobs |= {name: job for name, job in _OTHERS.items() if name in arguments.parts}
+        trials = drill(project, jobs, arguments.jobs)
     for trial in trials:
         for problem in trial.problems:
             console.warn(f"{trial.stage}, {trial.kind}, {trial.when}: {problem}")
@@ -57,57 +74,49 @@ def main() -> None:
     sys.exit(any(trial.problems for trial in trials))
 
 
-def drill(stages: list[Stage], most: int | None, times: int, jobs: int) -> list[Trial]:
-    """All trials of ``stages``, each stage in a process and a copy of the project of its own."""
-    with tempfile.TemporaryDirectory(prefix="wam-drill-") as directory:
-        project = Path(directory) / "project"
-        project.mkdir()
-        create(project)
-        for stage in STAGES:
-            ended = run(project, stage.argv)
-            if ended.status != 0:
-                raise RuntimeError(f"{stage.name} fails undisturbed: {ended.output}")
-        # Forked, as this process has imported what takes most of the time.
-        context = multiprocessing.get_context("fork")
-        results = context.SimpleQueue()
-        waiting = {
-            stage.name: context.Process(
-                target=_drill_stage, args=(project, stage, most, times, results)
-            )
-            for stage in stages
-        }
-        running: dict[str, multiprocessing.process.BaseProcess] = {}
-        trials: list[Trial] = []
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                name = next(iter(waiting))
-                running[name] = waiting.pop(name)
-                running[name].start()
-            name, found = results.get()
-            trials += found
-            if not found:
-                running.pop(name).join()
-                own = [trial for trial in trials if trial.stage == name]
-                wrong = sum(bool(trial.problems) for trial in own)
-                console.note(f"{name}: {len(own)} trials, {wrong} wrong")
-        return trials
+def drill(
+    project: Path, jobs: dict[str, Callable[[Path], Iterator[Trial]]], most: int
+) -> list[Trial]:
+    """The trials of all ``jobs``, ``most`` at a time, each in a copy of ``project`` of its own."""
+    # Forked, as this process has imported what takes most of the time.
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    waiting = {
+        name: context.Process(target=_drill, args=(project, name, job, results))
+        for name, job in jobs.items()
+    }
+    running: dict[str, multiprocessing.process.BaseProcess] = {}
+    trials: list[Trial] = []
+    counts: Counter[str] = Counter()
+    while waiting or running:
+        while waiting and len(running) < most:
+            name = next(iter(waiting))
+            running[name] = waiting.pop(name)
+            running[name].start()
+        name, found = results.get()
+        trials += found
+        counts[name] += len(found)
+        if not found:
+            running.pop(name).join()
+            console.note(f"{name}: {counts[name]} trials")
+    return trials
 
 
-def _drill_stage(project, stage, most, times, results) -> None:  # type: ignore[no-untyped-def]
+def _drill(project, name, job, results) -> None:  # type: ignore[no-untyped-def]
     """Put every trial into ``results``, and an empty list behind the last one."""
-    own = project.with_name(stage.name.replace(" ", "-"))
+    own = project.with_name(name.replace(" ", "-"))
     shutil.copytree(project, own)
     try:
-        for trial in trials_of(own, stage, most, times):
-            results.put((stage.name, [trial]))
-    except Exception as error:  # noqa: BLE001 - the drill goes on with the other stages
-        results.put((stage.name, [Trial(stage.name, "the drill itself", "", (repr(error),))]))
+        for trial in job(own):
+            results.put((name, [trial]))
+    except Exception as error:  # noqa: BLE001 - the drill goes on with the others
+        results.put((name, [Trial(name, "the drill itself", "", (repr(error),))]))
     shutil.rmtree(own)
-    results.put((stage.name, []))
+    results.put((name, []))
 
 
-def trials_of(project: Path, stage: Stage, most: int | None, times: int) -> Iterator[Trial]:
-    """Drill one stage of ``project``, in which all stages before it have run."""
+def trials_of(stage: Stage, most: int | None, times: int, project: Path) -> Iterator[Trial]:
+    """Kills and refusals in one stage of ``project``, in which all stages before it have run."""
     expected, changes, seconds = kills.reference(project, stage)
     for number in kills.spread(len(changes), most):
         yield kills.killed_at(project, stage, number, expected)

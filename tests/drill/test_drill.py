@@ -30,8 +30,9 @@ def test_no_fault_loses_anything_or_goes_unnoticed() -> None:
     pytest.importorskip("pybullet")
     pytest.importorskip("pyarrow")
     # A process of its own: it forks, which the threads of other tests would not survive.
+    options = ["--parts", "kills", "--most", "4", "--random", "1", "--stages", *STAGES]
     drill = subprocess.run(
-        [sys.executable, "-m", "tests.drill", "--most", "4", "--random", "1", "--stages", *STAGES],
+        [sys.executable, "-m", "tests.drill", *options],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline import artifacts, disagreement, finetune, finetune_task, train_policy, train_reward
+from pipeline.building import Build
 from pipeline.extract import Demo, TaskDemos
 from pipeline.features import SplitFeatures, TaskFeatures, load_features, save_features
 from pipeline.featurize import CONTEXT_FRAMES, FeatureMaker
@@ -306,12 +307,15 @@ def test_a_curriculum_without_a_way_to_success_names_the_task(
 def test_an_ensemble_is_trained_once_and_always_the_same(
     profile: Profile, trained: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    target = Build(tmp_path)
+
     def fit() -> bytes:
-        disagreement.fit_ensemble(tmp_path, trained.features(VARIANT), profile, CONFIG, CPU)
-        return (tmp_path / "model.safetensors").read_bytes()
+        source = trained.features(VARIANT)
+        disagreement.fit_ensemble(target, "ensemble", source, profile, CONFIG, CPU)
+        return (tmp_path / "ensemble" / "model.safetensors").read_bytes()
 
     first = fit()
-    (tmp_path / artifacts.SUMMARY).unlink()  # as if killed at the very end
+    (tmp_path / "ensemble" / artifacts.SUMMARY).unlink()  # as if killed at the very end
     assert fit() == first
     monkeypatch.delattr(disagreement, "train_ensemble")
     assert fit() == first

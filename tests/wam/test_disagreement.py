@@ -121,7 +121,7 @@ def test_a_saved_ensemble_judges_as_before(tmp_path: Path, ensemble: Disagreemen
     expected = ensemble.disagreement(data.feature, data.action)
     assert torch.equal(loaded.disagreement(data.feature, data.action), expected)
     (tmp_path / "config.json").write_text('{"kind": "reward"}')
-    with pytest.raises(WamError, match="expected kind 'disagreement'"):
+    with pytest.raises(WamError, match="of kind 'disagreement'"):
         load_ensemble(tmp_path, CPU)
 
 

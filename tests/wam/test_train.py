@@ -10,10 +10,10 @@ import torch
 from wam.assessment import assess
 from wam.batch import Batch
 from wam.checkpoint import (
+    CONFIG_FILE,
     Checkpoints,
     load_tensors,
     load_world_model,
-    read_config,
     save_model,
     world_model_config,
 )
@@ -21,6 +21,7 @@ from wam.config import WorldModelConfig, WorldModelTraining
 from wam.errors import WamError
 from wam.images import psnr_of_mse, to_signed
 from wam.journal import Journal
+from wam.json_files import read_json
 from wam.proprio import ProprioNormalizer
 from wam.train import BEST_FILE, CHECKPOINTS, METRICS_FILE, Trainer, optimizers
 from wam.world_model import WorldModel
@@ -357,7 +358,7 @@ def test_a_saved_model_comes_back_frozen_and_equal(tiny_model: WorldModel, tmp_p
         assert torch.equal(value, model.state_dict()[name])
     assert not any(p.requires_grad for p in model.parameters())
     np.testing.assert_array_equal(loaded.maximum, normalizer.maximum)
-    assert read_config(tmp_path)["updates"] == 8
+    assert read_json(tmp_path / CONFIG_FILE)["updates"] == 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
