@@ -1,10 +1,12 @@
 """The files of a scene: our own, generated once into a cache, or CALVIN's by path."""
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from wam.envs.arm_model import RobotModel, arm_files
 from wam.envs.geometry import scene_geometry
 from wam.envs.table_model import Files, block_files, floor_files, table_files
 from wam.errors import WamError
+
+_LEFTOVER_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def _materialise(files: dict[str, bytes]) -> Path:
     target = root / key.hexdigest()
     if _holds(target, files):
         return target
+    _remove_leftovers(root)
     partial = Path(tempfile.mkdtemp(dir=root, prefix=".scene-"))
     for name, content in files.items():
         (partial / name).write_bytes(content)
@@ -112,9 +117,19 @@ def _materialise(files: dict[str, bytes]) -> Path:
         if _holds(target, files):
             shutil.rmtree(partial)
         else:
-            target.rename(Path(tempfile.mkdtemp(dir=root, prefix=".stale-")))
+            stale = Path(tempfile.mkdtemp(dir=root, prefix=".scene-"))
+            target.rename(stale)
             partial.rename(target)
+            shutil.rmtree(stale, ignore_errors=True)
     return target
+
+
+def _remove_leftovers(root: Path) -> None:
+    """Remove what processes have left that were killed more than a while ago."""
+    for path in root.glob(".scene-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _LEFTOVER_S:
+                shutil.rmtree(path)
 
 
 def _holds(directory: Path, files: dict[str, bytes]) -> bool:

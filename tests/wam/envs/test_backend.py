@@ -1,13 +1,15 @@
 """The factory of environments and its settings."""
 
+import os
 import pickle
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from wam.envs import renderer
+from wam.envs import assets, renderer
 from wam.envs.backend import SimulatorConfig, make_env, require_packages
 from wam.envs.play_table import PlayTableEnv
 from wam.errors import WamError
@@ -84,3 +86,18 @@ def test_a_missing_package_comes_with_advice() -> None:
     require_packages("embedded", "of no use")
     with pytest.raises(WamError, match=r"calvin_env is not installed; evaluation.*: git clone"):
         require_packages("calvin_env", "evaluation runs in it")
+
+
+def test_what_a_killed_process_left_in_the_scene_cache_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    root = tmp_path / "wam" / "scenes"
+    old, new = root / ".scene-old", root / ".scene-new"
+    for path in (old, new):
+        path.mkdir(parents=True)
+        (path / "table.urdf").write_text("")
+    os.utime(old, (0, 0))
+    assets._materialise({"a.urdf": b"a"})
+    assert not old.exists()
+    assert new.exists(), "another process may be writing it"
