@@ -50,7 +50,7 @@ def test_shards_are_those_of_zarr(tmp_path: Path, shape: tuple[int, ...], dtype:
                 shard.chunk[: len(chunk)] = chunk
                 shard.write_chunk(len(chunk))
         assert path.read_bytes() == expected
-        assert shard.digest == artifacts.file_digest(path)
+        assert shard.entry == artifacts.entry(path)
 
 
 @pytest.mark.parametrize("shape", [(20, 7), (15,), (3, 24), (38, 15)])
@@ -59,9 +59,9 @@ def test_single_chunks_are_those_of_zarr(tmp_path: Path, shape: tuple[int, ...])
     for name, expected in zarr_files(tmp_path / "a.zarr", rows, sharded=False).items():
         path = tmp_path / name
         part = rows[int(name.split(".")[1]) * SHARD :][:SHARD]
-        digest = write_chunk_file(path, part, SHARD, LEVEL)
+        entry = write_chunk_file(path, part, SHARD, LEVEL)
         assert path.read_bytes() == expected
-        assert digest == artifacts.file_digest(path)
+        assert entry == artifacts.entry(path)
 
 
 def test_a_shard_that_fails_does_not_appear(tmp_path: Path) -> None:
