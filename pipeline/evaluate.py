@@ -75,7 +75,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
     simulator = simulator_for(profile, layout.store, data)
     origin = simulator.origin()
     if name != "controls":
-        warn_of_other_images(data, origin)
+        warn_of_other_images(data, {**origin, "scene": simulator.scene})
     starts = _starts(profile, layout)
     jobs = _jobs(profile, layout, name)
     params = {
@@ -101,7 +101,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         write_json(directory / "summary.json", summary)
         write_json(directory / "rollouts.json", rollouts)
         write_json(directory / "metrics.json", _metrics(summary))
-        target.manifest.update(origin, device=parts[jobs[0]]["device"])
+        target.manifest.update(origin, scene=simulator.scene, device=parts[jobs[0]]["device"])
 
     build(
         layout.evaluation(name),

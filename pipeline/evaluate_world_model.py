@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 
 from pipeline import console
-from pipeline.artifacts import fingerprint, read_json, write_json
+from pipeline.artifacts import fingerprint, read_json, read_manifest, write_json
 from pipeline.building import Build, build
 from pipeline.dataset import validation_windows
 from pipeline.layout import Layout
@@ -23,6 +23,7 @@ from pipeline.metrics import paired_difference
 from pipeline.open_loop import BOTH, OpenLoop, measure
 from pipeline.params import EvaluateWorldModel, Profile
 from pipeline.perceptual import CLIP_FEATURES, FRAME_DISTANCES, frechet_distance, open_available
+from pipeline.report.results import trained_apart
 from pipeline.store import open_store
 from pipeline.store_group import store_path
 from pipeline.windows import fixed_windows
@@ -52,8 +53,6 @@ HORIZONS = (1, 5, 10, 25, 50)
 UNTRAINED = "untrained"
 """The encoder before training: what a probe finds in images that nothing was learned from."""
 
-_BOOTSTRAP_SEED = 0
-
 
 def run(profile: Profile, layout: Layout) -> None:
     """Evaluate all variants; writes ``world_model.json``, ``open_loop.json`` and ``metrics.json``.
@@ -81,6 +80,9 @@ def run(profile: Profile, layout: Layout) -> None:
 
     build(output, make, stage=STAGE, params=params, inputs=inputs)
     _show(read_json(output / "world_model.json"))
+    trained = {v: read_manifest(layout.world_model(v), "train-world-model") for v in VARIANTS}
+    if (notice := trained_apart(trained)) is not None:
+        console.warn(notice)
     console.done(STAGE, str(output))
 
 
@@ -183,7 +185,8 @@ def _counted(
 def _compare(opened: Mapping[str, OpenLoop]) -> list[dict[str, Any]]:
     """A row per measure, camera and horizon; horizon None stands for the mean of all frames.
 
-    Mean and standard deviation are over sequences, the difference is that of the same sequences.
+    Mean and standard deviation are over sequences, the difference is that of the same sequences;
+    None for a single one, which tells nothing about others.
     """
     first = opened[VARIANTS[0]]
     rows = []
@@ -210,14 +213,13 @@ def _compare(opened: Mapping[str, OpenLoop]) -> list[dict[str, Any]]:
 def _row(
     name: str, camera: str, horizon: int | None, sequences: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    rng = np.random.default_rng(_BOOTSTRAP_SEED)
     first, second = (sequences[variant] for variant in VARIANTS)
     return {
         "measure": name,
         "camera": camera,
         "horizon": horizon,
         **{v: {"mean": float(x.mean()), "std": float(x.std())} for v, x in sequences.items()},
-        "difference": paired_difference([first], [second], rng)._asdict(),
+        "difference": paired_difference(first, second)._asdict() if len(first) > 1 else None,
     }
 
 
@@ -268,14 +270,17 @@ def _show(result: Mapping[str, Any]) -> None:
     for row in result["quality"]:
         if row["camera"] == BOTH:
             digits = 2 if "psnr" in row["measure"] else 3
-            low, high = (f"{row['difference'][end]:+.{digits}f}" for end in ("low", "high"))
+            difference = row["difference"]
+            ends = () if difference is None else (difference[end] for end in ("low", "high"))
+            interval = ", ".join(f"{end:+.{digits}f}" for end in ends)
             table.add_row(
                 row["measure"],
                 "all" if row["horizon"] is None else str(row["horizon"]),
                 *(f"{row[v]['mean']:.{digits}f} ± {row[v]['std']:.{digits}f}" for v in VARIANTS),
-                f"{row['difference']['value']:+.{digits}f} [{low}, {high}]",
+                f"{difference['value']:+.{digits}f} [{interval}]" if difference else "-",
             )
     console.console.print(table)
+    console.note("differences: of these two trained models, over the same held-out sequences")
     for variant, views in result["scene_probe"].items():
         for view, shares in views.items():
             found = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())

@@ -104,7 +104,10 @@ def finetune(
     with deferred() as asked:
         while dppo.iteration < config.iterations:
             placed = _place_starts(env, parts, curriculum, dppo.iteration)
-            record = dppo.train_iteration(env, generator) | placed
+            try:
+                record = dppo.train_iteration(env, generator) | placed
+            except WamError as error:
+                raise WamError(f"{task} seed {seed}: {error}") from None
             last_one = dppo.iteration == config.iterations
             if last_one or dppo.iteration % config.validate_every == 0:
                 now = _imagined_success(parts, dppo, config, task, seed)

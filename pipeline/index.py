@@ -20,6 +20,7 @@ from pipeline.frames import Finding, read_first_frame
 from pipeline.layout import SPLITS, Layout
 from pipeline.npz import Kind
 from pipeline.params import Convert, Profile
+from pipeline.regular_file import what_is_there
 from pipeline.scenes import episode_scenes
 from pipeline.schema import CAMERAS, VECTORS
 from wam.errors import WamError
@@ -154,14 +155,12 @@ def index_split(directory: Path, split: str, verify: str, settings: Convert) -> 
     table = raw.read_episodes(directory)
     recorded = [(first, last + 1) for first, last in table.tolist()]
     names, ids, digits = _list_frames(directory)
-    stray = [names[at] for at in np.flatnonzero(~np.isin(ids, _frame_ids(recorded)))]
+    stray = [names[at] for at in _outside(recorded, ids)]
     episodes, scenes = _select(directory, split, recorded, settings)
-    wanted = _frame_ids(episodes)
-    missing = wanted[~np.isin(wanted, ids)]
-    findings = _missing_frames(directory, split, digits, episodes, missing)
+    findings, num_missing = _missing_frames(directory, split, digits, episodes, ids)
     if findings and not skip_episodes:
         raise WamError(
-            f"{findings[0].file}: {findings[0].problem}; missing in all: {len(missing)}. Restore "
+            f"{findings[0].file}: {findings[0].problem}; missing in all: {num_missing}. Restore "
             "the files, or set convert.on_error to skip-episode"
         )
     dropped = {finding.episode for finding in findings}
@@ -170,14 +169,15 @@ def index_split(directory: Path, split: str, verify: str, settings: Convert) -> 
     ]
     kept = [episode for episode in episodes if episode not in dropped]
     recording = raw.read_recording_config(directory)
-    windows = raw.read_annotations(directory) if (directory / raw.ANNOTATIONS).is_file() else None
+    annotations = raw.annotations_path(directory)
+    windows = None if annotations is None else raw.read_annotations(directory)
     return SplitIndex(
         directory=str(directory),
         episodes=kept,
         scenes=scenes,
         num_frames=sum(stop - start for start, stop in kept),
         digits=digits,
-        digest=_digest(directory, kept, digits, verify),
+        digest=_digest(directory, annotations, kept, digits, verify),
         arrays=_first_arrays(directory, kept, digits, settings),
         renderer=recording.renderer,
         annotations=None if windows is None else _count(windows),
@@ -309,8 +309,11 @@ def _select(
     return [episode for episode, _ in chosen], [scene for _, scene in chosen]
 
 
-def _frame_ids(episodes: Episodes) -> np.ndarray:
-    return np.concatenate([np.arange(start, stop) for start, stop in episodes])
+def _outside(episodes: Episodes, ids: np.ndarray) -> list[int]:
+    """Places in ``ids`` of those that are in no episode; episodes ascend and do not overlap."""
+    starts, stops = np.array(episodes).T
+    rows = np.searchsorted(starts, ids, side="right") - 1
+    return np.flatnonzero((rows < 0) | (ids >= stops[rows])).tolist()
 
 
 def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
@@ -329,22 +332,33 @@ def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
 
 
 def _missing_frames(
-    directory: Path, split: str, digits: int, episodes: Episodes, missing: np.ndarray
-) -> list[Finding]:
-    findings = []
-    for start, stop in episodes if len(missing) else []:
-        lost = missing[(missing >= start) & (missing < stop)]
-        if len(lost):
-            path = raw.frame_path(directory, int(lost[0]), digits)
-            problem = f"frame missing inside the episode of frames {start} to {stop - 1}"
-            findings.append(Finding(split, (start, stop), str(path), problem))
-    return findings
+    directory: Path, split: str, digits: int, episodes: Episodes, ids: np.ndarray
+) -> tuple[list[Finding], int]:
+    """A finding for every episode that is not complete, and how many frames are missing in all."""
+    findings, num_missing = [], 0
+    for start, stop in episodes:
+        # By position and not by a list of all ids: a damaged table may claim billions of frames.
+        present = ids[slice(*np.searchsorted(ids, (start, stop)))]
+        if len(present) == stop - start:
+            continue
+        gap = np.flatnonzero(present != start + np.arange(len(present)))
+        first = start + (int(gap[0]) if len(gap) else len(present))
+        path = raw.frame_path(directory, first, digits)
+        instead = what_is_there(path)
+        problem = f"frame missing inside the episode of frames {start} to {stop - 1}"
+        problem += f"; there is {instead}" if instead else ""
+        findings.append(Finding(split, (start, stop), str(path), problem))
+        num_missing += stop - start - len(present)
+    return findings, num_missing
 
 
-def _digest(directory: Path, episodes: Episodes, digits: int, verify: str) -> str:
+def _digest(
+    directory: Path, annotations: Path | None, episodes: Episodes, digits: int, verify: str
+) -> str:
     """Digest of the frames that will be used, and of the small files beside them."""
     total = hashlib.blake2b(digest_size=16)
-    for name in (raw.EPISODE_TABLE, raw.SCENE_INFO, raw.ANNOTATIONS, raw.RECORDING):
+    language = raw.ANNOTATIONS if annotations is None else annotations.relative_to(directory)
+    for name in (raw.EPISODE_TABLE, raw.SCENE_INFO, language, raw.RECORDING):
         path = directory / name
         content = artifacts.file_digest(path) if path.is_file() else "-"
         total.update(f"{name} {content}\n".encode())

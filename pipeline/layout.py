@@ -1,11 +1,16 @@
 """Where each artifact of a profile lies. The one place that knows paths below ``data/``."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from wam.errors import WamError
 
 SPLITS = ("training", "validation")
 
 DATA = Path("data")
+
+_PROFILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -16,7 +21,11 @@ class Layout:
 
     @classmethod
     def of(cls, profile: str) -> "Layout":
-        """The layout of the profile called ``profile``."""
+        """The layout of the profile called ``profile``.
+
+        Raises WamError for what is no name of a directory in ``data/``.
+        """
+        check_profile_name(profile)
         return cls(DATA / profile)
 
     @property
@@ -93,3 +102,12 @@ class Layout:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+
+def check_profile_name(name: str) -> None:
+    """Raises WamError for a name that could lead out of ``data/``, or hide there."""
+    if not _PROFILE_NAME.fullmatch(name):
+        raise WamError(
+            f"profile {name[:80]!r}: expected up to 64 letters, digits, '_', '-' and '.', and no "
+            "'.' at the beginning"
+        )

@@ -1,28 +1,35 @@
 """``params.yaml`` as typed, checked data: one :class:`Profile` per top-level key.
 
 Every field of every section has to be spelled out in the file, so that DVC sees each value that a
-stage depends on.
+stage depends on. The range of a number is part of its field's type, here as in ``wam.config``.
 """
 
 import difflib
-import math
+import json
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
+from annotated_types import Interval, Len
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from pipeline.schema import OWN_ARRAYS
+from pipeline import bounded_yaml
+from pipeline.layout import check_profile_name
+from pipeline.relations import check_relations
 from wam.config import (
     IMAGE_SIZE,
     TASKS,
+    Count,
+    CountFromZero,
     Filtering,
     FinetuneConfig,
     PolicyConfig,
     RewardConfig,
+    Rows,
     Sampling,
+    Seed,
+    Share,
     WorldModelConfig,
     WorldModelTraining,
 )
@@ -33,9 +40,12 @@ from wam.errors import WamError
 
 PARAMS_FILE = Path("params.yaml")
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Pixels = Annotated[int, Interval(ge=1, le=4096)]
+Workers = Annotated[int, Interval(ge=1, le=1024)]
+Frames = Annotated[int, Interval(ge=1, le=10**6)]
+"""As many as are held in memory, or in a file, at once."""
+Place = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
+"""A path, a URL, or another address."""
 Task = Literal[TASKS]  # type: ignore[valid-type]
 Camera = Literal["rgb_static", "rgb_gripper"]
 Scene = Literal["A", "B", "C", "D"]
@@ -46,7 +56,7 @@ Split = Literal["training", "validation"]
 class Raw:
     """Where the CALVIN-format frames are."""
 
-    path: str | None
+    path: Place | None
     """Directory with ``training/`` and ``validation/``; null: made by ``wam collect``."""
 
 
@@ -56,8 +66,8 @@ class Env:
 
     backend: Backend
     """``calvin_env``: the official package, which has to be installed; for evaluation only."""
-    scene: Literal["A", "B", "C", "D"]
-    assets: str | None
+    scene: Scene
+    assets: Place | None
     """Directory of CALVIN's own scene assets; null: the embedded scene. With ``calvin_env``: the
     package's checkout; null: the one that it is installed from."""
     renderer: Renderer
@@ -65,7 +75,7 @@ class Env:
     on images of TinyRenderer stays with it. Without a GPU EGL is several times slower."""
     robot_model: RobotModel
     """Of the embedded scene: ``light`` has few triangles, ``full`` those of the real arm."""
-    workers: Positive
+    workers: Workers
 
     @property
     def scene_source(self) -> SceneSource:
@@ -92,22 +102,22 @@ class Env:
 class Collect:
     """Scripted play."""
 
-    training_frames: Positive
-    validation_frames: Positive
-    episode_frames: Positive
-    static_size: Positive
+    training_frames: Annotated[int, Interval(ge=1, le=10**8)]
+    validation_frames: Annotated[int, Interval(ge=1, le=10**8)]
+    episode_frames: Frames
+    static_size: Pixels
     """Pixels of the square static image (CALVIN: 200)."""
-    gripper_size: Positive
+    gripper_size: Pixels
     """Pixels of the square wrist image (CALVIN: 84)."""
     depth: bool
     """Record depth images too, as CALVIN does; nothing in this pipeline learns from them."""
-    max_windows_per_task: Positive
+    max_windows_per_task: Count
     """Most annotated windows per task in the training split."""
-    max_starts_per_task: Positive
+    max_starts_per_task: Count
     """Most annotated windows per task in the validation split."""
-    noise: Fraction
+    noise: Share
     """Scale of the experts' action noise."""
-    seed: Count
+    seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,26 +131,26 @@ class Index:
 class Convert:
     """Raw frames to the sharded Zarr store."""
 
-    cameras: tuple[Camera, ...]
+    cameras: Annotated[tuple[Camera, ...], Len(1)]
     """Training needs both; one is enough for other uses."""
-    image_size: Positive | None
+    image_size: Annotated[int, Interval(ge=IMAGE_SIZE, le=4096)] | None
     """Pixels of the square images in the store, area-interpolated; null: as recorded. The world
     model sees 64, to which its readers resize larger ones."""
     depth: bool
     """Store the cameras' depth images too."""
     extra_keys: tuple[str, ...]
     """Further arrays of the raw frames, stored as they are."""
-    scenes: tuple[Scene, ...] | None
+    scenes: Annotated[tuple[Scene, ...], Len(1)] | None
     """Training episodes of these scenes alone; null: all. The validation split stays whole."""
-    frames: dict[Split, tuple[tuple[Count, Count], ...]] | None
+    frames: dict[Split, tuple[tuple[CountFromZero, CountFromZero], ...]] | None
     """Ranges [first, last] of frame ids, both inclusive, by split; null or no entry: all frames. An
     episode that a range cuts becomes a shorter one."""
-    shard_frames: Positive
-    chunk_frames: Positive
-    zstd_level: Annotated[int, Field(ge=1, le=22)]
+    shard_frames: Frames
+    chunk_frames: Annotated[int, Interval(ge=1, le=10_000)]
+    zstd_level: Annotated[int, Interval(ge=1, le=22)]
     on_error: Literal["fail", "skip-episode"]
-    workers: Positive
-    dask_address: str | None
+    workers: Workers
+    dask_address: Place | None
     """Scheduler to use instead of a local cluster."""
 
 
@@ -148,22 +158,22 @@ class Convert:
 class Export:
     """The store as WebDataset shards."""
 
-    sequence_frames: Positive
-    sequences_per_shard: Positive
+    sequence_frames: Frames
+    sequences_per_shard: Frames
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extract:
     """Demonstrations and start states from the annotations."""
 
-    demos_per_task: Positive
-    play_starts_per_task: Count
+    demos_per_task: Count
+    play_starts_per_task: CountFromZero
     """Play frames that satisfy a task's pre-condition, as further starts of imagined episodes."""
-    play_windows_per_task: Count
+    play_windows_per_task: CountFromZero
     """Windows of play in each split from which the reward learns beside the demonstrations, and on
     which it is calibrated; labels are the oracle's, as those of demonstrations. 0: demonstrations
     alone (the paper)."""
-    seed: Count
+    seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,12 +183,12 @@ class Loader:
     reader: Literal["streams", "windows", "shards"]
     """Contiguous streams with carried state, or random windows, from the store; or random windows
     from the WebDataset shards, tar by tar."""
-    shards: str | None
+    shards: Place | None
     """Directory or URL of the shards; null: those that ``wam export`` makes."""
     cache: Literal["none", "ram", "memmap"]
     """Decode frames whenever they are read, or keep them in memory, or in a file that processes
     share (25 kB per frame)."""
-    workers: Count
+    workers: Annotated[int, Interval(ge=0, le=1024)]
     """Threads that prepare batches; 0: none beside training itself."""
 
 
@@ -186,33 +196,33 @@ class Loader:
 class EvaluateWorldModel:
     """Open-loop prediction on held-out play, and what the encoder knows of actions."""
 
-    open_loop_sequences: Positive
+    open_loop_sequences: Rows
     """Held-out sequences; those on which training validates are drawn in the same way."""
-    open_loop_steps: Positive
+    open_loop_steps: Rows
     """Predicted frames of each, after the given one."""
-    probe_sequences: Positive
+    probe_sequences: Rows
     """Training sequences, equally long, from which the action probes learn."""
-    lpips_weights: str | None
+    lpips_weights: Place | None
     """torchvision's AlexNet (``alexnet-owt-7be5be79.pth``); null: LPIPS is not computed."""
-    fvd_weights: str | None
+    fvd_weights: Place | None
     """I3D as TorchScript (``i3d_torchscript.pt``); null: FVD is not computed."""
-    seed: Count
+    seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
     """Latents of the demonstrations."""
 
-    draws: Positive
+    draws: Annotated[int, Interval(ge=1, le=1000)]
     """Independent posterior draws per demonstration."""
     sample: Sampling
-    burn_in: Count
+    burn_in: Annotated[int, Interval(ge=0, le=10_000)]
     """How often the filter sees the first frame of an episode again before it goes on, in
     demonstrations as at evaluation; 0 in the paper. A first latent, drawn from a single look, may
     know little of the scene (docs/policy-learning.md)."""
     context: bool
     """Also store features filtered with the preceding play as context."""
-    seed: Count
+    seed: Seed
 
     @property
     def filtering(self) -> Filtering:
@@ -224,17 +234,22 @@ class Features:
 class Evaluate:
     """Roll-outs in the simulator."""
 
-    max_steps: Positive
-    max_episodes: Positive | None
+    max_steps: Count
+    max_episodes: Count | None
     """Held-out starts per task; null: all."""
-    ddim_steps: Positive | None
+    ddim_steps: Count | None
     """Sample actions with so many deterministic DDIM steps, spread over the denoising steps that
     the policy learned; null: with all of these and their noise, as the paper does."""
     clips: bool
-    seed: Count
+    seed: Seed
 
 
-_STRICT = ConfigDict(extra="forbid")
+# No True for 1, no "5" for 5, no infinity.
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_MOST_SHOWN = 100
+"""Characters of a value in a message."""
+_MOST_LISTED = 600
+"""And of all names that are known."""
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
@@ -242,7 +257,7 @@ class Profile:
     """All settings of one run of the pipeline."""
 
     device: Literal["auto", "cpu", "cuda"]
-    tasks: tuple[Task, ...]
+    tasks: Annotated[tuple[Task, ...], Len(1)]
     raw: Raw
     env: Env
     collect: Collect
@@ -264,212 +279,75 @@ class Profile:
 def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
     """The profile called ``name``.
 
-    Raises WamError for a missing file, an unknown profile, a missing or unknown key or a bad value;
-    the message names the key and, where one is close, what was probably meant.
+    Raises WamError for a missing or unreadable file, an unknown profile, a missing or unknown key
+    or a bad value; the message names the key and, where one is close, what was probably meant.
     """
+    check_profile_name(name)
     if not path.is_file():
         raise WamError(f"{path}: not found; run from the root of the repository")
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise WamError(f"{path}: not valid YAML: {error}") from None
+        document = bounded_yaml.load(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise WamError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     if not isinstance(document, dict):
-        raise WamError(f"{path}: expected a mapping of profiles")
+        raise WamError(f"{path}: expected a mapping of profiles, got {_shown(document)}")
     if name not in document:
         raise WamError(f"{path}: unknown profile '{name}'{_suggestion(name, document)}")
-    profile = document[name]
-    if not isinstance(profile, dict):
-        raise WamError(f"{path}: profile '{name}' is not a mapping")
-    _check_keys(Profile, profile, f"{path}: {name}")
+    where = f"{path}: {name}"
+    _check_keys(Profile, document[name], where)
     try:
-        checked_profile = TypeAdapter(Profile).validate_python(profile)
+        # As JSON, in whose strict reading lists are tuples and mappings sections.
+        profile = TypeAdapter(Profile).validate_json(json.dumps(document[name]))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in (name, *first["loc"]))
-        raise WamError(
-            f"{path}: {key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
-        ) from None
-    _check_relations(checked_profile, f"{path}: {name}")
-    return checked_profile
+        raise WamError(f"{where}{_sentence(error)}") from None
+    check_relations(profile, where)
+    return profile
 
 
-def _check_keys(kind: type, mapping: dict[str, Any], where: str) -> None:
+def _check_keys(kind: type, mapping: Any, where: str) -> None:
+    """Every key is there, none is unknown, and every value is one that JSON has."""
+    if not isinstance(mapping, dict):
+        raise WamError(f"{where}: expected a section, got {_shown(mapping)}")
     names = {field.name: field.type for field in fields(kind)}
     for key, value in mapping.items():
         if key not in names:
-            raise WamError(f"{where}: unknown parameter '{key}'{_suggestion(key, names)}")
+            raise WamError(f"{where}: unknown parameter {_shown(key)}{_suggestion(key, names)}")
         section = names[key]
         if isinstance(section, type) and is_dataclass(section):
-            if not isinstance(value, dict):
-                raise WamError(f"{where}.{key}: expected a section, got {value!r}")
             _check_keys(section, value, f"{where}.{key}")
+            continue
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (TypeError, ValueError):
+            raise WamError(
+                f"{where}.{key} = {_shown(value)}: input should be a number, text, true, false, "
+                "null or a list of these (quote dates)"
+            ) from None
     for key in names:
         if key not in mapping:
             raise WamError(f"{where}: missing parameter '{key}'")
 
 
-_MAY_BE_ZERO = {
-    "seed",
-    "seeds",
-    "warmup",
-    "action_warmup",
-    "critic_warmup",
-    "play_starts_per_task",
-    "play_windows_per_task",
-    "burn_in",
-    "workers",
-}
+def _sentence(error: ValidationError) -> str:
+    """The first of the errors, from the key on."""
+    first = error.errors()[0]
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    key = "".join(part[:_MOST_SHOWN] for part in parts)
+    message = first["msg"].replace("Tuple", "List").replace(" after validation", "")
+    message = message[0].lower() + message[1:]
+    if first["type"] == "float_type" and isinstance(first["input"], str):
+        message += " (YAML takes 1e-4 for text: write 1.0e-4)"
+    return f"{key} = {_shown(first['input'])}: {message}"
 
 
-def _check_numbers(section: Any, where: str) -> None:
-    """Nothing here is ever negative, and no count is zero but those that say so."""
-    for field in fields(section):
-        value = getattr(section, field.name)
-        if is_dataclass(value):
-            _check_numbers(value, f"{where}.{field.name}")
-            continue
-        for number in value if isinstance(value, tuple) else (value,):
-            if not isinstance(number, int | float):
-                continue
-            if number < 0:
-                raise WamError(f"{where}.{field.name} = {number!r}: must not be negative")
-            if number == 0 and type(number) is int and field.name not in _MAY_BE_ZERO:
-                raise WamError(f"{where}.{field.name} = 0: must be positive")
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
-def _check_relations(profile: Profile, where: str) -> None:
-    """What no single field can say."""
-    _check_numbers(profile, where)
-    convert, training = profile.convert, profile.train_world_model
-    _check_convert(convert, f"{where}.convert")
-    if convert.shard_frames % convert.chunk_frames:
-        nearest = convert.shard_frames // convert.chunk_frames * convert.chunk_frames
-        raise WamError(
-            f"{where}.convert: shard_frames={convert.shard_frames} is not a multiple of "
-            f"chunk_frames={convert.chunk_frames}; use {nearest + convert.chunk_frames}"
-        )
-    if not profile.tasks:
-        raise WamError(f"{where}: tasks must not be empty")
-    if len(profile.policy.hidden) % 2 == 0:
-        raise WamError(
-            f"{where}.policy.hidden: needs an odd number of widths (one input layer, then pairs)"
-        )
-    if profile.finetune.finetuned_steps > profile.policy.diffusion_steps:
-        raise WamError(
-            f"{where}.finetune.finetuned_steps={profile.finetune.finetuned_steps} is more than "
-            f"policy.diffusion_steps={profile.policy.diffusion_steps}"
-        )
-    _check_ddim(profile, where)
-    _check_finetune(profile.finetune, f"{where}.finetune")
-    fewest = profile.world_model.id_steps + 1
-    if training.window < fewest:
-        raise WamError(
-            f"{where}.train_world_model.window={training.window}: needs at least {fewest}, "
-            "one more than world_model.id_steps"
-        )
-    model = profile.world_model
-    if model.seed_match_scale and not model.embedding_image_scale:
-        raise WamError(
-            f"{where}.world_model.seed_match_scale={model.seed_match_scale}: there is nothing to "
-            "match without embedding_image_scale"
-        )
-    if not training.lr > 0:
-        raise WamError(f"{where}.train_world_model.lr={training.lr}: must be positive")
-    if not 0 < training.image_frames <= 1:
-        raise WamError(
-            f"{where}.train_world_model.image_frames={training.image_frames}: a share of the "
-            "frames, above 0 and at most 1"
-        )
-
-
-def _check_ddim(profile: Profile, where: str) -> None:
-    count, steps = profile.evaluate.ddim_steps, profile.policy.diffusion_steps
-    finetuned = profile.finetune.finetuned_steps
-    if count is None:
-        return
-    if count > steps:
-        raise WamError(
-            f"{where}.evaluate.ddim_steps={count} is more than policy.diffusion_steps={steps}"
-        )
-    if steps // count > finetuned:
-        raise WamError(
-            f"{where}.evaluate.ddim_steps={count}: too few; none would be among the last "
-            f"{finetuned} of {steps} (finetune.finetuned_steps), which fine-tuning trains"
-        )
-
-
-def _check_finetune(finetune: FinetuneConfig, where: str) -> None:
-    if finetune.environment == "simulator":
-        for name, only in (
-            ("advantage", "gae"),
-            ("start_curriculum", 0),
-            ("disagreement_scale", 0),
-        ):
-            if (value := getattr(finetune, name)) != only:
-                raise WamError(
-                    f"{where}.{name}={value}: environment=simulator, a control, has {only} alone"
-                )
-    if not finetune.start_curriculum <= 1:
-        raise WamError(
-            f"{where}.start_curriculum={finetune.start_curriculum}: a share of the iterations, "
-            "expected 0 to 1"
-        )
-    if not math.isfinite(finetune.disagreement_scale):
-        raise WamError(
-            f"{where}.disagreement_scale={finetune.disagreement_scale}: expected a finite number"
-        )
-    if finetune.disagreement_scale and finetune.disagreement_heads < 2:
-        raise WamError(
-            f"{where}.disagreement_heads={finetune.disagreement_heads}: needs at least 2, one "
-            "alone cannot disagree"
-        )
-    if finetune.advantage == "group":
-        if finetune.group < 2:
-            raise WamError(
-                f"{where}.group={finetune.group}: needs at least 2, an episode and another to "
-                "compare it with (advantage: group)"
-            )
-        for name, unit in (("envs", "group"), ("steps", "max_decisions")):
-            count, size = getattr(finetune, name), getattr(finetune, unit)
-            if count % size:
-                raise WamError(
-                    f"{where}.{name}={count} is not a multiple of {unit}={size}, as advantage: "
-                    f"group needs; use {(count // size + 1) * size}"
-                )
-
-
-def _check_convert(convert: Convert, where: str) -> None:
-    for name in ("cameras", "extra_keys", "scenes"):
-        values = getattr(convert, name)
-        if values is not None and len(set(values)) < len(values):
-            raise WamError(f"{where}.{name}: names {max(values, key=values.count)} twice")
-    for name in ("cameras", "scenes"):
-        if getattr(convert, name) == ():
-            raise WamError(f"{where}.{name}: must not be empty")
-    if convert.image_size is not None and convert.image_size < IMAGE_SIZE:
-        raise WamError(
-            f"{where}.image_size={convert.image_size}: needs at least {IMAGE_SIZE}, which the "
-            "world model sees, or null for the recorded size"
-        )
-    for key in convert.extra_keys:
-        if key in OWN_ARRAYS or not key.isidentifier():
-            raise WamError(
-                f"{where}.extra_keys: {key!r} is not the name of a further array; not allowed are "
-                f"{', '.join(OWN_ARRAYS)}"
-            )
-    for split, ranges in (convert.frames or {}).items():
-        free = 0
-        for first, last in ranges:
-            if not free <= first <= last:
-                raise WamError(
-                    f"{where}.frames.{split}: [{first}, {last}] is reversed, or not after the "
-                    "range before it; expected ascending ranges [first, last], both inclusive"
-                )
-            free = last + 1
-
-
-def _suggestion(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, [str(key) for key in known], n=1, cutoff=0.5)
+def _suggestion(name: Any, known: Any) -> str:
+    close = difflib.get_close_matches(str(name)[:_MOST_SHOWN], map(str, known), n=1, cutoff=0.5)
     if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known: {', '.join(str(key) for key in known)}"
+        return f"; did you mean '{close[0][:_MOST_SHOWN]}'?"
+    listed = ", ".join(str(key) for key in known)
+    return f"; known: {listed if len(listed) <= _MOST_LISTED else f'{listed[:_MOST_LISTED]}…'}"

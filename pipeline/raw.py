@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline import safe_pickle
+from pipeline import bounded_yaml, safe_pickle
 from pipeline.moments import Moments
-from pipeline.npz import DAMAGED, Kind, Npz
+from pipeline.npz import DAMAGED, Kind, Npz, parse_npy
+from pipeline.regular_file import open_regular, read_regular
+from pipeline.untrusted import MAX_ID, check_text, id_pair, shortened, shown
 from wam.atomic import replacing
 from wam.errors import WamError
 
@@ -28,12 +30,19 @@ EPISODE_LENGTHS = "ep_lens.npy"
 STATISTICS = "statistics.yaml"
 SCENE_INFO = "scene_info.npy"
 ANNOTATIONS = Path("lang_annotations/auto_lang_ann.npy")
+OTHER_ANNOTATIONS = "lang_*/auto_lang_ann.npy"
+"""The same windows with the embeddings of another language model, in a folder named after it."""
 RECORDING = Path(".hydra/merged_config.yaml")
 
 _STATISTICS_FRAMES = 1000
 """Frames of an episode that are in memory at a time."""
 
-_FRAME_NAME = re.compile(r"episode_(\d+)\.npz")
+_FRAME_NAME = re.compile(r"episode_([0-9]{1,18})\.npz")
+_MOST_TABLE_BYTES = 1 << 25
+"""Two million episodes."""
+_LONGEST_TASK = 200
+_LONGEST_SENTENCE = 2000
+_MOST_LISTED = 20
 # A scene is named, or spelled out with the table that it loads (contract 1.7, 2.8).
 _SCENE_NAME = re.compile(r"calvin_(?:scene|table)_([A-D])")
 
@@ -86,12 +95,15 @@ def parse_frame_name(name: str) -> tuple[int, int] | None:
 
 
 def list_frames(directory: Path) -> list[tuple[int, int, str]]:
-    """Frame id, digits of the id and name of every frame file, in ascending order."""
+    """Frame id, digits of the id and name of every frame file, in ascending order.
+
+    Links to nothing, directories and named pipes are no frame files, whatever they are called.
+    """
     with os.scandir(directory) as entries:
         return sorted(
             (*parsed, entry.name)
             for entry in entries
-            if (parsed := parse_frame_name(entry.name)) is not None
+            if (parsed := parse_frame_name(entry.name)) is not None and _is_file(entry)
         )
 
 
@@ -105,23 +117,28 @@ def write_frame(directory: Path, frame_id: int, frame: dict[str, np.ndarray]) ->
 def read_frame(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
     """The arrays called ``keys`` of one frame file.
 
-    Raises WamError naming the file if it is missing, truncated or damaged, or lacks a key.
+    Raises WamError naming the file if it is missing, truncated or damaged, lacks a key, or holds
+    more than any frame does.
     """
+    keys = tuple(keys)
     with _open_frame(path) as archive:
         missing = [key for key in keys if key not in archive]
         if missing:
-            raise WamError(f"{path}: {missing[0]} is missing; found {', '.join(archive.names)}")
-        return {key: archive[key] for key in keys}
+            found = archive.names
+            more = f" and {len(found) - _MOST_LISTED} more" if len(found) > _MOST_LISTED else ""
+            listed = ", ".join(shortened(name) for name in found[:_MOST_LISTED]) or "nothing"
+            raise WamError(f"{path}: {missing[0]} is missing; found {listed}{more}")
+        return archive.read(keys)
 
 
 def examine_frame(path: Path, keys: Iterable[str]) -> tuple[dict[str, np.ndarray], dict[str, Kind]]:
     """Those of ``keys`` that a frame file holds, and the dtype and shape of every array in it.
 
-    Arrays that are not asked for are not inflated. Raises WamError naming the file if it is
-    missing, truncated or damaged.
+    Arrays that are not asked for are not inflated, and may be damaged or hold objects. Raises
+    WamError naming the file if it is missing, truncated or damaged.
     """
     with _open_frame(path) as archive:
-        arrays = {key: archive[key] for key in keys if key in archive}
+        arrays = archive.read(key for key in keys if key in archive)
         return arrays, {key: archive.kind(key) for key in archive.names}
 
 
@@ -139,7 +156,7 @@ def write_split(directory: Path, episodes: Sequence[tuple[int, int]]) -> None:
 def read_episode_table(directory: Path) -> np.ndarray:
     """int64 [E, 2]: the rows of the episode table as they are on disk.
 
-    Raises WamError if the table is missing, damaged or empty.
+    Raises WamError if the table is missing, damaged or empty, or has an id that no frame can have.
     """
     path = directory / EPISODE_TABLE
     table = _load_npy(path)
@@ -149,6 +166,9 @@ def read_episode_table(directory: Path) -> np.ndarray:
         )
     if len(table) == 0:
         raise WamError(f"{path}: holds no episode")
+    if (beyond := (np.abs(table.astype(float)) > MAX_ID).any(axis=1)).any():
+        row = table[beyond][0].tolist()
+        raise WamError(f"{path}: episode {row}; expected frame ids from 0 to {MAX_ID}")
     return table.astype(np.int64)
 
 
@@ -160,6 +180,8 @@ def read_episode_lengths(directory: Path) -> np.ndarray:
         raise WamError(
             f"{path}: expected integers of shape (episodes,), got {lengths.dtype} {lengths.shape}"
         )
+    if len(lengths) and np.abs(lengths.astype(float)).max() > MAX_ID:
+        raise WamError(f"{path}: a length of {lengths.max()} frames")
     return lengths.astype(np.int64)
 
 
@@ -198,47 +220,80 @@ def write_annotations(directory: Path, annotations: Sequence[Annotation]) -> Non
     _write_pickled(directory / ANNOTATIONS, content)
 
 
+def annotations_path(directory: Path) -> Path | None:
+    """Where the annotations of a split are; None if it has none.
+
+    :data:`ANNOTATIONS`, or what is called alike in the only other folder: CALVIN has the same
+    windows in one folder per language model, and no embedding is used here. Raises WamError if it
+    might be one of several.
+    """
+    path = directory / ANNOTATIONS
+    if os.path.lexists(path):
+        return path
+    others = sorted(directory.glob(OTHER_ANNOTATIONS))
+    if len(others) > 1:
+        listed = ", ".join(str(other.relative_to(directory)) for other in others[:_MOST_LISTED])
+        raise WamError(f"{path}: not found, but {listed}; link one of these folders to that name")
+    return others[0] if others else None
+
+
+@dataclass(frozen=True)
+class AnnotationFile:
+    """The language annotations of a split as they are on disk."""
+
+    path: Path
+    annotations: list[Annotation]
+    """With repeated entries and empty windows."""
+    num_rephrased: int
+    """How many of them have several sentences, of which the first is used."""
+
+
 def read_annotations(directory: Path) -> list[Annotation]:
     """The language annotations, without repeated entries.
 
     Raises WamError if the file is missing, malformed, asks for anything but plain data, or has an
     empty window.
     """
-    annotations = read_annotation_list(directory)
-    for annotation in annotations:
+    file = read_annotation_file(directory)
+    for annotation in file.annotations:
         if annotation.start >= annotation.stop:
             window = (annotation.start, annotation.stop)
-            raise WamError(
-                f"{directory / ANNOTATIONS}: info.indx {window} of {annotation.task} is empty"
-            )
-    return list(dict.fromkeys(annotations))
+            raise WamError(f"{file.path}: info.indx {window} of {annotation.task} is empty")
+    return list(dict.fromkeys(file.annotations))
 
 
-def read_annotation_list(directory: Path) -> list[Annotation]:
-    """The language annotations as they are on disk: repeated entries and empty windows too.
+def read_annotation_file(directory: Path) -> AnnotationFile:
+    """The language annotations as they are on disk.
 
     Raises WamError if the file is missing, malformed, or asks for anything but plain data.
     """
-    path = directory / ANNOTATIONS
+    path = annotations_path(directory) or directory / ANNOTATIONS
     content = safe_pickle.load(path)
-    try:
-        sentences, tasks = content["language"]["ann"], content["language"]["task"]
-        windows = content["info"]["indx"]
-        if not len(sentences) == len(tasks) == len(windows):
-            raise WamError(
-                f"{path}: {len(sentences)} sentences, {len(tasks)} tasks and {len(windows)} "
-                "windows; expected as many of each"
-            )
-        return [
-            Annotation(str(task), str(sentence), int(window[0]), int(window[1]))
-            for task, sentence, window in zip(tasks, sentences, windows, strict=True)
-        ]
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        if isinstance(error, WamError):
-            raise
+    lists = {}
+    for section, name in (("language", "ann"), ("language", "task"), ("info", "indx")):
+        field_name = f"{section}.{name}"
+        values = _lookup(content, section, name)
+        if isinstance(values, np.ndarray):
+            values = values.tolist() if values.ndim else None
+        if not isinstance(values, list | tuple):
+            raise WamError(f"{path}: {field_name} is {shown(values)}; expected a list")
+        lists[field_name] = values
+    sentences, tasks, windows = lists.values()
+    if not len(sentences) == len(tasks) == len(windows):
         raise WamError(
-            f"{path}: expected language.ann, language.task and info.indx ({error!r})"
-        ) from None
+            f"{path}: {len(sentences)} sentences, {len(tasks)} tasks and {len(windows)} "
+            "windows; expected as many of each"
+        )
+    annotations = []
+    for at, (task, sentence, window) in enumerate(zip(tasks, sentences, windows, strict=True)):
+        check_text(f"{path}: language.task[{at}]", task, _LONGEST_TASK)
+        # Several wordings of one instruction, as people add them to CALVIN's.
+        first = sentence[0] if isinstance(sentence, list | tuple) and sentence else sentence
+        check_text(f"{path}: language.ann[{at}]", first, _LONGEST_SENTENCE)
+        start, stop = id_pair(f"{path}: info.indx[{at}]", window)
+        annotations.append(Annotation(task, first, start, stop))
+    rephrased = sum(isinstance(item, list | tuple) and len(item) > 1 for item in sentences)
+    return AnnotationFile(path, annotations, rephrased)
 
 
 def write_scene_info(directory: Path, scenes: dict[str, tuple[int, int]]) -> None:
@@ -249,13 +304,16 @@ def write_scene_info(directory: Path, scenes: dict[str, tuple[int, int]]) -> Non
 def read_scene_info(directory: Path) -> dict[str, tuple[int, int]]:
     """``scene name -> (first, last)`` frame ids; empty where the file is absent (validation)."""
     path = directory / SCENE_INFO
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     content = safe_pickle.load(path)
-    try:
-        return {str(name): (int(ids[0]), int(ids[1])) for name, ids in content.items()}
-    except (AttributeError, TypeError, IndexError, ValueError) as error:
-        raise WamError(f"{path}: expected scene name -> [first, last] ({error!r})") from None
+    if not isinstance(content, dict):
+        raise WamError(f"{path}: expected scene name -> [first, last], got {shown(content)}")
+    scenes = {}
+    for name, ids in content.items():
+        check_text(f"{path}: scene name", name, _LONGEST_TASK)
+        scenes[name] = id_pair(f"{path}: {name}", ids)
+    return scenes
 
 
 def write_recording_config(directory: Path, recording: Recording) -> None:
@@ -280,7 +338,7 @@ def write_recording_config(directory: Path, recording: Recording) -> None:
 def read_recording_config(directory: Path) -> Recording:
     """What ``.hydra/merged_config.yaml`` tells; all None where the file is absent."""
     path = directory / RECORDING
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Recording(None, None)
     content = _load_yaml(path)
     scene = _SCENE_NAME.search(str(_lookup(content, "scene")))
@@ -291,15 +349,15 @@ def read_recording_config(directory: Path) -> Recording:
     for name, camera in listed.items() if isinstance(listed, dict) else ():
         height, width = _lookup(camera, "height"), _lookup(camera, "width")
         if isinstance(height, int) and isinstance(width, int):
-            cameras[str(name)] = (height, width)
+            cameras[shortened(str(name))] = (height, width)
     return Recording(
         scene=scene[1] if scene else None,
         renderer={True: "egl", False: "tiny"}.get(use_egl) if isinstance(use_egl, bool) else None,
-        robot_model=_lookup(content, "robot", "model"),
+        robot_model=_text(path, content, "robot", "model"),
         cameras=cameras,
         use_nullspace=use_nullspace if isinstance(use_nullspace, bool) else None,
-        scene_source=_lookup(content, "scene", "source"),
-        backend=_lookup(content, "env", "backend"),
+        scene_source=_text(path, content, "scene", "source"),
+        backend=_text(path, content, "env", "backend"),
     )
 
 
@@ -324,7 +382,7 @@ def _open_frame(path: Path) -> Iterator[Npz]:
     """The archive of a frame; whatever its reader trips over becomes a WamError naming the file."""
     try:
         # No Python file object: its buffer would be larger than what is read of a frame.
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = open_regular(path)
         try:
             yield Npz(descriptor)
         finally:
@@ -380,22 +438,36 @@ def _write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 def _load_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        return parse_npy(read_regular(path, _MOST_TABLE_BYTES))
     except FileNotFoundError:
         raise WamError(f"{path}: not found; every split of CALVIN data has this table") from None
-    except (ValueError, EOFError) as error:
+    except OSError as error:
+        raise WamError(f"{path}: cannot be read ({error.strerror})") from None
+    except WamError:
+        raise
+    except ValueError as error:
         raise WamError(f"{path}: not a valid .npy file ({error})") from None
 
 
 def _load_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
+        text = read_regular(path, bounded_yaml.MOST_CHARACTERS).decode()
     except FileNotFoundError:
         raise WamError(f"{path}: not found") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WamError(f"{path}: not valid YAML ({error})") from None
+    except OSError as error:
+        raise WamError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise WamError(f"{path}: not valid YAML (not UTF-8 at byte {error.start})") from None
+    return bounded_yaml.load(text, path)
 
 
 def _lookup(mapping: Any, *keys: str) -> Any:
@@ -403,3 +475,11 @@ def _lookup(mapping: Any, *keys: str) -> Any:
     for key in keys:
         mapping = mapping.get(key) if isinstance(mapping, dict) else None
     return mapping
+
+
+def _text(path: Path, content: Any, *keys: str) -> str | None:
+    """A text or nothing. Raises WamError for anything else."""
+    value = _lookup(content, *keys)
+    if value is not None:
+        check_text(f"{path}: {'.'.join(keys)}", value, _LONGEST_TASK)
+    return value

@@ -48,6 +48,10 @@ def store_arrays(split: SplitIndex, settings: Convert) -> dict[str, StoreArray]:
         if settings.depth:
             name = DEPTHS[camera]
             dtype, shape = _recorded(split, name, "convert.depth is set")
+            if np.dtype(dtype).kind != "f" or len(shape) != 2:
+                raise WamError(
+                    f"convert.depth: {name} is {dtype} {shape}; expected an image of floats"
+                )
             size = _stored_size(name, shape, settings)
             arrays[name] = StoreArray(dtype, size, MEANINGS[name])
     for key in settings.extra_keys:

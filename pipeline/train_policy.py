@@ -16,6 +16,7 @@ from wam import device as devices
 from wam.checkpoint import StateFile, save_model
 from wam.cloning import Windows, clone, windows
 from wam.config import PolicyConfig
+from wam.errors import WamError
 from wam.journal import Journal
 from wam.policy import DiffusionPolicy, policy_description
 
@@ -84,7 +85,10 @@ def train_task(
         advance(done, f"{task}  loss {record['train_loss']:.4f}")
 
     generator = task_generator(config.seed, task)
-    network = clone(config, training, validation, generator, device, log, state, checkpoint)
+    try:
+        network = clone(config, training, validation, generator, device, log, state, checkpoint)
+    except WamError as error:
+        raise WamError(f"{task}: {error}") from None
     save_model(directory, DiffusionPolicy(network), policy_description(config, features.size))
     last = records[-1]
     summary = {

@@ -16,6 +16,7 @@ from pipeline.seeding import task_generator
 from wam import device as devices
 from wam.checkpoint import StateFile, save_model
 from wam.config import RewardConfig
+from wam.errors import WamError
 from wam.journal import Journal
 from wam.reward import SuccessClassifier, reward_description
 from wam.reward_training import (
@@ -103,7 +104,11 @@ def train_task(
         advance(1, f"{task}  imagined AUPRC {record['auprc_imagined']:.3f}")
 
     generator = task_generator(config.seed, task)
-    model = train_classifier(config, training, measured, generator, device, log, state, checkpoint)
+    data = (training, measured)
+    try:
+        model = train_classifier(config, *data, generator, device, log, state, checkpoint)
+    except WamError as error:
+        raise WamError(f"{task}: {error}") from None
     reached = calibrate(model, measured.imagined, measured.label, config.target_precision, device)
     advance(config.epochs - len(records), task)
     save_model(directory, model, reward_description(config, features.size))

@@ -20,6 +20,7 @@ from torch import nn
 from wam.atomic import replacing
 from wam.config import WorldModelConfig
 from wam.errors import WamError
+from wam.finite import non_finite
 from wam.journal import Journal
 from wam.json_files import read_json
 from wam.proprio import ProprioNormalizer
@@ -38,17 +39,24 @@ _SAVE_EVERY_S = 20.0
 
 
 def save_model(directory: Path, module: nn.Module, config: dict[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``config.json`` into ``directory``."""
-    tensors = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    save_tensors(directory / MODEL_FILE, tensors)
+    """Write ``model.safetensors`` and ``config.json`` into ``directory``.
+
+    Raises WamError as :func:`save_tensors` does.
+    """
+    save_tensors(directory / MODEL_FILE, module.state_dict())
     with replacing(directory / CONFIG_FILE) as temporary:
         temporary.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write ``tensors`` to the safetensors file ``path``."""
+    """Write ``tensors`` to the safetensors file ``path``.
+
+    Raises WamError, and leaves the file as it was, if one of them is not finite.
+    """
+    if name := non_finite(tensors):
+        raise WamError(f"{path}: not written, as {name} holds NaN or infinity")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, {name: value.contiguous() for name, value in tensors.items()})
+    _write(path, {name: value.detach().cpu().contiguous() for name, value in tensors.items()})
 
 
 def load_tensors(

@@ -14,6 +14,7 @@ from wam.checkpoint import StateFile
 from wam.config import CHUNK, PolicyConfig
 from wam.diffusion import Schedule
 from wam.errors import WamError
+from wam.finite import check_weights
 from wam.initialisation import seeded
 from wam.interruption import deferred
 from wam.policy import CHUNK_VALUES, DiffusionMlp, build_network
@@ -84,7 +85,8 @@ def clone(
 
     ``log`` receives ``step``, ``train_loss`` (mean since the last call), ``validation_loss`` (of
     the averaged weights, on fixed noise; absent without validation windows) and ``lr``.
-    ``generator`` lives on the CPU. Raises WamError if no demonstration has room for a window.
+    ``generator`` lives on the CPU. Raises WamError if no demonstration has room for a window, or if
+    weights are not finite, which is looked at before every record and every state.
     """
     if not len(training.rows):
         raise WamError(f"demonstrations: none has {CHUNK} frames; nothing to clone")
@@ -119,6 +121,7 @@ def clone(
             average.update_parameters(network)
             losses.append(loss.detach())
             if update % config.log_every == 0 or update == config.updates:
+                _check(network, update)
                 record = {"step": update, "train_loss": float(torch.stack(losses).mean()), "lr": lr}
                 if held_out is not None:
                     with torch.no_grad():
@@ -128,6 +131,7 @@ def clone(
                 losses.clear()
             stop = asked()
             if checkpoint and (stop or checkpoint.due):
+                _check(network, update)
                 checkpoint.save(
                     {
                         "update": update,
@@ -141,6 +145,10 @@ def clone(
             if stop:
                 break
     return averaged.eval()
+
+
+def _check(network: DiffusionMlp, update: int) -> None:
+    check_weights(network, f"train-policy, update {update}", "lower policy.lr")
 
 
 def learning_rate(config: PolicyConfig, update: int) -> float:

@@ -2,10 +2,15 @@
 
 Defaults are the paper's (arXiv:2603.28955) or, where it is silent, the reference values of the
 systems it builds on. The profiles of ``params.yaml`` spell every field out.
+
+The range of a field is part of its type. Nothing here checks it: who reads settings from a file has
+to (``pipeline.params``). No number may be infinite or NaN.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from annotated_types import Interval, Len, MultipleOf
 
 TASKS = (
     "open_drawer",
@@ -30,46 +35,63 @@ CHUNK = 4
 """Environment steps per policy decision."""
 FPS = 30
 
+Count = Annotated[int, Interval(ge=1, le=10**9)]
+CountFromZero = Annotated[int, Interval(ge=0, le=10**9)]
+"""As :data:`Count`, or 0."""
+Width = Annotated[int, Interval(ge=1, le=16_384)]
+"""Outputs of a layer: far more would not end in a sentence but in a machine without memory."""
+Rows = Annotated[int, Interval(ge=1, le=65_536)]
+"""What is computed at once, in one tensor."""
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Weight = Annotated[float, Interval(ge=0, le=1e9)]
+Rate = Annotated[float, Interval(ge=1e-12, le=1)]
+"""A learning rate."""
+FinalRate = Annotated[float, Interval(ge=0, le=1)]
+"""A learning rate that another one falls to."""
+Decay = Annotated[float, Interval(ge=0, le=1e3)]
+"""A weight decay, by which a learning rate is multiplied."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorldModelConfig:
     """Sizes and loss weights of the world model (DreamerV2; WAM for the inverse-dynamics head)."""
 
-    cnn_depth: int = 48
+    cnn_depth: Annotated[int, Interval(ge=1, le=512)] = 48
     """Channels of the first convolution; the next have 2, 4 and 8 times as many."""
-    visual_embedding: int = 1536
-    decoder_channels: int = 1536
-    deter: int = 1024
-    stoch: int = 32
+    visual_embedding: Width = 1536
+    decoder_channels: Width = 1536
+    deter: Width = 1024
+    stoch: Annotated[int, Interval(ge=1, le=4096)] = 32
     """Number of categorical variables."""
-    classes: int = 32
+    classes: Annotated[int, Interval(ge=2, le=256)] = 32
     """Classes of each categorical variable."""
-    hidden: int = 1000
+    hidden: Width = 1000
     gru: Literal["plain", "layernorm"] = "plain"
     """Recurrent cell: the plain one, or DreamerV2's with a LayerNorm inside and update bias -1."""
-    id_hidden: tuple[int, ...] = (512, 256)
+    id_hidden: Annotated[tuple[Width, ...], Len(0, 99)] = (512, 256)
     """Hidden widths of the inverse-dynamics head."""
     id_input: Literal["visual+proprio", "visual", "proprio-dropout"] = "visual+proprio"
     """What the head sees of both frames: the whole embedding (the paper), its visual part, or the
     whole with the proprioception of both hidden in half of the pairs."""
-    id_steps: int = 1
+    id_steps: Rows = 1
     """The head predicts the actions between frames that are so many steps apart."""
-    kl_scale: float = 3.0
-    image_scale: float = 1.0
-    embedding_image_scale: float = 0.0
+    kl_scale: Weight = 3.0
+    image_scale: Weight = 1.0
+    embedding_image_scale: Weight = 0.0
     """Weight of the same image loss with the embedding in the latent's place, through a layer that
     serves nothing else (not in the papers). An encoder learns from images only what passes through
     the sampled latent; in a short training that is not much (docs/learning.md)."""
-    seed_match_scale: float = 0.0
+    seed_match_scale: Weight = 0.0
     """Weight of half the squared distance between what the decoder makes of the latent and of the
     embedding before any convolution (not in the papers; needs ``embedding_image_scale``). It asks
     every frame's latent for all that the embedding shows, where images are decoded of a few."""
-    action_scale: float = 1000.0
+    action_scale: Weight = 1000.0
     """Weight of the inverse-dynamics loss in the ``wam`` variant."""
-    kl_balance: float = 0.8
+    kl_balance: Share = 0.8
     """Share of the KL that trains the prior."""
-    free_nats: float = 0.0
-    unimix: float = 0.0
+    free_nats: Weight = 0.0
+    unimix: Annotated[float, Interval(ge=0, lt=1)] = 0.0
 
     @property
     def feature(self) -> int:
@@ -81,25 +103,25 @@ class WorldModelConfig:
 class WorldModelTraining:
     """Optimisation of the world model."""
 
-    batch: int = 500
-    window: int = 50
-    updates: int = 230_000
-    lr: float = 3e-4
-    lr_final: float | None = None
+    batch: Rows = 500
+    window: Rows = 50
+    updates: Count = 230_000
+    lr: Rate = 3e-4
+    lr_final: FinalRate | None = None
     """Learning rate at the end of the run, reached along a cosine; None: constant (the paper)."""
-    weight_decay: float = 0.05
-    adam_eps: float = 1e-5
+    weight_decay: Decay = 0.05
+    adam_eps: Annotated[float, Interval(ge=1e-30, le=1)] = 1e-5
     image_optimizer: Literal["adamw", "muon"] = "adamw"
     """What trains the matrices and kernels of encoder and decoder: AdamW as everything else (the
     paper), or Muon, with which images take a fraction of the updates (docs/learning.md)."""
-    muon_lr: float = 2e-3
+    muon_lr: Rate = 2e-3
     """Muon's learning rate where AdamW's is ``lr``; it falls along with it."""
-    grad_clip: float = 100.0
-    action_warmup: int = 0
+    grad_clip: Annotated[float, Interval(gt=0, le=1e9)] = 100.0
+    action_warmup: CountFromZero = 0
     """Updates over which the inverse-dynamics weight rises linearly from 0."""
-    reset_probability: float = 0.01
+    reset_probability: Share = 0.01
     """Chance of a pseudo-reset per frame."""
-    image_frames: float = 1.0
+    image_frames: Annotated[float, Interval(gt=0, le=1)] = 1.0
     """Share of every window's frames, drawn anew for every batch, whose images are reconstructed.
     Neighbouring frames are much alike and decoding is most of an update: on a CPU a share of 0.25
     makes nearly twice as many updates in the same time. The loss has the same expectation."""
@@ -109,17 +131,17 @@ class WorldModelTraining:
     biases and norms too (algorithm contract 1.6, 1.7, 2.8)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 on a GPU that has it, fp32 elsewhere."""
-    frames: int | None = None
+    frames: Count | None = None
     """Stop after so many frames, if that is before ``updates``."""
-    minutes: float | None = None
+    minutes: Annotated[float, Interval(gt=0, le=1e9)] | None = None
     """Stop after so many minutes of training, if that is before ``updates``."""
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
+    checkpoint_every: Count = 1000
+    keep_checkpoints: Count = 2
     weights: Literal["last", "best"] = "last"
     """Which weights a finished run hands on: the last, or those of the best open-loop PSNR."""
-    validate_every: int = 1000
-    log_every: int = 50
-    seed: int = 0
+    validate_every: Count = 1000
+    log_every: Count = 50
+    seed: Seed = 0
 
 
 Sampling = Literal["sample", "mode"]
@@ -142,43 +164,43 @@ FILTERING = Filtering()
 class PolicyConfig:
     """Diffusion policy (DPPO's DiffusionMLP) and its behaviour cloning."""
 
-    hidden: tuple[int, ...] = (512, 512, 512)
-    diffusion_steps: int = 20
-    time_embedding: int = 16
-    updates: int = 55_000
-    batch: int = 256
-    lr: float = 1e-4
-    lr_final: float = 1e-5
-    weight_decay: float = 1e-6
-    warmup: int = 1000
-    ema_decay: float = 0.999
-    context_probability: float = 0.25
+    hidden: Annotated[tuple[Width, ...], Len(1, 99)] = (512, 512, 512)
+    diffusion_steps: Annotated[int, Interval(ge=1, le=1000)] = 20
+    time_embedding: Annotated[int, Interval(ge=4, le=1024), MultipleOf(2)] = 16
+    updates: Count = 55_000
+    batch: Rows = 256
+    lr: Rate = 1e-4
+    lr_final: FinalRate = 1e-5
+    weight_decay: Decay = 1e-6
+    warmup: CountFromZero = 1000
+    ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.999
+    context_probability: Share = 0.25
     """Share of training windows whose feature comes from the long-context filter."""
-    log_every: int = 500
-    seed: int = 0
+    log_every: Count = 500
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
     """Success classifier on latent features."""
 
-    encoder_hidden: int = 1024
-    embedding: int = 256
-    head_hidden: int = 1024
-    heads: int = 1
+    encoder_hidden: Width = 1024
+    embedding: Width = 256
+    head_hidden: Width = 1024
+    heads: Annotated[int, Interval(ge=1, le=100)] = 1
     """Size of the ensemble; success needs all heads to agree."""
-    temperature: float = 0.5
-    contrastive_scale: float = 1.0
-    cross_entropy_scale: float = 0.5
-    lr: float = 1e-4
-    weight_decay: float = 1e-4
-    batch: int = 32
-    epochs: int = 50
-    negatives_per_demo: int = 10
-    near_miss_weight: float = 2.0
-    target_precision: float = 0.95
+    temperature: Annotated[float, Interval(ge=1e-3, le=1e3)] = 0.5
+    contrastive_scale: Weight = 1.0
+    cross_entropy_scale: Weight = 0.5
+    lr: Rate = 1e-4
+    weight_decay: Decay = 1e-4
+    batch: Rows = 32
+    epochs: Count = 50
+    negatives_per_demo: Count = 10
+    near_miss_weight: Weight = 2.0
+    target_precision: Share = 0.95
     """Precision on imagined validation features at which the decision threshold is set."""
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,46 +210,46 @@ class FinetuneConfig:
     environment: Literal["world_model", "simulator"] = "world_model"
     """``simulator``: the same optimisation on steps of the simulator with the oracle's reward; not
     the paper's method but an upper bound for it."""
-    envs: int = 50
-    steps: int = 36
+    envs: Rows = 50
+    steps: Rows = 36
     """Decisions per environment and iteration."""
-    max_decisions: int = 18
-    iterations: int = 800
-    finetuned_steps: int = 10
+    max_decisions: Rows = 18
+    iterations: Count = 800
+    finetuned_steps: Count = 10
     """How many of the last denoising steps are trained."""
-    critic_hidden: tuple[int, ...] = (256, 256, 256)
-    actor_lr: float = 1e-5
-    critic_lr: float = 1e-3
-    critic_warmup: int = 2
-    epochs: int = 10
-    minibatch: int = 7500
+    critic_hidden: Annotated[tuple[Width, ...], Len(1, 99)] = (256, 256, 256)
+    actor_lr: Rate = 1e-5
+    critic_lr: Rate = 1e-3
+    critic_warmup: CountFromZero = 2
+    epochs: Count = 10
+    minibatch: Count = 7500
     minibatch_over: Literal["pair", "decision"] = "pair"
     advantage: Literal["gae", "group"] = "gae"
     """What weighs the decisions: a critic's estimates (the paper), or the outcome of an episode
     against those of others from the same start (GRPO, arXiv:2402.03300), without a critic."""
-    group: int = 5
+    group: Count = 5
     """Episodes per start state if ``advantage`` is ``group``."""
-    start_curriculum: float = 0.0
+    start_curriculum: Share = 0.0
     """Share of the iterations over which the starts in demonstrations move back from frames near
     the success to the first ones, with which all later iterations start."""
-    disagreement_scale: float = 0.0
+    disagreement_scale: Weight = 0.0
     """Weight of the penalty for imagined states and actions unlike the data, which is how much more
     an ensemble disagrees on them than on the data."""
-    disagreement_heads: int = 5
+    disagreement_heads: Annotated[int, Interval(ge=1, le=100)] = 5
     """Size of the ensemble; there is none if ``disagreement_scale`` is 0."""
-    gamma: float = 0.999
-    gae_lambda: float = 0.95
-    denoising_gamma: float = 0.99
-    clip_base: float = 0.001
-    clip_max: float = 0.01
-    min_std: float = 0.1
-    value_scale: float = 0.5
-    bc_scale: float = 0.025
-    target_kl: float = 1.0
-    min_imagined_precision: float = 0.8
+    gamma: Share = 0.999
+    gae_lambda: Share = 0.95
+    denoising_gamma: Share = 0.99
+    clip_base: Annotated[float, Interval(gt=0, lt=1)] = 0.001
+    clip_max: Annotated[float, Interval(gt=0, lt=1)] = 0.01
+    min_std: Annotated[float, Interval(ge=1e-3, le=10)] = 0.1
+    value_scale: Weight = 0.5
+    bc_scale: Weight = 0.025
+    target_kl: Annotated[float, Interval(gt=0, le=1e9)] = 1.0
+    min_imagined_precision: Share = 0.8
     """Below this precision of the reward classifier on imagined features the run warns or stops."""
     gate: Literal["warn", "stop"] = "warn"
-    validate_every: int = 10
+    validate_every: Count = 10
     """Iterations between two looks at imagined success on training and on held-out starts."""
-    checkpoint_every: int = 10
-    seeds: tuple[int, ...] = (0, 1, 2)
+    checkpoint_every: Count = 10
+    seeds: Annotated[tuple[Seed, ...], Len(1, 1000)] = (0, 1, 2)

@@ -11,6 +11,7 @@ import torch
 from wam.advantage import RewardScaler, gae
 from wam.config import FinetuneConfig
 from wam.experience import Rollout
+from wam.finite import check_weights
 from wam.initialisation import seeded
 from wam.policy import ResidualMlp
 
@@ -57,7 +58,8 @@ class Critic:
             reward, value, next_value, terminated, truncated, config.gamma, config.gae_lambda
         )
         returns = advantage + value
-        unexplained = (returns - value).var() / returns.var().clamp(min=1e-8)
+        # Without the correction, which has no value for a single decision.
+        unexplained = (returns - value).var(correction=0) / returns.var(correction=0).clamp(1e-8)
         return Estimate(advantage.flatten(), returns.flatten(), float(1 - unexplained))
 
     def step(
@@ -76,6 +78,10 @@ class Critic:
         (self._config.value_scale * loss).backward()
         self._optimizer.step()
         return loss.detach()
+
+    def check(self, when: str) -> None:
+        """Raises WamError if a weight is not finite."""
+        check_weights(self._network, f"{when}, critic", "lower finetune.critic_lr")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a continued run needs."""

@@ -18,6 +18,7 @@ from torch.nn import functional
 from wam.checkpoint import load_module
 from wam.config import ACTION_SIZE
 from wam.errors import WamError
+from wam.finite import check_weights
 from wam.initialisation import seeded
 
 HIDDEN = 256
@@ -131,7 +132,7 @@ def train_ensemble(
     """An ensemble on ``device`` and its mean loss (nats per categorical) in the last epoch.
 
     Every head has its own initial weights and minibatches, drawn with replacement; ``generator``
-    lives on the CPU. Raises WamError without any transition.
+    lives on the CPU. Raises WamError without any transition, or if weights are not finite.
     """
     count = len(data.action)
     if not count:
@@ -155,6 +156,7 @@ def train_ensemble(
         (heads * loss).backward()
         optimizer.step()
         losses.append(loss.detach())
+    check_weights(ensemble, "the ensemble of finetune.disagreement_scale", "check the features")
     ensemble.requires_grad_(False).eval()
     ensemble.scale.fill_(max(mean_disagreement(ensemble, data), _MIN_SCALE))
     return ensemble, float(torch.stack(losses[-per_epoch:]).mean())

@@ -20,6 +20,7 @@ from wam.config import FinetuneConfig
 from wam.critic import Critic, Estimate
 from wam.diffusion import log_prob
 from wam.experience import Rollout, collect, experience_report, mean_penalty
+from wam.finite import check_weights
 from wam.imagination import Environment
 from wam.policy import DiffusionMlp, FinetunedPolicy
 
@@ -82,7 +83,10 @@ class Dppo:
         return report
 
     def update(self, rollout: Rollout, generator: torch.Generator) -> dict[str, Any]:
-        """Optimise the critic on ``rollout`` and, once its warm-up is over, the actor."""
+        """Optimise the critic on ``rollout`` and, once its warm-up is over, the actor.
+
+        Raises WamError if a weight of one of them is not finite after that.
+        """
         config = self._config
         train_actor = self._critic is None or self.iteration >= config.critic_warmup
         fixed = self._prepare(rollout)
@@ -103,6 +107,7 @@ class Dppo:
             if train_actor and torch.stack(losses[first:])[:, 3].mean() > config.target_kl:
                 break
         self.iteration += 1
+        self._check_weights()
         value_loss, policy_loss, bc_kl, kl = torch.stack(losses).mean(0).tolist()
         seen_by_k.clamp_(min=1)
         return {
@@ -132,6 +137,12 @@ class Dppo:
         if self._critic is not None:
             self._critic.load_state_dict(state["critic"])
         self.iteration = state["iteration"]
+
+    def _check_weights(self) -> None:
+        when = f"finetune, iteration {self.iteration}"
+        check_weights(self.policy.actor, f"{when}, actor", "lower finetune.actor_lr")
+        if self._critic is not None:
+            self._critic.check(when)
 
     @torch.no_grad()
     def _prepare(self, rollout: Rollout) -> "_Fixed":

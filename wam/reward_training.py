@@ -12,6 +12,7 @@ import torch
 from wam.checkpoint import StateFile
 from wam.config import CHUNK, RewardConfig
 from wam.errors import WamError
+from wam.finite import check_weights
 from wam.initialisation import seeded
 from wam.interruption import deferred
 from wam.reward import SuccessClassifier, classifier_loss
@@ -96,7 +97,8 @@ def train_classifier(
 
     The best epoch has the highest area under the precision-recall curve on ``validation``, the mean
     of real and imagined features. ``log`` receives ``step`` (epoch), ``loss``, ``auprc_real`` and
-    ``auprc_imagined``. Raises WamError if the training labels are all equal.
+    ``auprc_imagined``. Raises WamError if the training labels are all equal, or if weights are not
+    finite after an epoch.
     """
     if training.label.all() or not training.label.any():
         raise WamError(
@@ -129,6 +131,7 @@ def train_classifier(
                 loss.backward()
                 optimizer.step()
                 losses.append(loss.detach())
+            check_weights(model, f"train-reward, epoch {epoch}", "lower reward.lr")
             real, imagined = (
                 average_precision(*_scored(model, features, validation.label, device))
                 for features in (validation.real, validation.imagined)

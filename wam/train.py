@@ -19,6 +19,7 @@ from wam.config import WorldModelTraining
 from wam.cuda_graph import GraphedPasses
 from wam.distributed import ALONE, Ranks, all_rows, mean_over_ranks
 from wam.errors import WamError
+from wam.finite import check_weights
 from wam.interruption import deferred
 from wam.journal import Journal
 from wam.muon import Muon
@@ -135,8 +136,8 @@ class Trainer:
         """Train up to the configured number of updates or frames, or out of time.
 
         ``on_step(step, record)`` is called after each update, with the record where one was
-        written. Raises WamError if update after update is not finite, and Interrupted, after a
-        checkpoint, if the process is asked to end.
+        written. Raises WamError if update after update is not finite, or the weights are not, and
+        Interrupted, after a checkpoint, if the process is asked to end.
         """
         training = self._training
         with deferred() as asked:
@@ -152,6 +153,7 @@ class Trainer:
                 record = self._log() if last or self.step % training.log_every == 0 else None
                 if self._validate and not stop:
                     if last or self.step % training.validate_every == 0:
+                        self._check_weights()
                         self._judge(self._validate())
                 if stop or last or self.step % training.checkpoint_every == 0:
                     self._save()
@@ -256,6 +258,11 @@ class Trainer:
                 f"finite (step {self.step + 1}); lower train_world_model.lr or check the data"
             )
 
+    def _check_weights(self) -> None:
+        """An update may be too large although its gradient is finite."""
+        advice = "lower train_world_model.lr or train_world_model.muon_lr"
+        check_weights(self._model, f"train_world_model, update {self.step}", advice)
+
     def _scheduled_lr(self) -> float:
         """The learning rate of this update."""
         training = self._training
@@ -319,6 +326,7 @@ class Trainer:
         return self._frames / self._seconds if self._seconds else 0.0
 
     def _save(self) -> None:
+        self._check_weights()
         state = {name: all_rows(value) for name, value in self._state._asdict().items()}
         if not self._writes:
             return

@@ -32,6 +32,7 @@ SPLIT_CHECKS: tuple[Callable[[Split], Iterator[Finding]], ...] = (
     scenes.scene_ranges,
     scenes.scene_info,
     scenes.recording_scene,
+    annotations.annotations_file,
     annotations.annotations,
     annotations.oracle,
     annotations.task_counts,

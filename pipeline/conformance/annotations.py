@@ -19,6 +19,29 @@ _RACE = 3
 """By how many windows its parallel annotators exceeded that."""
 
 
+def annotations_file(split: Split) -> Iterator[Finding]:
+    """Annotations of another language model, and instructions in several wordings."""
+    if split.annotations_file != raw.ANNOTATIONS:
+        yield Finding(
+            check="annotations-folder",
+            severity="warning",
+            file=split.file(raw.ANNOTATIONS),
+            found=f"not found, but {split.annotations_file}",
+            expected="the folder that official loaders read",
+            advice="The other one is used: its windows are the same, its embeddings are not needed",
+        )
+    if split.num_rephrased:
+        yield Finding(
+            check="annotation-phrasings",
+            severity="warning",
+            file=split.file(split.annotations_file),
+            found="language.ann holds several sentences for a window",
+            count=split.num_rephrased,
+            expected="one each",
+            advice="The first one is used",
+        )
+
+
 def annotations(split: Split) -> Iterator[Finding]:
     """Empty, repeated, unknown, misplaced and oddly long windows."""
     listed = split.annotations if isinstance(split.annotations, list) else []
@@ -101,7 +124,7 @@ def task_counts(split: Split) -> Iterator[Finding]:
         yield Finding(
             check="annotation-counts",
             severity="note",
-            file=split.file(raw.ANNOTATIONS),
+            file=split.file(split.annotations_file),
             found=f"{above[0][1]} windows of {above[0][0]}",
             count=len(above),
             expected=f"at most {limit} per task in {len(split.used):,} frames",
@@ -128,7 +151,7 @@ def _of_windows(
         yield Finding(
             check=check,
             severity=severity,
-            file=split.file(raw.ANNOTATIONS),
+            file=split.file(split.annotations_file),
             found=f"window ({first.start}, {first.stop}) of {first.task}",
             count=len(windows),
             expected=expected,

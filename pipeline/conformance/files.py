@@ -13,6 +13,7 @@ from pipeline import raw
 from pipeline.conformance.finding import Finding, Severity
 from pipeline.conformance.survey import Loaded, Split
 from pipeline.schema import ROBOT_OBS_SIZE, SCENE_OBS_SIZE
+from pipeline.untrusted import shortened
 from wam.config import ACTION_SIZE
 from wam.errors import WamError
 
@@ -285,7 +286,7 @@ def statistics(split: Split) -> Iterator[Finding]:
             advice="Not used here; official loaders normalise with it",
         )
     targets = {
-        str(transform.get("_target_"))
+        shortened(str(transform.get("_target_")))
         for key in _TRANSFORMED
         for transform in _transforms(split.statistics, key)
     }

@@ -15,6 +15,7 @@ import numpy as np
 from pipeline import raw
 from pipeline.conformance.finding import Finding
 from pipeline.conformance.survey import Split
+from pipeline.untrusted import shown
 from wam.envs.geometry import SCENES, SceneGeometry, slope_y
 from wam.tasks import SLIDER
 
@@ -96,7 +97,7 @@ def scene_ranges(split: Split) -> Iterator[Finding]:
             check="scene-info-names",
             severity="warning",
             file=split.file(raw.SCENE_INFO),
-            found=f"scene {foreign[0]!r}",
+            found=f"scene {shown(foreign[0])}",
             count=len(foreign),
             expected="calvin_scene_A to D",
             advice="Such names are ignored",

@@ -17,7 +17,7 @@ def missing_split(survey: Survey) -> Iterator[Finding]:
     for name in set(SPLITS) - set(survey.splits) if survey.is_root else ():
         yield Finding(
             check="split-missing",
-            severity="warning",
+            severity="error",
             file=f"{name}/",
             found="not found",
             expected=f"{' and '.join(SPLITS)} side by side",

@@ -95,6 +95,10 @@ class Split:
     scene_info: Loaded[dict[str, tuple[int, int]]]
     recording: Loaded[raw.Recording]
     statistics: Loaded[dict[str, Any]]
+    annotations_file: Path = raw.ANNOTATIONS
+    """Below :attr:`directory`."""
+    num_rephrased: int = 0
+    """Annotations with several sentences, of which the first is used."""
     sample: FrameSample = _NOTHING
 
     @functools.cached_property
@@ -239,14 +243,15 @@ def _open_split(name: str, directory: Path, root: Path) -> Split:
     listed = raw.list_frames(directory)
 
     def load(file: str | Path, read: Callable[[Path], T]) -> Loaded[T]:
-        if not (directory / file).exists():
+        if not os.path.lexists(directory / file):
             return None
         try:
             return read(directory)
         except WamError as error:
             return error
 
-    return Split(
+    language = _annotations(directory)
+    split = Split(
         name=name,
         directory=directory,
         prefix="" if directory == root else f"{name}/",
@@ -254,11 +259,27 @@ def _open_split(name: str, directory: Path, root: Path) -> Split:
         digits=np.array([digits for _, digits, _ in listed], np.int64),
         table=load(raw.EPISODE_TABLE, raw.read_episode_table),
         lengths=load(raw.EPISODE_LENGTHS, raw.read_episode_lengths),
-        annotations=load(raw.ANNOTATIONS, raw.read_annotation_list),
+        annotations=None if isinstance(language, raw.AnnotationFile) else language,
         scene_info=load(raw.SCENE_INFO, raw.read_scene_info),
         recording=load(raw.RECORDING, raw.read_recording_config),
         statistics=load(raw.STATISTICS, raw.read_statistics),
     )
+    if not isinstance(language, raw.AnnotationFile):
+        return split
+    return replace(
+        split,
+        annotations=language.annotations,
+        annotations_file=language.path.relative_to(directory),
+        num_rephrased=language.num_rephrased,
+    )
+
+
+def _annotations(directory: Path) -> Loaded[raw.AnnotationFile]:
+    try:
+        is_there = raw.annotations_path(directory) is not None
+        return raw.read_annotation_file(directory) if is_there else None
+    except WamError as error:
+        return error
 
 
 def _chosen(split: Split, shared: np.ndarray, frames: int) -> np.ndarray:

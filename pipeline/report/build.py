@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ from pipeline.metrics import Estimate
 from pipeline.origin import mismatch
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections, world_model
-from pipeline.report.results import NAMES, Policy, Results, merge, percent, points
+from pipeline.report.results import (
+    NAMES,
+    Policy,
+    Results,
+    merge,
+    percent,
+    points,
+    trained_apart,
+)
 from pipeline.report.sources import manifest
 from wam.config import CHUNK, VARIANTS
 
@@ -52,6 +61,8 @@ def run(profile: Profile, layout: Layout) -> None:
     inputs = facts.fingerprints(layout)  # which compares all files with their digests
     results = merge(directories, profile.tasks, VARIANTS)
     params = dataclasses.asdict(profile)
+    selection = sections.selection(layout, VARIANTS, profile.tasks)
+    notes = [*_notes(results), *([selection] if selection else [])]
 
     def make_results(target: Build) -> None:
         path = target.directory
@@ -59,8 +70,8 @@ def run(profile: Profile, layout: Layout) -> None:
         write_json(path / "metrics.json", _metrics(results))
         if (evaluated := world_model.result(layout)) is not None:
             write_json(path / world_model.RESULT_FILE, evaluated)
-        (path / "table.md").write_text(_markdown(results))
-        (path / "table.txt").write_text(_plain(results))
+        (path / "table.md").write_text(_markdown(results, notes))
+        (path / "table.txt").write_text(_plain(results, notes))
 
     def make_page(target: Build) -> None:
         (target.directory / PAGE).write_text(render(profile, layout, results))
@@ -114,6 +125,8 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
         "chunk": CHUNK,
         "policies": [{"label": p.label, "colour": figures.colour(p)} for p in results.policies],
         "rows": _rows(results),
+        "intervals": _about_intervals(results),
+        "selection": sections.selection(layout, variants, tasks),
         "differences": _differences(results),
         "figures": {key: Markup(svg) if svg else None for key, svg in charts.items()},
         "clips": sections.clips(layout, variants, tasks),
@@ -153,6 +166,8 @@ def _notices(profile: Profile, layout: Layout, found: dict[str, Any]) -> list[st
     if simulated := facts.tuned_in_simulator(layout):
         names = " and ".join(NAMES[variant] for variant in simulated)
         notices.append(f"{names}: {_UPPER_BOUND}")
+    if apart := trained_apart({v: manifest(layout.world_model(v)) for v in VARIANTS}):
+        notices.append(apart)
     used = [entry for variant in VARIANTS if (entry := manifest(layout.evaluation(variant)))]
     differences = [mismatch(store.attrs, entry) for store in found.values() for entry in used]
     return notices + [
@@ -194,6 +209,8 @@ def _rows(results: Results) -> list[dict[str, Any]]:
         for policy in results.policies:
             found = results.cells.get((task, policy))
             detail = f" · {found.successes}/{found.episodes}" if found else ""
+            if found and found.seeds > 1:
+                detail += f", {found.seeds} seeds"
             cells.append(cell(found.rate, policy, detail) if found else None)
         rows.append({"name": task.replace("_", " "), "cells": cells, "total": False})
     if len(results.tasks) > 1:
@@ -209,18 +226,14 @@ def _differences(results: Results) -> list[dict[str, str]]:
     rows = []
     for difference in results.differences:
         estimate = difference.estimate
-        sign, reading = "", "no difference shown: the interval contains 0"
-        if estimate.low > 0:
-            sign, reading = "plus", f"{difference.first.label} is better"
-        elif estimate.high < 0:
-            sign, reading = "minus", f"{difference.second.label} is better"
+        sign = "plus" if estimate.low > 0 else "minus" if estimate.high < 0 else ""
         rows.append(
             {
                 "name": f"{difference.first.label} - {difference.second.label}",
                 "value": f"{100 * estimate.value:+.1f} points",
                 "interval": f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}",
                 "sign": sign,
-                "reading": reading,
+                "reading": difference.reading,
             }
         )
     return rows
@@ -251,21 +264,36 @@ def _body(results: Results) -> tuple[list[str], list[list[str]]]:
     return header, body
 
 
+def _about_intervals(results: Results) -> str:
+    """What the intervals speak of."""
+    if results.num_seeds == 1:
+        return (
+            "Intervals speak of the trained models at hand, over start states: there is one of "
+            "each, and none says what training with another seed would give."
+        )
+    return (
+        "Intervals speak of start states and, where a policy has several seeds of PPO (up to "
+        f"{results.num_seeds}), of PPO with other seeds. World models and cloned policies are one "
+        "each: no interval says what training those with another seed would give."
+    )
+
+
 def _notes(results: Results) -> list[str]:
-    return [
-        f"{one.first.label} - {one.second.label}: {points(one.estimate)} points"
+    differences = (
+        f"{one.first.label} - {one.second.label}: {points(one.estimate)} points ({one.scope})"
         for one in results.differences
-    ]
+    )
+    return [*differences, _about_intervals(results)]
 
 
-def _markdown(results: Results) -> str:
+def _markdown(results: Results, notes: Sequence[str]) -> str:
     header, body = _body(results)
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return table + "".join(f"\n{note}  " for note in _notes(results)) + "\n"
+    return table + "".join(f"\n{note}  " for note in notes) + "\n"
 
 
-def _plain(results: Results) -> str:
+def _plain(results: Results, notes: Sequence[str]) -> str:
     header, body = _body(results)
     table = Table(show_edge=False, pad_edge=False)
     for index, name in enumerate(header):
@@ -274,7 +302,7 @@ def _plain(results: Results) -> str:
         table.add_row(*row, end_section=index == len(results.tasks) - 1)
     buffer = io.StringIO()
     Console(file=buffer, width=200, color_system=None, markup=False).print(table)
-    return buffer.getvalue() + "".join(f"{note}\n" for note in _notes(results))
+    return buffer.getvalue() + "".join(f"{note}\n" for note in notes)
 
 
 def _plain_values(value: Any) -> Any:

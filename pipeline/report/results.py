@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.artifacts import read_json
-from pipeline.metrics import Estimate, macro_average, paired_difference, wilson
+from pipeline.metrics import Estimate, success_difference, success_rate
+from wam.errors import WamError
 
 NAMES = {"wam": "WAM", "dreamerv2": "DreamerV2"}
 STAGES = {
@@ -22,8 +23,6 @@ STAGES = {
 FINETUNED = {"world_model": "ppo", "simulator": "ppo_simulator"}
 """Stage of a fine-tuned policy by ``finetune.environment``: what the simulator tuned is no result
 of imagination and never shares its name."""
-
-_BOOTSTRAP_SEED = 0
 
 
 class Policy(NamedTuple):
@@ -39,12 +38,16 @@ class Policy(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Success of one policy on one task, pooled over seeds."""
+    """Success of one policy on one task, over starts and seeds."""
 
     successes: int
-    episodes: int
+    starts: int
     seeds: int
     rate: Estimate
+
+    @property
+    def episodes(self) -> int:
+        return self.starts * self.seeds
 
 
 class Links(NamedTuple):
@@ -69,6 +72,27 @@ class Difference(NamedTuple):
     first: Policy
     second: Policy
     estimate: Estimate
+    seeds: tuple[int, int]
+    """Of PPO, of either side. World model and cloned policy are one each."""
+
+    @property
+    def scope(self) -> str:
+        """What the interval speaks of."""
+        if self.seeds == (1, 1):
+            return "these two trained models"
+        if min(self.seeds) > 1:
+            counts = " and ".join(str(count) for count in dict.fromkeys(self.seeds))
+            return f"{counts} seeds of PPO on one world model and clone each"
+        return f"{max(self.seeds)} seeds of PPO against one trained model"
+
+    @property
+    def reading(self) -> str:
+        """What the interval shows, and of what: never of what was trained once only."""
+        if self.estimate.low <= 0 <= self.estimate.high:
+            return "no difference shown: the interval contains 0"
+        more = self.first if self.estimate.low > 0 else self.second
+        verb = "differ" if self.seeds == (1, 1) else "differ in the mean"
+        return f"{self.scope} {verb}: {more.label} succeeds more often"
 
 
 @dataclass(frozen=True)
@@ -86,9 +110,17 @@ class Results:
     links: dict[tuple[str, Policy], Links]
     """Pooled over seeds"""
 
+    @property
+    def num_seeds(self) -> int:
+        """The most seeds that any policy was trained with."""
+        return max((cell.seeds for cell in self.cells.values()), default=0)
+
 
 def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, ...]) -> Results:
-    """The results of the complete evaluation directories among ``evaluations``."""
+    """The results of the complete evaluation directories among ``evaluations``.
+
+    Raises WamError where policies to be compared, or their seeds, started from different states.
+    """
     rows: list[dict[str, Any]] = []
     rollouts: list[dict[str, Any]] = []
     for directory in evaluations:
@@ -96,15 +128,23 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
             rows += read_json(directory / "summary.json")
             rollouts += read_json(directory / "rollouts.json")
     rows = [row for row in rows if row["task"] in tasks]
+    rollouts = [rollout for rollout in rollouts if rollout["task"] in tasks]
     tuned = {variant: _finetuned(rows, variant) for variant in variants}
     policies = (
         Policy(None, "expert"),
         Policy(None, "zero"),
         *(Policy(variant, stage) for variant in variants for stage in ("bc", tuned[variant])),
     )
-    cells = _pool(rows)
+    grouped = defaultdict(list)
+    for rollout in rollouts:
+        grouped[rollout["task"], Policy(rollout["variant"], rollout["stage"])].append(rollout)
+    outcomes = {key: _outcomes(group) for key, group in grouped.items()}
+    cells = {
+        key: Cell(int(table.sum()), len(table), table.shape[1], success_rate([table]))
+        for key, (_, table) in outcomes.items()
+    }
     macro = {
-        policy: macro_average([cells[task, policy].rate for task in tasks])
+        policy: success_rate([outcomes[task, policy].table for task in tasks])
         for policy in policies
         if all((task, policy) in cells for task in tasks)
     }
@@ -112,13 +152,10 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
     pairs = [(Policy("wam", stage), Policy("dreamerv2", stage)) for stage in stages]
     pairs += [(Policy(variant, tuned[variant]), Policy(variant, "bc")) for variant in variants]
     differences = [
-        Difference(first, second, _difference(rollouts, tasks, first, second))
+        _difference(outcomes, tasks, first, second)
         for first, second in pairs
         if first in macro and second in macro
     ]
-    grouped = defaultdict(list)
-    for rollout in rollouts:
-        grouped[rollout["task"], Policy(rollout["variant"], rollout["stage"])].append(rollout)
     links = {key: found for key, group in grouped.items() if (found := link_figures(group))}
     return Results(tasks, policies, rows, cells, macro, differences, links)
 
@@ -149,34 +186,71 @@ def _finetuned(rows: list[dict[str, Any]], variant: str) -> str:
     return next((stage for stage in FINETUNED.values() if stage in found), "ppo")
 
 
-def _pool(rows: list[dict[str, Any]]) -> dict[tuple[str, Policy], Cell]:
-    groups = defaultdict(list)
-    for row in rows:
-        groups[row["task"], Policy(row["variant"], row["stage"])].append(row)
-    cells = {}
-    for key, group in groups.items():
-        successes = sum(row["successes"] for row in group)
-        episodes = sum(row["episodes"] for row in group)
-        cells[key] = Cell(successes, episodes, len(group), wilson(successes, episodes))
-    return cells
+class _Outcomes(NamedTuple):
+    """Of one policy on one task."""
+
+    frame_ids: list[int]
+    table: np.ndarray
+    """bool [starts, seeds]"""
+
+
+def _outcomes(rollouts: Sequence[Mapping[str, Any]]) -> _Outcomes:
+    """Raises WamError unless every seed was rolled out from the same starts."""
+    by_seed: dict[int, dict[int, bool]] = defaultdict(dict)
+    for rollout in rollouts:
+        by_seed[rollout["seed"]][rollout["frame_id"]] = rollout["success"]
+    frame_ids = sorted(set().union(*by_seed.values()))
+    if any(len(successes) != len(frame_ids) for successes in by_seed.values()):
+        label = Policy(rollouts[0]["variant"], rollouts[0]["stage"]).label
+        raise WamError(
+            f"{rollouts[0]['task']}, {label}: seeds were evaluated from different starts; "
+            "evaluate them again"
+        )
+    table = [[successes[frame] for successes in by_seed.values()] for frame in frame_ids]
+    return _Outcomes(frame_ids, np.array(table))
 
 
 def _difference(
-    rollouts: list[dict[str, Any]], tasks: tuple[str, ...], first: Policy, second: Policy
-) -> Estimate:
-    sides = []
-    for policy in (first, second):
-        outcomes: dict[tuple[str, int], list[bool]] = defaultdict(list)
-        for rollout in rollouts:
-            if (rollout["variant"], rollout["stage"]) == policy:
-                outcomes[rollout["task"], rollout["frame_id"]].append(rollout["success"])
-        sides.append(
-            [
-                np.array([np.mean(outcomes[key]) for key in sorted(outcomes) if key[0] == task])
-                for task in tasks
-            ]
-        )
-    return paired_difference(sides[0], sides[1], np.random.default_rng(_BOOTSTRAP_SEED))
+    outcomes: Mapping[tuple[str, Policy], _Outcomes],
+    tasks: Sequence[str],
+    first: Policy,
+    second: Policy,
+) -> Difference:
+    """Raises WamError unless both were rolled out from the same starts."""
+    sides = [[outcomes[task, policy] for task in tasks] for policy in (first, second)]
+    for task, a, b in zip(tasks, *sides, strict=True):
+        if a.frame_ids != b.frame_ids:
+            raise WamError(
+                f"{task}: {first.label} and {second.label} were evaluated from different starts; "
+                "evaluate them again"
+            )
+    tables = [[found.table for found in side] for side in sides]
+    seeds = [min(table.shape[1] for table in side) for side in tables]
+    return Difference(first, second, success_difference(*tables), (seeds[0], seeds[1]))
+
+
+def trained_apart(manifests: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What the world models' training differs in beside the head, as a sentence; None if nothing.
+
+    ``manifests`` by variant; one that is empty is compared with none.
+    """
+    found = {variant: manifest.get("params", {}) for variant, manifest in manifests.items()}
+    settings = {
+        "precision": {v: p.get("train_world_model", {}).get("precision") for v, p in found.items()},
+        "device": {v: p.get("device") for v, p in found.items()},
+    }
+    parts = []
+    for name, values in settings.items():
+        known = {v: value or "unknown" for v, value in values.items() if manifests[v]}
+        if len(set(known.values())) > 1:
+            said = (f"{value} ({NAMES[variant]})" for variant, value in known.items())
+            parts.append(f"{name} {' and '.join(said)}")
+    if not parts:
+        return None
+    return (
+        f"The world models were trained with {', '.join(parts)}: what differs between the variants "
+        "is not the inverse-dynamics head alone."
+    )
 
 
 def percent(estimate: Estimate) -> str:

@@ -160,6 +160,25 @@ def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> Ta
     return {"columns": columns, "rows": rows} if rows else None
 
 
+def selection(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> str | None:
+    """Which classifiers saw the evaluation's starts, as a sentence; None where none did."""
+    found = [
+        variant
+        for variant in variants
+        for task in tasks
+        if (summary := optional_json(layout.reward(variant) / task / "summary.json"))
+        and summary.get("calibrated_on") == "validation"
+    ]
+    if not found:
+        return None
+    names = " and ".join(NAMES[variant] for variant in dict.fromkeys(found))
+    return (
+        f"Not entirely held out: epoch and threshold of {len(found)} reward classifiers ({names}) "
+        "were chosen on the validation demonstrations, whose first frames are the starts of this "
+        "evaluation. What PPO reached with them may be flattered."
+    )
+
+
 def clips(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:
     """The clips of every task, the expert first."""
     stages = ("bc", *FINETUNED.values())

@@ -117,7 +117,9 @@ def _spread(values: Mapping[str, float], form: str) -> str:
     return f"{form.format(values['mean'])} ± {form.format(values['std'])}"
 
 
-def _interval(difference: Mapping[str, float], form: str) -> str:
+def _interval(difference: Mapping[str, float] | None, form: str) -> str:
+    if difference is None:
+        return "-"
     value, low, high = (
         form.replace(":", ":+").format(difference[key]) for key in ("value", "low", "high")
     )

@@ -18,11 +18,13 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import console
-from tests.drill import damage, kills, services
+from tests.drill import damage, inputs, kills, services, settings
 from tests.drill.kills import Trial
 from tests.drill.project import STAGES, Stage, create, preload, run
 
 _OTHERS: dict[str, Callable[[Path], Iterator[Trial]]] = {
+    "inputs": inputs.trials,
+    "settings": settings.trials,
     "damage": damage.trials,
     "services": services.trials,
 }

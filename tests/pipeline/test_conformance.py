@@ -218,7 +218,7 @@ def annotate(task: str, start: int, stop: int) -> Callable[[Path], None]:
     """One more annotation."""
 
     def damage(root: Path) -> None:
-        listed = raw.read_annotation_list(root / TRAINING)
+        listed = raw.read_annotation_file(root / TRAINING).annotations
         sentence = listed[0].sentence
         raw.write_annotations(
             root / TRAINING, [*listed, raw.Annotation(task, sentence, start, stop)]
@@ -350,7 +350,7 @@ CASES = {
     "recording against frames": Case("recording-scene", "error", record(scene="A")),
     "truncated frame": Case("damaged-frames", "error", truncate, None),
     "directory in place of a frame": Case(
-        "damaged-frames", "error", lambda root: _replace_by_directory(root), None
+        "missing-frames", "error", lambda root: _replace_by_directory(root), None
     ),
     "pickled array": Case("damaged-frames", "error", lambda root: _pickle_frame(root), None),
     "no vector": Case("key-missing", "error", change(lambda frame: frame.pop("rel_actions"))),
@@ -398,11 +398,28 @@ CASES = {
     "window of another task": Case(
         "annotation-oracle", "warning", annotate("open_drawer", 101, 135)
     ),
-    "one split": Case("split-missing", "warning", lambda root: shutil.rmtree(root / VALIDATION)),
+    "annotations of another model": Case(
+        "annotations-folder", "warning", lambda root: _rename_annotations(root)
+    ),
+    "several sentences": Case("annotation-phrasings", "warning", lambda root: _rephrase(root)),
+    "one split": Case("split-missing", "error", lambda root: shutil.rmtree(root / VALIDATION)),
     "frames in both splits": Case("shared-frames", "error", reuse_frames),
     "ids in both splits": Case("shared-ids", "note", reuse_ids),
     "other renderer": Case("renderers-differ", "warning", record(VALIDATION, renderer="egl")),
 }
+
+
+def _rename_annotations(root: Path) -> None:
+    folder = root / TRAINING / raw.ANNOTATIONS.parent
+    folder.rename(folder.with_name("lang_clip_resnet50"))
+
+
+def _rephrase(root: Path) -> None:
+    path = root / TRAINING / raw.ANNOTATIONS
+    content = np.load(path, allow_pickle=True).item()
+    content["language"]["ann"][0] = [content["language"]["ann"][0], "in other words"]
+    path.unlink()
+    np.save(path, np.array(content, dtype=object), allow_pickle=True)
 
 
 def _replace_by_directory(root: Path) -> None:

@@ -11,6 +11,7 @@ from pipeline import evaluate_world_model
 from pipeline.artifacts import read_json
 from pipeline.layout import Layout
 from pipeline.params import Profile
+from tests.pipeline.artifact import remade
 from wam.config import VARIANTS
 from wam.errors import WamError
 from wam.tasks import FIXTURES
@@ -69,6 +70,22 @@ def test_both_variants_are_measured_on_the_same_sequences(
     metrics = read_json(layout.world_model_evaluation / "metrics.json")
     assert metrics["wam"]["psnr"] == rows["psnr", "both", None]["wam"]["mean"]
     assert metrics["wam"]["psnr_10"] == rows["psnr", "both", 10]["wam"]["mean"]
+
+
+def test_variants_trained_in_other_precisions_are_named(
+    tiny_models: tuple[Profile, Layout], layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And one sequence is no sample of others."""
+    for variant, precision in zip(VARIANTS, ("fp32", "bf16"), strict=True):
+        params = {"device": "cuda", "train_world_model": {"precision": precision}}
+        remade(layout.world_model(variant), params=params)
+    profile = tiny_models[0]
+    settings = replace(profile.evaluate_world_model, open_loop_sequences=1)
+    result = evaluated(replace(profile, evaluate_world_model=settings), layout)
+    assert {row["difference"] for row in result["quality"]} == {None}
+    output = " ".join(capsys.readouterr().out.split())
+    assert "The world models were trained with precision " in output
+    assert "these two trained models" in output
 
 
 def test_a_model_does_not_differ_from_itself(

@@ -1,8 +1,10 @@
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import artifacts, index, raw
@@ -76,6 +78,64 @@ def test_missing_frame_is_named_and_leaves_nothing(
     training = index.load_index(layout.index).splits["training"]
     assert training.episodes == [(100, 140), (200, 240)]
     assert [finding.episode for finding in training.findings] == [(140, 180)]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path.symlink_to("nowhere"), "a link to nothing"),
+        (lambda path: path.symlink_to(path.name), "symbolic links"),
+        (Path.mkdir, "a directory"),
+        (os.mkfifo, "a named pipe"),
+    ],
+)
+def test_what_is_no_file_is_a_missing_frame(
+    own_raw: Path,
+    make_profile: MakeProfile,
+    tmp_path: Path,
+    make: Callable[[Path], None],
+    words: str,
+) -> None:
+    path = raw.frame_path(own_raw / "training", 150)
+    path.unlink()
+    make(path)
+    layout = Layout(tmp_path / "data")
+    with pytest.raises(WamError, match=rf"0000150.npz: frame missing inside.*there is.*{words}"):
+        index.run(make_profile(own_raw), layout)
+    index.run(make_profile(own_raw, on_error="skip-episode"), layout)
+    assert index.load_index(layout.index).splits["training"].episodes == [(100, 140), (200, 240)]
+
+
+def test_billions_of_claimed_frames_take_no_memory(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    raw.write_npy(own_raw / "training" / raw.EPISODE_TABLE, np.array([[0, 10**17]]))
+    with pytest.raises(WamError, match=r"0000000.npz: frame missing.*in all: 99999999999999881"):
+        index.run(make_profile(own_raw), Layout(tmp_path / "data"))
+
+
+def test_the_only_annotations_are_used_wherever_they_are(
+    own_raw: Path,
+    make_profile: MakeProfile,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    layout = Layout(tmp_path / "data")
+    usual = own_raw / "training" / raw.ANNOTATIONS.parent
+    other = usual.with_name("lang_clip_resnet50")
+    usual.rename(other)
+    index.run(make_profile(own_raw), layout)
+    found = index.load_index(layout.index)
+    assert found.splits["training"].annotations == {"close_drawer": 3, "turn_on_led": 3}
+    assert "lang_clip_resnet50/auto_lang_ann.npy" in capsys.readouterr().out
+    raw.write_annotations(own_raw / "training", [raw.Annotation("open_drawer", "x", 101, 120)])
+    (own_raw / "training" / raw.ANNOTATIONS).replace(other / raw.ANNOTATIONS.name)
+    usual.rmdir()
+    index.run(make_profile(own_raw), layout)
+    assert index.load_index(layout.index).digest != found.digest
+    shutil.copytree(other, usual.with_name("lang_bert"))
+    with pytest.raises(WamError, match=r"not found, but lang_bert/.*link one of these"):
+        index.run(make_profile(own_raw), layout)
 
 
 def test_stray_frames_are_reported_and_ignored(

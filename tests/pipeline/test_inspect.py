@@ -84,6 +84,14 @@ def test_defects_are_printed_by_severity_and_exit_with_1(
     assert [found["file"] for found in missing] == ["training/episode_0000117.npz"]
 
 
+@pytest.mark.parametrize("split", ["training", "validation"])
+def test_a_data_set_without_a_split_is_not_usable(own_raw: Path, split: str) -> None:
+    shutil.rmtree(own_raw / split)
+    found = inspect.describe(own_raw)
+    assert not found.is_usable
+    assert ["error"] == [f.severity for f in found.findings if f.file == f"{split}/"]
+
+
 def test_frames_without_a_table_are_still_recognised(own_raw: Path) -> None:
     for split in ("training", "validation"):
         (own_raw / split / raw.EPISODE_TABLE).unlink()

@@ -1,5 +1,6 @@
 import io
 import os
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline import raw
-from pipeline.npz import DAMAGED, Npz
+from pipeline.npz import DAMAGED, Npz, parse_npy
 from wam.errors import WamError
 
 ARRAYS = {
@@ -28,7 +29,7 @@ def read(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         archive = Npz(descriptor)
-        return {name: archive[name] for name in names}
+        return archive.read(names)
     finally:
         os.close(descriptor)
 
@@ -92,7 +93,7 @@ def test_a_size_that_cannot_be_is_refused_before_memory_is_taken(tmp_path: Path)
     entry = content.index(b"PK\1\2")
     content[entry + 24 : entry + 28] = (2**32 - 2).to_bytes(4, "little")
     path.write_bytes(bytes(content))
-    with pytest.raises(WamError, match="actions claims 4294967294 bytes"):
+    with pytest.raises(WamError, match="actions claims 4,294,967,294 bytes"):
         raw.read_frame(path, ["actions"])
 
 
@@ -104,3 +105,84 @@ def test_other_compression_is_refused(tmp_path: Path) -> None:
         archive.writestr("actions.npy", buffer.getvalue())
     with pytest.raises(WamError, match="actions is neither stored nor deflated"):
         raw.read_frame(path, ["actions"])
+
+
+def test_more_than_a_frame_holds_is_not_inflated(tmp_path: Path) -> None:
+    """One MB of file, one GB of zeros."""
+    path = tmp_path / "a.npz"
+    text = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1073741824,), }\n"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("rgb.npy", "w") as file,
+    ):
+        file.write(b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text)
+        for _ in range(1024):
+            file.write(bytes(1 << 20))
+    with pytest.raises(
+        WamError, match=r"rgb claims 1,073,741,9\d\d bytes; expected at most 67,108"
+    ):
+        raw.read_frame(path, ["rgb"])
+    assert raw.examine_frame(path, []) == ({}, {"rgb": ("uint8", (1 << 30,))})
+
+
+def test_what_is_not_needed_may_be_anything(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(
+        path,
+        actions=np.zeros(7),
+        info=np.array({"reward": 1}),
+        record=np.zeros(2, [("a", "f8")]),
+    )
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("note.npy", b"no array")
+    arrays, kinds = raw.examine_frame(path, ["actions"])
+    np.testing.assert_array_equal(arrays["actions"], np.zeros(7))
+    assert kinds == {
+        "actions": ("float64", (7,)),
+        "info": ("object", ()),
+        "record": ("void", (2,)),
+        "note": ("void", ()),
+    }
+    with pytest.raises(WamError, match="info holds Python objects; expected numbers"):
+        raw.read_frame(path, ["info"])
+    with pytest.raises(WamError, match=r"note is no \.npy array"):
+        raw.read_frame(path, ["note"])
+
+
+def test_an_array_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, actions=np.zeros(7))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("actions", b"another")
+    with pytest.raises(WamError, match="actions is there twice"):
+        raw.read_frame(path, ["actions"])
+
+
+def test_a_single_array_is_no_archive(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with path.open("wb") as file:
+        np.save(file, np.zeros(7))
+    with pytest.raises(WamError, match=r"a single \.npy array; expected an \.npz archive"):
+        raw.read_frame(path, ["actions"])
+
+
+def test_no_header_raises_anything_but_value_error() -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.arange(4.0))
+    sound = buffer.getvalue()
+    chance = random.Random(0)
+    pieces = [b"(", b"{", b"'", b"-", b"L", b"O", b"#", b"\n", b"None", b"S0", b"V0", b"99999"]
+    num_refused = 0
+    for _ in range(2000):
+        content = bytearray(sound)
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(content))
+            content[at : at + chance.randint(0, 2)] = chance.choice(pieces)
+        try:
+            parse_npy(bytes(content))
+        except ValueError:
+            num_refused += 1
+    assert num_refused > 1000
+    for text in (b"(" * 9000, b"-" * 9000 + b"1", b"{'descr': '<i8', 'shape': (2,"):
+        with pytest.raises(ValueError, match="damaged header"):
+            parse_npy(b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text)

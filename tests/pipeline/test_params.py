@@ -1,9 +1,13 @@
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
+from annotated_types import Interval
 
-from pipeline.params import load_profile
+from pipeline.layout import Layout
+from pipeline.params import Profile, load_profile
 from wam.errors import WamError
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +43,11 @@ def test_values_arrive_typed(params) -> None:
         (("finetun",), {}, "unknown parameter 'finetun'; did you mean 'finetune'?"),
         (("finetune", "iterations"), "many", "ci.finetune.iterations = 'many'"),
         (("collect", "training_frames"), 0, "ci.collect.training_frames = 0"),
-        (("finetune", "actor_lr"), -1.0, "ci.finetune.actor_lr = -1.0: must not be negative"),
+        (("finetune", "actor_lr"), -1.0, "ci.finetune.actor_lr = -1.0: input should be greater"),
         (("tasks",), ["close_draw"], "close_draw"),
         (("env", "backend"), "mujoco", "ci.env.backend = 'mujoco': input should be 'embedded'"),
         (("policy",), 3, "expected a section"),
-        (("policy", "batch"), 0, "ci.policy.batch = 0: must be positive"),
+        (("policy", "batch"), 0, "ci.policy.batch = 0: input should be greater than or"),
         (
             ("world_model", "id_steps"),
             16,
@@ -51,14 +55,26 @@ def test_values_arrive_typed(params) -> None:
         ),
         (("world_model", "id_input"), "proprio", "ci.world_model.id_input = 'proprio'"),
         (("train_world_model", "compat"), "lumos", "input should be 'none' or 'diwa'"),
-        (("train_world_model", "lr"), 0.0, "lr=0.0: must be positive"),
+        (("train_world_model", "lr"), 0.0, "lr = 0.0: input should be greater than"),
         (("train_world_model", "image_optimizer"), "sgd", "input should be 'adamw' or 'muon'"),
-        (("train_world_model", "image_frames"), 0.0, "image_frames=0.0: a share"),
-        (("train_world_model", "image_frames"), 1.5, "image_frames=1.5: a share"),
-        (("train_world_model", "minutes"), -1.0, "minutes = -1.0: must not be negative"),
+        (
+            ("train_world_model", "image_frames"),
+            0.0,
+            "image_frames = 0.0: input should be greater than 0",
+        ),
+        (
+            ("train_world_model", "image_frames"),
+            1.5,
+            "image_frames = 1.5: input should be less than or",
+        ),
+        (("train_world_model", "minutes"), -1.0, "minutes = -1.0: input should be greater than 0"),
         (("convert", "shard_frames"), 1010, "not a multiple of chunk_frames=125; use 1125"),
-        (("convert", "image_size"), 32, "image_size=32: needs at least 64"),
-        (("convert", "cameras"), [], "ci.convert.cameras: must not be empty"),
+        (
+            ("convert", "image_size"),
+            32,
+            "image_size = 32: input should be greater than or equal to 64",
+        ),
+        (("convert", "cameras"), [], "ci.convert.cameras = []: list should have at least 1 item"),
         (("convert", "cameras"), ["rgb_top"], "input should be 'rgb_static' or 'rgb_gripper'"),
         (("convert", "scenes"), ["A", "C", "A"], "ci.convert.scenes: names A twice"),
         (("convert", "extra_keys"), ["proprio"], "'proprio' is not the name of a further array"),
@@ -69,14 +85,18 @@ def test_values_arrive_typed(params) -> None:
         (("finetune", "finetuned_steps"), 11, "more than policy.diffusion_steps=10"),
         (("evaluate", "ddim_steps"), 11, "more than policy.diffusion_steps=10"),
         (("evaluate", "ddim_steps"), 1, "none would be among the last 5 of 10"),
-        (("tasks",), [], "must not be empty"),
+        (("tasks",), [], "ci.tasks = []: list should have at least 1 item, not 0"),
         (("world_model", "seed_match_scale"), 1.0, "match without embedding_image_scale"),
         (("finetune", "advantage"), "grpo", "ci.finetune.advantage = 'grpo': input should be"),
-        (("finetune", "start_curriculum"), 1.5, "ci.finetune.start_curriculum=1.5: a share"),
-        (("finetune", "start_curriculum"), -0.5, "start_curriculum = -0.5: must not be negative"),
-        (("finetune", "disagreement_scale"), float("inf"), "disagreement_scale=inf: expected a"),
-        (("finetune", "disagreement_heads"), 0, "disagreement_heads = 0: must be positive"),
-        (("finetune", "group"), 0, "ci.finetune.group = 0: must be positive"),
+        (("finetune", "start_curriculum"), 1.5, "ci.finetune.start_curriculum = 1.5: input"),
+        (("finetune", "start_curriculum"), -0.5, "start_curriculum = -0.5: input should be"),
+        (
+            ("finetune", "disagreement_scale"),
+            float("inf"),
+            "disagreement_scale = inf: input should be a finite",
+        ),
+        (("finetune", "disagreement_heads"), 0, "disagreement_heads = 0: input should be"),
+        (("finetune", "group"), 0, "ci.finetune.group = 0: input should be greater"),
     ],
 )
 def test_a_bad_value_is_named(params, keys: tuple[str, ...], value: object, message: str) -> None:
@@ -120,3 +140,80 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 def test_an_unknown_profile_is_named_with_the_nearest() -> None:
     with pytest.raises(WamError, match="unknown profile 'dmo'; did you mean 'demo'"):
         load_profile("dmo", ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("train_world_model", "lr"), "1e-4", "(YAML takes 1e-4 for text: write 1.0e-4)"),
+        (("train_world_model", "lr_final"), 0.5, "lr_final=0.5 is more than lr=0.001, from which"),
+        (("finetune", "seeds"), [1, 1], "ci.finetune.seeds: names 1 twice"),
+        (("finetune", "seeds"), [0, 2**64], "ci.finetune.seeds[1] = 18446744073709551616: input"),
+        (("finetune", "critic_hidden"), [8, 8], "critic_hidden=[8, 8]: needs an odd number"),
+        (("finetune", "clip_base"), 0.5, "ci.finetune.clip_base=0.5 is more than clip_max=0.01"),
+        (
+            ("policy", "hidden"),
+            [8, 9, 8],
+            "ci.policy.hidden=[8, 9, 8]: needs an odd number of equal",
+        ),
+        (("env", "workers"), True, "ci.env.workers = True: input should be a valid integer"),
+        (("tasks",), ["turn_on_led", "turn_on_led"], "ci.tasks: names turn_on_led twice"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(params, keys: tuple, value: object, message: str) -> None:
+    with pytest.raises(WamError) as error:
+        load_profile("ci", params(*keys, value=value))
+    assert message in str(error.value)
+
+
+def test_many_classes_and_categoricals_need_too_much_memory(params) -> None:
+    params("world_model", "classes", value=256)
+    with pytest.raises(WamError, match="stoch=4096 times classes=256 is more than 65536"):
+        load_profile("ci", params("world_model", "stoch", value=4096))
+
+
+def test_messages_are_short(params) -> None:
+    with pytest.raises(WamError) as error:
+        load_profile("ci", params("raw", "path", value=["x" * 100] * 400))
+    assert len(str(error.value).partition("params.yaml")[2]) < 250
+
+
+def numbers_without_range(kind: object, where: str) -> list[str]:
+    """Where ``kind``, the type of a setting, allows any number."""
+    if kind in (int, float):
+        return [where]
+    if get_origin(kind) is Annotated:
+        inner, *limits = get_args(kind)
+        if inner in (int, float):
+            bounded = [one for one in limits if isinstance(one, Interval)]
+            closed = [
+                one
+                for one in bounded
+                if (one.ge is not None or one.gt is not None)
+                and (one.le is not None or one.lt is not None)
+            ]
+            return [] if closed else [where]
+        return numbers_without_range(inner, where)
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind, include_extras=True)
+        return [
+            found
+            for field in fields(kind)
+            for found in numbers_without_range(hints[field.name], f"{where}.{field.name}")
+        ]
+    if get_origin(kind) is Literal:
+        return []
+    return [found for part in get_args(kind) for found in numbers_without_range(part, where)]
+
+
+def test_every_number_has_a_smallest_and_a_largest_value() -> None:
+    assert numbers_without_range(Profile, "profile") == []
+    assert numbers_without_range(tuple[int, ...] | None, "a") == ["a"]
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/tmp/x", ".", ".a", "a/b", "a\n", "", "a" * 65])
+def test_no_profile_leads_out_of_its_directory(name: str) -> None:
+    for take in (load_profile, Layout.of):
+        with pytest.raises(WamError, match="expected up to 64 letters, digits"):
+            take(name)
+    assert Layout.of("my-own_profile.2").root == Path("data/my-own_profile.2")

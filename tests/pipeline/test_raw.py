@@ -1,5 +1,6 @@
 import os
 import pickle
+import random
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,15 @@ def test_split_tables_and_statistics(raw_root: Path) -> None:
 def test_bad_episode_table_names_the_file(tmp_path: Path, table: np.ndarray, message: str) -> None:
     raw.write_npy(tmp_path / raw.EPISODE_TABLE, table)
     with pytest.raises(WamError, match=rf"ep_start_end_ids.npy: .*{message}"):
+        raw.read_episodes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "table", [np.array([[0, 2**63 - 1]]), np.array([[0, 2**64 - 1]], np.uint64)]
+)
+def test_ids_that_no_file_name_has_are_refused(tmp_path: Path, table: np.ndarray) -> None:
+    raw.write_npy(tmp_path / raw.EPISODE_TABLE, table)
+    with pytest.raises(WamError, match=r"episode \[0, \d+\]; expected frame ids from 0 to 9{18}$"):
         raw.read_episodes(tmp_path)
 
 
@@ -185,3 +195,166 @@ def _write_npy_pickle(path: Path, payload: bytes) -> None:
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }"
     header = header.ljust(117) + b"\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + payload)
+
+
+def _write_language(path: Path, ann: object, task: object, indx: object) -> None:
+    path.parent.mkdir(exist_ok=True)
+    content = {"language": {"ann": ann, "task": task}, "info": {"indx": indx}}
+    np.save(path, np.array(content, dtype=object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    ("ann", "task", "window", "message"),
+    [
+        (["push"], [5], (0, 1), r"language.task\[0\] is 5; expected a text"),
+        (["push"], [["lift"]], (0, 1), r"language.task\[0\] is of type list"),
+        ([7], ["lift"], (0, 1), r"language.ann\[0\] is 7; expected a text"),
+        ([[]], ["lift"], (0, 1), r"language.ann\[0\] is of type list"),
+        (["\udc00"], ["lift"], (0, 1), "expected valid Unicode"),
+        (["x" * 5000], ["lift"], (0, 1), "has 5,000 characters; expected at most 2,000"),
+        (["push"], ["lift"], (0, 1e30), r"info.indx\[0\] holds 1e\+30; expected frame ids"),
+        (["push"], ["lift"], (0, float("inf")), "holds inf"),
+        (["push"], ["lift"], (0, 2.5), "holds 2.5"),
+        (["push"], ["lift"], (0, 10**300), "holds of type int"),
+        (["push"], ["lift"], (True, 2), "holds True"),
+        (["push"], ["lift"], 5, "is 5; expected two frame ids"),
+        ("push", ["lift"], (0, 1), "language.ann is 'push'; expected a list"),
+    ],
+)
+def test_annotations_of_another_kind_are_named(
+    tmp_path: Path, ann: object, task: object, window: object, message: str
+) -> None:
+    _write_language(tmp_path / raw.ANNOTATIONS, ann, task, [window])
+    with pytest.raises(WamError, match=r"auto_lang_ann\.npy: .*" + message):
+        raw.read_annotations(tmp_path)
+
+
+def test_of_several_sentences_the_first_counts(tmp_path: Path) -> None:
+    sentences = [["push the drawer shut", "close it"], "lift", ("turn",)]
+    path = tmp_path / raw.ANNOTATIONS
+    _write_language(path, sentences, ["a", "b", "c"], np.array([[0, 5], [5, 9], [9, 12]]))
+    file = raw.read_annotation_file(tmp_path)
+    assert [found.sentence for found in file.annotations] == [
+        "push the drawer shut",
+        "lift",
+        "turn",
+    ]
+    assert file.num_rephrased == 1
+
+
+def test_annotations_of_another_model_are_used_if_they_are_the_only_ones(tmp_path: Path) -> None:
+    assert raw.annotations_path(tmp_path) is None
+    _write_language(tmp_path / "lang_clip/auto_lang_ann.npy", ["x"], ["lift"], [[0, 5]])
+    assert raw.read_annotations(tmp_path) == [raw.Annotation("lift", "x", 0, 5)]
+    assert raw.read_annotation_file(tmp_path).path == tmp_path / "lang_clip/auto_lang_ann.npy"
+    _write_language(tmp_path / "lang_bert/auto_lang_ann.npy", ["x"], ["lift"], [[0, 5]])
+    with pytest.raises(WamError, match=r"not found, but lang_bert/auto_lang_ann\.npy, lang_clip/"):
+        raw.read_annotations(tmp_path)
+    raw.write_annotations(tmp_path, [])
+    assert raw.annotations_path(tmp_path) == tmp_path / raw.ANNOTATIONS
+
+
+def test_what_a_pickle_shares_stays_one_object(tmp_path: Path) -> None:
+    shared: list[object] = ["x"]
+    for _ in range(12):
+        shared = [shared] * 10  # 10 ** 12 strings
+    path = tmp_path / "a.npy"
+    _write_npy_pickle(path, pickle.dumps({"all": shared}))
+    found = safe_pickle.load(path)["all"]
+    assert found[0] is found[9] and found[0][0] is found[5][7]
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"]q\0h\0a.", "holds itself"),
+        (b"]" * 30 + b"a" * 29 + b".", "nested too deeply"),
+        (b"K\1\x85q\x000" + b"h\0h\0\x86q\x000" * 60 + b"}h\0Ns.", "tuple as a key"),
+        (b"\x96\0\0\0\0\2\0\0\0", "expected 8589934592 bytes"),
+        (b"\x8d\0\0\0\0\0\1\0\0", "expected 1099511627776 bytes"),
+        (b"}" * 1_600_000, "more than 1,500,000 instructions"),
+        (
+            b"cnumpy\ndtype\n(S'U1'\ntR(I3\nS'<'\nNNNtbq\0"
+            b"0cnumpy.core.multiarray\nscalar\n(h\0U\4\xff\xff\xff\x7ftR.",
+            "Unicode does not have",
+        ),
+    ],
+)
+def test_pickles_that_would_take_all_memory_or_time(
+    tmp_path: Path, payload: bytes, message: str
+) -> None:
+    path = tmp_path / "a.npy"
+    _write_npy_pickle(path, payload)
+    with pytest.raises(WamError, match=rf"a\.npy: refused or damaged pickle .*({message})"):
+        safe_pickle.load(path)
+
+
+def test_a_memo_of_any_size_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    _write_npy_pickle(path, b"\x80\x04K\5r\xff\xff\xff\x7fj\xff\xff\xff\x7f\x86.")
+    assert safe_pickle.load(path) == (5, 5)
+
+
+def test_no_mutation_of_a_pickle_raises_anything_else(tmp_path: Path) -> None:
+    content = {
+        "language": {"ann": ["x", "y"], "task": [np.str_("lift"), "a"], "emb": np.ones((2, 1))},
+        "info": {"indx": [(np.int64(1), np.int64(5)), (3, 4)], "episodes": []},
+    }
+    chance = random.Random(0)
+    path = tmp_path / raw.ANNOTATIONS
+    path.parent.mkdir()
+    sound = [pickle.dumps(np.array(content, dtype=object), protocol=at) for at in range(5)]
+    for _ in range(1500):
+        payload = bytearray(chance.choice(sound))
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(payload))
+            payload[at : at + chance.randint(0, 3)] = chance.randbytes(chance.randint(0, 3))
+        _write_npy_pickle(path, bytes(payload))
+        try:
+            raw.read_annotations(tmp_path)
+        except WamError as error:
+            assert len(str(error)) < 500 and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("robot: {model: [1]}", "robot.model is of type list; expected a text"),
+        ("env: {backend: 5}", "env.backend is 5"),
+        ("a: &a [1]\nscene: &b [*a, *b]", "holds itself"),
+        ("scene: a\nscene: b", "line 2: key 'scene' is there twice"),
+    ],
+)
+def test_recordings_of_another_kind_are_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / raw.RECORDING
+    path.parent.mkdir()
+    path.write_text(content)
+    with pytest.raises(WamError, match=r"merged_config\.yaml: .*" + message):
+        raw.read_recording_config(tmp_path)
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "lang_annotations").mkdir()
+    readers = {
+        raw.EPISODE_TABLE: raw.read_episodes,
+        raw.EPISODE_LENGTHS: raw.read_episode_lengths,
+        raw.STATISTICS: raw.read_statistics,
+        raw.SCENE_INFO: raw.read_scene_info,
+        raw.ANNOTATIONS: raw.read_annotations,
+        raw.RECORDING: raw.read_recording_config,
+    }
+    for name, read in readers.items():
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(WamError, match="is a named pipe; expected a file"):
+            read(tmp_path)  # type: ignore[operator]
+    os.mkfifo(raw.frame_path(tmp_path, 0))
+    with pytest.raises(WamError, match="is a named pipe; expected a file"):
+        raw.read_frame(raw.frame_path(tmp_path, 0), ["actions"])
+
+
+@pytest.mark.parametrize("ids", [(0, 1e20), (0,), "ab", (0, None)])
+def test_scene_ranges_of_another_kind_are_named(tmp_path: Path, ids: object) -> None:
+    np.save(tmp_path / raw.SCENE_INFO, np.array({"calvin_scene_D": ids}, dtype=object))
+    with pytest.raises(WamError, match=r"scene_info\.npy: calvin_scene_D .*frame ids"):
+        raw.read_scene_info(tmp_path)

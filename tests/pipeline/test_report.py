@@ -16,9 +16,10 @@ from pipeline import clips, extract
 from pipeline.evaluate import Job, summarise
 from pipeline.film import write_film_strip
 from pipeline.layout import Layout
+from pipeline.metrics import Estimate, wilson
 from pipeline.params import Profile
 from pipeline.report import build
-from pipeline.report.results import Links
+from pipeline.report.results import Difference, Links, Policy, merge, trained_apart
 from tests.pipeline.artifact import artifact, remade
 from wam.config import VARIANTS
 from wam.errors import WamError
@@ -171,7 +172,7 @@ def _task(directory: Path, kind: str, profile: Profile, rng: np.random.Generator
         figures = {"precision_imagined": 0.91, "recall_imagined": 0.84}
         figures |= {"missed_windows_imagined": 0.07, "false_alarm_windows_imagined": None}
         figures |= {"precision_real": 0.97, "recall_real": 0.93}
-        write(directory / "summary.json", figures)
+        write(directory / "summary.json", {**figures, "calibrated_on": "validation"})
     else:
         for seed in profile.finetune.seeds:
             journal = [
@@ -330,6 +331,144 @@ def test_tables_pool_seeds_and_average_tasks(run: Layout, profile: Profile) -> N
     assert "| macro average |" in (run.results / "table.md").read_text()
     metrics = json.loads((run.results / "metrics.json").read_text())
     assert metrics["wam"]["ppo"] == pytest.approx(np.mean(pooled))
+
+
+def rolled_out(directory: Path, outcomes: dict[tuple[str | None, str], np.ndarray]) -> list[Path]:
+    """An evaluation of one task whose policies' outcomes are [starts, seeds]."""
+    rollouts, summary = [], []
+    for (variant, stage), table in outcomes.items():
+        for seed, column in enumerate(table.T):
+            job = Job(variant, "turn_on_led", stage, seed)
+            rows = [
+                {**job._asdict(), "frame_id": frame, "success": bool(success)}
+                for frame, success in enumerate(column)
+            ]
+            rollouts += rows
+            summary.append(summarise(job, rows))
+    write(directory / "rollouts.json", rollouts)
+    write(directory / "summary.json", summary)
+    return [directory]
+
+
+def test_the_same_outcomes_of_three_seeds_are_no_three_times_as_many(tmp_path: Path) -> None:
+    once = np.arange(29)[:, None] < 20
+    places = rolled_out(tmp_path, {("wam", "bc"): once, ("wam", "ppo"): np.repeat(once, 3, axis=1)})
+    results = merge(places, ("turn_on_led",), ("wam",))
+    cell = results.cells["turn_on_led", Policy("wam", "ppo")]
+    assert (cell.successes, cell.episodes, cell.seeds) == (60, 87, 3)
+    assert cell.rate == pytest.approx(wilson(20, 29))
+    assert results.macro[Policy("wam", "ppo")] == pytest.approx(results.macro[Policy("wam", "bc")])
+
+
+def test_what_started_elsewhere_is_not_compared(tmp_path: Path) -> None:
+    outcomes = np.arange(29)[:, None] < 20
+    policies = {("wam", "bc"): outcomes, ("wam", "ppo"): outcomes[:28]}
+    with pytest.raises(WamError, match="WAM PPO and WAM BC were evaluated from different starts"):
+        merge(rolled_out(tmp_path, policies), ("turn_on_led",), ("wam",))
+    places = rolled_out(tmp_path, {("wam", "ppo"): np.repeat(outcomes, 2, axis=1)})
+    rollouts = json.loads((tmp_path / "rollouts.json").read_text())
+    write(tmp_path / "rollouts.json", rollouts[:-1])
+    with pytest.raises(WamError, match="WAM PPO: seeds were evaluated from different starts"):
+        merge(places, ("turn_on_led",), ("wam",))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "low", "reading"),
+    [
+        ((1, 1), 0.1, "these two trained models differ: WAM PPO succeeds more often"),
+        ((1, 1), -0.1, "no difference shown: the interval contains 0"),
+        ((1, 1), -0.5, "these two trained models differ: DreamerV2 PPO succeeds more often"),
+        (
+            (3, 3),
+            0.1,
+            "3 seeds of PPO on one world model and clone each differ in the mean: "
+            "WAM PPO succeeds more often",
+        ),
+        (
+            (3, 1),
+            0.1,
+            "3 seeds of PPO against one trained model differ in the mean: "
+            "WAM PPO succeeds more often",
+        ),
+    ],
+)
+def test_a_difference_is_one_of_what_was_trained(
+    seeds: tuple[int, int], low: float, reading: str
+) -> None:
+    policies = Policy("wam", "ppo"), Policy("dreamerv2", "ppo")
+    estimate = Estimate(low + 0.15, low, low + 0.3)
+    assert Difference(*policies, estimate, seeds).reading == reading
+
+
+def test_no_method_is_called_better(run: Layout) -> None:
+    text, _ = read_page(run)
+    table = (run.results / "table.txt").read_text()
+    for words in (text, table, (run.results / "table.md").read_text()):
+        assert not re.search("(BC|PPO) is better", words)
+        assert "World models and cloned policies are one each" in words
+    assert "points (these two trained models)" in table
+    assert "points (3 seeds of PPO on one world model and clone each)" in table
+    assert "points (3 seeds of PPO against one trained model)" in table
+    reading = "3 seeds of PPO on one world model and clone each differ in the mean: WAM PPO"
+    assert f"{reading} succeeds more often" in text
+
+
+def test_it_says_that_classifiers_were_chosen_on_the_starts(
+    run: Layout, profile: Profile, tmp_path: Path
+) -> None:
+    words = "Not entirely held out: epoch and threshold of 4 reward classifiers (WAM and DreamerV2)"
+    assert words in read_page(run)[0]
+    assert words in (run.results / "table.txt").read_text()
+    layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    for variant in VARIANTS:
+        for task in profile.tasks:
+            path = layout.reward(variant) / task / "summary.json"
+            path.write_text(path.read_text().replace("validation", "training"))
+        remade(layout.reward(variant))
+    build.run(profile, layout)
+    assert "Not entirely held out" not in read_page(layout)[0]
+    assert "Not entirely held out" not in (layout.results / "table.txt").read_text()
+
+
+def trained_as(precision: str | None, device: str) -> dict[str, Any]:
+    section = {} if precision is None else {"precision": precision}
+    return {"params": {"device": device, "train_world_model": section}}
+
+
+@pytest.mark.parametrize(
+    ("manifests", "words"),
+    [
+        ((trained_as("fp32", "cpu"), trained_as("fp32", "cpu")), None),
+        ((trained_as("fp32", "cpu"), {}), None),
+        (
+            (trained_as("bf16", "cuda"), trained_as("fp32", "cuda")),
+            "trained with precision bf16 (WAM) and fp32 (DreamerV2): what",
+        ),
+        (
+            (trained_as("fp32", "cuda"), trained_as(None, "cpu")),
+            "precision fp32 (WAM) and unknown (DreamerV2), device cuda (WAM) and cpu (DreamerV2):",
+        ),
+    ],
+)
+def test_variants_trained_in_other_ways_are_named(
+    manifests: tuple[dict[str, Any], ...], words: str | None
+) -> None:
+    notice = trained_apart(dict(zip(("wam", "dreamerv2"), manifests, strict=True)))
+    assert (notice is None) == (words is None)
+    assert (words or "") in (notice or "")
+
+
+def test_the_page_says_how_the_variants_training_differs(
+    run: Layout, profile: Profile, tmp_path: Path
+) -> None:
+    layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    for variant, precision in zip(VARIANTS, ("fp32", "bf16"), strict=True):
+        remade(layout.world_model(variant), **trained_as(precision, "cuda"))
+    shutil.rmtree(layout.report)
+    build.run(profile, layout)
+    notice = "The world models were trained with precision "
+    assert notice in read_page(layout)[0]
+    assert notice not in read_page(run)[0]
 
 
 def test_the_table_can_be_shown_again(run: Layout, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,3 +57,12 @@ def test_a_training_state_comes_back_as_it_was(tmp_path: Path) -> None:
     assert found["step"] == 3 and found["losses"] == [0.5]
     assert torch.equal(found["model"]["weight"], torch.arange(4))
     assert load_training_state(tmp_path / "missing") is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_take_no_place(tmp_path: Path, value: float) -> None:
+    load = tensors(tmp_path / MODEL_FILE)
+    broken = {"weight": torch.ones(2), "bias": torch.tensor([0.0, value]).bfloat16()}
+    with pytest.raises(WamError, match=r"model\.safetensors: not written, as bias holds NaN"):
+        save_tensors(tmp_path / MODEL_FILE, broken)
+    assert isinstance(load(), dict), "the earlier ones are still there"

@@ -131,3 +131,10 @@ def test_one_head_and_no_data_are_refused() -> None:
         train_ensemble(make_data(-1, 0, 10), CLASSES, 1, random, CPU)
     with pytest.raises(WamError, match="two frames"):
         train_ensemble(make_data(-1, 0, 0), CLASSES, 2, random, CPU)
+
+
+def test_features_that_are_not_finite_are_refused() -> None:
+    data = make_data(-1, 0, 10)
+    data = data._replace(feature=data.feature * float("nan"))
+    with pytest.raises(WamError, match=r"ensemble of finetune\.disagreement_scale: .* not finite"):
+        train_ensemble(data, CLASSES, 2, torch.Generator().manual_seed(0), CPU, 1)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -238,3 +239,15 @@ def test_demonstrations_without_a_window_are_refused() -> None:
     data = windows(torch.zeros(1, 6, FEATURE), None, torch.zeros(6, 7), torch.tensor([3, 3]))
     with pytest.raises(WamError, match="none has 4 frames"):
         clone(CONFIG, data, data, torch.Generator(), torch.device("cpu"), lambda record: None)
+
+
+@pytest.mark.parametrize("log_every", [1, 7])
+def test_cloning_stops_before_it_records_what_is_not_finite(
+    two_habits: Windows, log_every: int
+) -> None:
+    log: list[dict[str, float]] = []
+    config = replace(CONFIG, lr=float("inf"), updates=20, log_every=log_every)
+    data = (two_habits, two_habits, torch.Generator(), torch.device("cpu"))
+    with pytest.raises(WamError, match=f"train-policy, update {log_every}: .*; lower policy.lr"):
+        clone(config, *data, log.append)
+    assert log == []

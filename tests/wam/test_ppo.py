@@ -13,6 +13,7 @@ from tests.wam.toy_bandit import (
 )
 from wam.config import FinetuneConfig
 from wam.diffusion import log_prob
+from wam.errors import WamError
 from wam.experience import collect, experience_report
 from wam.imagination import Doubt, LatentEnv, imagined_outcome
 from wam.policy import DiffusionMlp, FinetunedPolicy, Policy
@@ -310,3 +311,29 @@ def test_a_penalty_turns_the_policy_away_from_what_is_doubted(
 
 def test_a_resumed_run_of_groups_equals_an_uninterrupted_one(base: DiffusionMlp) -> None:
     _check_resumption(base, GROUPED)
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"actor_lr": float("inf")}, "actor: .* is not finite any more; lower finetune.actor_lr"),
+        (
+            {"critic_lr": float("inf")},
+            "critic: .* is not finite any more; lower finetune.crit",
+        ),
+    ],
+)
+def test_an_iteration_that_loses_itself_is_the_last(
+    base: DiffusionMlp, broken: dict, message: str
+) -> None:
+    config = replace(FINETUNE, critic_warmup=0, epochs=1, **broken)
+    random = torch.Generator().manual_seed(0)
+    with pytest.raises(WamError, match=f"finetune, iteration 1, {message}"):
+        make_dppo(base, config).train_iteration(make_env(config, random), random)
+
+
+def test_a_single_decision_has_figures(base: DiffusionMlp) -> None:
+    config = replace(FINETUNE, envs=1, steps=1, critic_warmup=0)
+    random = torch.Generator().manual_seed(0)
+    record = make_dppo(base, config).train_iteration(make_env(config, random), random)
+    assert torch.isfinite(torch.tensor([record["explained_variance"], record["approx_kl"]])).all()

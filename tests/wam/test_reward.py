@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,11 @@ def test_labels_of_one_kind_are_refused() -> None:
     data = make_data(0)._replace(label=torch.zeros(300).bool())
     with pytest.raises(WamError, match="0 of 300 frames are successes"):
         train_classifier(CONFIG, data, data, torch.Generator(), CPU, lambda record: None)
+
+
+def test_training_stops_at_weights_that_are_not_finite() -> None:
+    log: list[dict[str, float]] = []
+    config = replace(CONFIG, lr=float("inf"))
+    with pytest.raises(WamError, match=r"train-reward, epoch 1: .* not finite any more; lower rew"):
+        train_classifier(config, make_data(0), make_data(1), torch.Generator(), CPU, log.append)
+    assert log == []

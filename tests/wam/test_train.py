@@ -249,6 +249,17 @@ def test_a_run_that_only_fails_ends_with_an_explanation(
         trainer(tmp_path, training, batches=batches).run()
 
 
+@pytest.mark.parametrize("validate_every", [1, 100])
+def test_weights_that_are_not_finite_are_neither_judged_nor_kept(
+    trainer: Callable, tmp_path: Path, validate_every: int
+) -> None:
+    training = replace(SHORT, lr=float("inf"), validate_every=validate_every, checkpoint_every=1)
+    with pytest.raises(WamError, match=r"update 1: .* is not finite any more; lower train_world_m"):
+        trainer(tmp_path, training).run()
+    assert Checkpoints(tmp_path / CHECKPOINTS, keep=2).latest() is None
+    assert not (tmp_path / BEST_FILE).exists()
+
+
 def test_the_last_checkpoints_are_kept(trainer: Callable, tmp_path: Path) -> None:
     trainer(tmp_path, replace(SHORT, keep_checkpoints=2)).run()
     names = sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir())

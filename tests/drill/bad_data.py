@@ -1,0 +1,390 @@
+"""Raw data sets that are damaged in one way each, and what the commands have to say."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import raw
+
+
+class Fine(str):
+    """What a command says that ends with status 0; a plain string is said with status 1."""
+
+
+Damage = Callable[[Path], None]
+Listed = dict[str, tuple[Damage, dict[str, str]]]
+
+SPLIT = "training"
+FIRST, INNER = 100, 120
+"""Frames of the first episode; the first frame tells ``index`` what the others must be like."""
+
+
+def frame(root: Path, frame_id: int = INNER) -> Path:
+    return raw.frame_path(root / SPLIT, frame_id)
+
+
+def edited(frame_id: int = INNER, **changes: Any) -> Damage:
+    """Replace arrays of a frame; None removes one."""
+
+    def damage(root: Path) -> None:
+        path = frame(root, frame_id)
+        with np.load(path) as archive:
+            arrays = {**archive, **changes}
+        path.unlink()
+        np.savez_compressed(path, **{k: v for k, v in arrays.items() if v is not None})
+
+    return damage
+
+
+def element(name: str, at: int, value: float) -> Damage:
+    """Another number in a vector of a frame."""
+
+    def damage(root: Path) -> None:
+        with np.load(frame(root)) as archive:
+            vector = archive[name].copy()
+        vector[at] = value
+        edited(**{name: vector})(root)
+
+    return damage
+
+
+def written(name: str | Path, content: bytes) -> Damage:
+    """Another content of a file."""
+
+    def damage(root: Path) -> None:
+        path = root / SPLIT / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+
+    return damage
+
+
+def removed(name: str | Path, split: str = SPLIT) -> Damage:
+    return lambda root: (root / split / name).unlink()
+
+
+def cut(name: str | Path) -> Damage:
+    """The second half of a file is lost."""
+
+    def damage(root: Path) -> None:
+        content = (root / SPLIT / name).read_bytes()
+        (root / SPLIT / name).write_bytes(content[: len(content) // 2])
+
+    return damage
+
+
+def instead(name: str | Path, make: Damage) -> Damage:
+    """Something else called like a file: ``make`` gets the path."""
+
+    def damage(root: Path) -> None:
+        path = root / SPLIT / name
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        make(path)
+
+    return damage
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def table(rows: Any) -> Damage:
+    return lambda root: raw.write_npy(root / SPLIT / raw.EPISODE_TABLE, np.array(rows))
+
+
+def pickled(name: str | Path, content: Any) -> Damage:
+    """A pickled object array as CALVIN's small files are."""
+
+    def damage(root: Path) -> None:
+        path = root / SPLIT / name
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, np.array(content, dtype=object), allow_pickle=True)
+
+    return damage
+
+
+def language(
+    ann: Any = ("push",), task: Any = ("close_drawer",), indx: Any = ((102, 134),)
+) -> Damage:
+    """Annotations with other content."""
+    return pickled(
+        raw.ANNOTATIONS,
+        {"language": {"ann": ann, "task": task}, "info": {"indx": indx, "episodes": []}},
+    )
+
+
+def no_validation_annotations(root: Path) -> None:
+    """Zips of mees/calvin#115 and mees/calvin#121 lack them."""
+    (root / "validation" / raw.ANNOTATIONS).unlink()
+
+
+def stray_frame(root: Path) -> None:
+    """A frame of no episode, as ABCD has some (mees/calvin#40)."""
+    shutil.copy(frame(root), frame(root, 99))
+
+
+def npy_as_frame(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(7))
+
+
+def npz_as_table(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, table=np.array([[100, 139]]))
+
+
+def two_folders(root: Path) -> None:
+    """Annotations of two language models, none in the usual folder."""
+    usual = root / SPLIT / raw.ANNOTATIONS.parent
+    shutil.copytree(usual, usual.with_name("lang_bert"))
+    usual.rename(usual.with_name("lang_clip_resnet50"))
+
+
+def other_folder(root: Path) -> None:
+    usual = root / SPLIT / raw.ANNOTATIONS.parent
+    usual.rename(usual.with_name("lang_clip_resnet50"))
+
+
+def whole_split(make: Damage) -> Damage:
+    """Something else called like a split."""
+
+    def damage(root: Path) -> None:
+        shutil.rmtree(root / SPLIT)
+        make(root / SPLIT)
+
+    return damage
+
+
+def no_frames(root: Path) -> None:
+    for path in (root / SPLIT).glob("*.npz"):
+        path.unlink()
+
+
+def narrow_name(root: Path) -> None:
+    frame(root).rename(raw.frame_path(root / SPLIT, INNER, digits=6))
+
+
+def everywhere(word: str, *commands: str) -> dict[str, str]:
+    return dict.fromkeys(commands or ("inspect", "index"), word)
+
+
+_NAME = raw.frame_name(INNER)
+_MISSING = everywhere("episode_0000120.npz: frame missing")
+_NO_FILE = everywhere("expected a file")
+_VECTORS = ("actions", "rel_actions", "robot_obs", "scene_obs")
+_CONVERT = ("inspect", "convert")
+_LINK = everywhere("symbolic links")
+
+CASES: Listed = {
+    # Frames.
+    "frame missing": (removed(_NAME), _MISSING),
+    "frame a dangling link": (instead(_NAME, dangling), _MISSING | {"index": "a link to nothing"}),
+    "frame a link to itself": (instead(_NAME, loop), _MISSING | {"index": "symbolic links"}),
+    "frame a directory": (instead(_NAME, Path.mkdir), _MISSING | {"index": "a directory"}),
+    "frame a named pipe": (instead(_NAME, pipe), _MISSING | {"index": "a named pipe"}),
+    "frame became a pipe": (instead(_NAME, pipe), {"convert": "a named pipe; expected a file"}),
+    "frame vanished": (removed(_NAME), {"convert": "frame file not found"}),
+    "frame empty": (written(_NAME, b""), everywhere("no table of contents", *_CONVERT)),
+    "frame cut": (cut(_NAME), everywhere("no table of contents", *_CONVERT)),
+    "frame of text": (written(_NAME, b"lost"), everywhere("no table of contents", *_CONVERT)),
+    "frame a single array": (
+        instead(_NAME, npy_as_frame),
+        everywhere("a single .npy array", *_CONVERT),
+    ),
+    "frame of another width": (narrow_name, everywhere("digits")),
+    "frame of a 20-digit name": (
+        written("episode_99999999999999999999.npz", b""),
+        {"index": Fine()},
+    ),
+    "stray frame": (stray_frame, {"inspect": "no episode", "index": Fine("no episode")}),
+    **{
+        f"{name} missing": (edited(**{name: None}), everywhere(f"{name} is missing", *_CONVERT))
+        for name in (*_VECTORS, "rgb_static")
+    },
+    **{
+        f"{name} too long": (
+            edited(**{name: np.zeros(31)}),
+            everywhere(rf"{name} has shape \(31,\)", *_CONVERT),
+        )
+        for name in _VECTORS
+    },
+    **{
+        f"{name} not a number": (
+            element(name, 1, np.nan),
+            everywhere(rf"{name}\[1\] is nan", *_CONVERT),
+        )
+        for name in _VECTORS
+    },
+    "actions infinite": (
+        element("actions", 0, np.inf),
+        everywhere(r"actions\[0\] is inf", *_CONVERT),
+    ),
+    "robot_obs impossible": (
+        element("robot_obs", 0, 1e30),
+        everywhere(r"robot_obs\[0\] is 1e\+30", *_CONVERT),
+    ),
+    "actions of integers": (
+        edited(actions=np.zeros(7, int)),
+        everywhere("actions is int64", *_CONVERT),
+    ),
+    "actions of objects": (
+        edited(actions=np.array([None] * 7)),
+        everywhere("actions holds Python objects", *_CONVERT),
+    ),
+    "first frame of objects": (
+        edited(FIRST, robot_obs=np.array({})),
+        {"index": "robot_obs holds Python objects"},
+    ),
+    "info of objects": (
+        edited(FIRST, info=np.array({"reward": 1})),
+        {"inspect": "info is no array", "index": Fine()},
+    ),
+    "image of floats": (
+        edited(rgb_static=np.zeros((64, 64, 3))),
+        everywhere("rgb_static is float64", *_CONVERT),
+    ),
+    "image of another size": (
+        edited(rgb_static=np.zeros((80, 80, 3), np.uint8)),
+        everywhere(r"rgb_static has shape \(80, 80, 3\)", *_CONVERT),
+    ),
+    "image grey": (
+        edited(FIRST, rgb_static=np.zeros((64, 64), np.uint8)),
+        everywhere(r"rgb_static has shape \(64, 64\)"),
+    ),
+    "image too small": (
+        edited(FIRST, rgb_gripper=np.zeros((8, 8, 3), np.uint8)),
+        everywhere(r"rgb_gripper has shape \(8, 8, 3\)"),
+    ),
+    # Tables.
+    "table missing": (removed(raw.EPISODE_TABLE), everywhere("not found")),
+    "table cut": (cut(raw.EPISODE_TABLE), everywhere("not a valid .npy file|damaged header")),
+    "table empty": (written(raw.EPISODE_TABLE, b""), everywhere("is no .npy array")),
+    "table an archive": (
+        instead(raw.EPISODE_TABLE, npz_as_table),
+        everywhere("is an .npz archive"),
+    ),
+    "table a named pipe": (instead(raw.EPISODE_TABLE, pipe), _NO_FILE),
+    "table a directory": (instead(raw.EPISODE_TABLE, Path.mkdir), _NO_FILE),
+    "table a link to itself": (instead(raw.EPISODE_TABLE, loop), _LINK),
+    "table without rows": (table(np.zeros((0, 2), int)), everywhere("holds no episode")),
+    "table of floats": (table([[100.0, 139.0]]), everywhere("expected integers")),
+    "table of triples": (table([[100, 139, 1]]), everywhere("expected integers of shape")),
+    "table of objects": (
+        pickled(raw.EPISODE_TABLE, [[100, 139]]),
+        everywhere("holds Python objects"),
+    ),
+    "episode reversed": (table([[139, 100]]), everywhere(r"episode \[139, 100\]")),
+    "episodes overlap": (table([[100, 139], [139, 150]]), everywhere("overlap")),
+    "episode of 100 billion frames": (
+        table([[0, 10**11]]),
+        {"inspect": "100,000,000,000|frame missing", "index": "missing in all: 99999999881"},
+    ),
+    "episode to the last id": (table([[0, 2**63 - 1]]), everywhere("expected frame ids")),
+    "episode of unsigned ids": (
+        table(np.array([[0, 2**64 - 1]], np.uint64)),
+        everywhere("expected frame ids"),
+    ),
+    "episode negative": (table([[-5, 139]]), everywhere(r"episode \[-5, 139\]")),
+    "lengths of one more": (
+        lambda root: raw.write_npy(root / SPLIT / raw.EPISODE_LENGTHS, np.array([40])),
+        {"inspect": "1 lengths"},
+    ),
+    # Annotations.
+    "annotations missing": (
+        removed(raw.ANNOTATIONS),
+        {"inspect": "not found", "extract": "auto_lang_ann.npy: not found"},
+    ),
+    "no validation annotations": (
+        no_validation_annotations,
+        {"inspect": "#115, #121", "extract": "auto_lang_ann.npy: not found"},
+    ),
+    "annotations in the folder of another model": (
+        other_folder,
+        {"inspect": "lang_clip", "index": Fine("lang_clip_resnet50"), "extract": Fine()},
+    ),
+    "annotations in two other folders": (two_folders, everywhere("lang_bert.*link one of these")),
+    "annotations a named pipe": (instead(raw.ANNOTATIONS, pipe), _NO_FILE),
+    "annotations a dangling link": (instead(raw.ANNOTATIONS, dangling), everywhere("not found")),
+    "annotations cut": (cut(raw.ANNOTATIONS), everywhere("refused or damaged pickle")),
+    "annotations a list": (pickled(raw.ANNOTATIONS, [1, 2]), everywhere("expected a list")),
+    "annotations without info": (
+        pickled(raw.ANNOTATIONS, {"language": {"ann": [], "task": []}}),
+        everywhere("info.indx is None"),
+    ),
+    "tasks too few": (language(task=()), everywhere("1 sentences, 0 tasks")),
+    "task a number": (language(task=(5,)), everywhere(r"language.task\[0\] is 5")),
+    "task a list": (language(task=(["close_drawer"],)), everywhere(r"language.task\[0\] is of")),
+    "task of another name": (
+        language(task=("closs_drawer",)),
+        {"inspect": "closs_drawer", "extract": "no annotated window"},
+    ),
+    "sentence in two wordings": (
+        language(ann=(["push the drawer", "shut it"],)),
+        {"inspect": "several sentences", "index": Fine("several sentences for a window")},
+    ),
+    "sentence without wording": (language(ann=([],)), everywhere(r"language.ann\[0\] is of type")),
+    "sentence in half a character": (language(ann=("\ud800",)), everywhere("valid Unicode")),
+    "window of 1e30": (language(indx=((0, 1e30),)), everywhere("holds 1e\\+30")),
+    "window infinite": (language(indx=((0, np.inf),)), everywhere("holds inf")),
+    "window of half a frame": (language(indx=((0, 1.5),)), everywhere("holds 1.5")),
+    "window of 2^63": (language(indx=((0, 2**63),)), everywhere("expected frame ids")),
+    "window of three": (language(indx=((0, 1, 2),)), everywhere("expected two frame ids")),
+    "window empty": (language(indx=((102, 102),)), {"inspect": "window", "index": "is empty"}),
+    "window outside": (
+        language(indx=((5000, 5040),)),
+        {"inspect": "frames of one episode", "extract": "no annotated window|do not lie"},
+    ),
+    # What the frames were made with.
+    "recording no mapping": (
+        written(raw.RECORDING, b"- 1\n"),
+        {"inspect": "scene", "index": Fine()},
+    ),
+    "recording no YAML": (written(raw.RECORDING, b"{a: [1"), everywhere("not valid YAML")),
+    "recording in Latin-1": (written(raw.RECORDING, b"a: \xe9\n"), everywhere("not UTF-8")),
+    "recording with a key twice": (
+        written(raw.RECORDING, b"env: {use_egl: true}\nenv: {use_egl: false}\n"),
+        everywhere("line 2: key 'env' is there twice"),
+    ),
+    "robot a list": (written(raw.RECORDING, b"robot: {model: [1]}"), everywhere("robot.model")),
+    "recording a named pipe": (instead(raw.RECORDING, pipe), _NO_FILE),
+    "statistics no mapping": (written(raw.STATISTICS, b"- 1\n"), {"inspect": "a mapping"}),
+    "statistics a named pipe": (instead(raw.STATISTICS, pipe), {"inspect": "a named pipe"}),
+    "scene of frame 1e20": (
+        pickled(raw.SCENE_INFO, {"calvin_scene_D": [0, 1e20]}),
+        everywhere("holds 1e\\+20"),
+    ),
+    "scenes a list": (pickled(raw.SCENE_INFO, ["calvin_scene_D"]), everywhere("scene name")),
+    "scene of a number": (pickled(raw.SCENE_INFO, {5: [0, 1]}), everywhere("scene name is 5")),
+    "scene info a dangling link": (instead(raw.SCENE_INFO, dangling), everywhere("not found")),
+    # Directories.
+    "no validation": (
+        lambda root: shutil.rmtree(root / "validation"),
+        {"inspect": "validation/: not found", "index": "validation: directory not found"},
+    ),
+    "no training": (
+        lambda root: shutil.rmtree(root / "training"),
+        {"inspect": "training/: not found", "index": "training: directory not found"},
+    ),
+    "training a file": (
+        whole_split(lambda path: path.touch()),
+        {"inspect": "training/: not found", "index": "training: directory not found"},
+    ),
+    "training a link to itself": (
+        whole_split(loop),
+        {"inspect": "training/: not found", "index": "training"},
+    ),
+    "training without frames": (no_frames, everywhere("no frame file")),
+}
