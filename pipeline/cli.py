@@ -5,6 +5,7 @@ import errno
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ class Stage:
     choices: tuple[str, ...] = VARIANTS
 
 
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 _REMEDIES = {
     errno.ENOSPC: "make room, then run the same command again: it goes on where it stopped",
     errno.EDQUOT: "make room in your quota, then run the same command again: it goes on",
@@ -98,8 +100,14 @@ def exit_on_error(body: Callable[[], None]) -> None:
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         _fail(sentence(error))
-    except MemoryError:
-        _fail("out of memory; nothing that was finished is lost, run the same command again")
+    except (MemoryError, RuntimeError) as error:
+        # torch has a RuntimeError of its own for it.
+        if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        _fail(
+            "out of memory: make batches or sizes smaller, or use fewer workers; nothing that was "
+            "finished is lost"
+        )
 
 
 def sentence(error: OSError) -> str:

@@ -2,8 +2,10 @@
 
 import functools
 import http.server
+import io
 import json
 import shutil
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +13,9 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from numcodecs import Zstd
 
-from pipeline.artifacts import read_json, write_json
+from pipeline.artifacts import entry, read_json, write_json
 from pipeline.layout import Layout
 from pipeline.shards import open_split, read_sequences
 from pipeline.store import open_store
@@ -153,3 +156,83 @@ def test_an_unknown_protocol_is_refused() -> None:
 def test_a_server_that_does_not_answer_is_named() -> None:
     with pytest.raises(WamError, match=r"http://127\.0\.0\.1:9/shards/manifest\.json: cannot be"):
         open_split("http://127.0.0.1:9/shards", "training")
+
+
+def _garbage(members: dict[str, bytes]) -> bytes:
+    return b"no tar at all" * 100
+
+
+def _cut(members: dict[str, bytes]) -> bytes:
+    return tar_of(members)[:1000]
+
+
+def _without_description(members: dict[str, bytes]) -> bytes:
+    return tar_of({name: value for name, value in members.items() if not name.endswith("json")})
+
+
+def _other_description(members: dict[str, bytes]) -> bytes:
+    return tar_of({n: b"[]" if n.endswith("json") else v for n, v in members.items()})
+
+
+def _other_rows(members: dict[str, bytes]) -> bytes:
+    first = next(name for name in members if name.endswith("json"))
+    about = {**json.loads(members[first]), "stop": 10**9}
+    return tar_of({**members, first: json.dumps(about).encode()})
+
+
+def _not_compressed(members: dict[str, bytes]) -> bytes:
+    return tar_of({n: v if n.endswith("json") else b"\0" * 50 for n, v in members.items()})
+
+
+def _damaged_arrays(members: dict[str, bytes]) -> bytes:
+    return tar_of({n: v if n.endswith("json") else v[:-20] for n, v in members.items()})
+
+
+def _bomb(members: dict[str, bytes]) -> bytes:
+    content = Zstd(level=1).encode(bytes(2**28))
+    return tar_of({n: v if n.endswith("json") else content for n, v in members.items()})
+
+
+def _objects(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{}], object), allow_pickle=True)
+    content = Zstd().encode(buffer.getvalue())
+    return tar_of({n: v if n.endswith("json") else content for n, v in members.items()})
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, value in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(value)
+            tar.addfile(member, io.BytesIO(value))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _garbage,
+        _cut,
+        _without_description,
+        _other_description,
+        _other_rows,
+        _not_compressed,
+        _damaged_arrays,
+        _bomb,
+        _objects,
+    ],
+)
+def test_a_tar_whose_digest_was_made_to_fit_is_refused_all_the_same(
+    own_export: Path, damage: Callable[[dict[str, bytes]], bytes]
+) -> None:
+    path = own_export / "training" / "training-000000.tar"
+    with tarfile.open(path) as tar:
+        members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+    path.write_bytes(damage(members))
+    manifest = read_json(own_export / "manifest.json")
+    manifest["files"]["training/training-000000.tar"] = entry(path)
+    write_json(own_export / "manifest.json", manifest)
+    with pytest.raises(WamError, match=r"training-000000\.tar: .*run 'wam export' again"):
+        list(read_sequences(own_export, "training"))
