@@ -41,6 +41,7 @@ from pipeline.params import Profile, load_profile
 from pipeline.shard_job import ShardJob, ShardRecord
 from wam.errors import WamError
 from wam.interruption import Interrupted
+from wam.spawn import blocked
 
 BAD_INPUT = "BadInput"
 """Name of the failed state that a WamError leaves: a message for people, not a traceback."""
@@ -224,7 +225,7 @@ def _ensure_server() -> None:
         """Outlives a Ctrl-C long enough to learn of it."""
 
         def _run_uvicorn_command(self) -> Any:
-            with workers.shielded(signal.SIGINT):
+            with blocked(signal.SIGINT):
                 return super()._run_uvicorn_command()
 
     server = Server()

@@ -117,8 +117,7 @@ class _Identity:
             before, now = old.get(name), new.get(name)
             grows = name in self.growing and not complete and _covers(before, now)
             if before != now and not grows:
-                shown = name.removeprefix("params.")
-                return f"{shown} was {_short(before)}, is {_short(now)} now"
+                return f"{name} was {_short(before)}, is {_short(now)} now"
         return None
 
     def _leaves(self, record: Mapping[str, Any], *, fixed: bool) -> dict[str, Any]:

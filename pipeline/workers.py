@@ -4,17 +4,16 @@ import contextlib
 import functools
 import itertools
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
 from pipeline import console
 from pipeline.params import Convert
 from wam.errors import WamError
 from wam.interruption import SIGNALS
+from wam.spawn import blocked
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -65,22 +64,6 @@ def scheduler(settings: Convert) -> Iterator[str | None]:
     else:
         with _local_cluster(settings.workers) as cluster:
             yield cluster.scheduler_address
-
-
-@contextlib.contextmanager
-def shielded(*signals: signal.Signals) -> Iterator[None]:
-    """Processes begun in the block do not see ``signals``: it is for this one to end them.
-
-    Those that a terminal or ``kill`` sends to the whole process group would else have every worker
-    print a page.
-    """
-    # It unblocks signals in the thread that starts it.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def jobs_ahead(client: Any) -> int:
@@ -200,7 +183,7 @@ def _local_cluster(workers: int) -> Iterator[Any]:
     notice.daemon = True
     notice.start()
     try:
-        with shielded(*SIGNALS):
+        with blocked(*SIGNALS):
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,

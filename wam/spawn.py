@@ -12,6 +12,18 @@ from wam.interruption import SIGNALS, deferred
 
 
 @contextlib.contextmanager
+def blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Processes begun in the block do not see ``signals``: it is for this one to end them."""
+    # It unblocks signals when it starts, which it would do with the first process.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def shielded() -> Iterator[None]:
     """Processes spawned in the block never see SIGINT, and SIGTERM once they are ready for it.
 
@@ -19,15 +31,9 @@ def shielded() -> Iterator[None]:
     would each print a traceback; so would one whose parent is interrupted while it starts it. In
     the parent signals arrive when the block ends, in a worker at :func:`end_with_parent`.
     """
-    # It unblocks signals when it starts, which it would do with the first process.
-    resource_tracker.ensure_running()
     # The mask is for the children: here another thread may be given the signal.
-    with deferred():
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with deferred(), blocked(*SIGNALS):
+        yield
 
 
 def end_with_parent(watched: Connection | None = None) -> None:
