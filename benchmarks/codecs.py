@@ -13,8 +13,8 @@ from numcodecs import Zstd
 from rich.table import Table
 
 from pipeline import console
-from pipeline.schema import CAMERAS
-from pipeline.store import open_store
+from pipeline.calvin.fields import CAMERAS
+from pipeline.store.open import open_store
 
 Transform = Callable[[np.ndarray], np.ndarray]
 

@@ -26,20 +26,22 @@ import numpy as np
 import psutil
 import torch
 
-from pipeline import collect, console, convert, export, index, raw, workers
-from pipeline.dataset import store_batches
-from pipeline.images import to_model_size
-from pipeline.layout import SPLITS, Layout
-from pipeline.loader import Delivery, Loader
+from pipeline import console, workers
+from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.batches.from_shards import shard_batches
+from pipeline.batches.from_store import store_batches
+from pipeline.batches.loader import Delivery, Loader
+from pipeline.calvin import on_disk
+from pipeline.calvin.fields import CAMERAS, VECTORS
 from pipeline.params import Profile, load_profile
-from pipeline.schema import CAMERAS, VECTORS
-from pipeline.shard_stream import shard_batches
-from pipeline.shards import open_split
-from pipeline.store import Store, open_store
-from pipeline.store_group import store_path
+from pipeline.pictures.images import to_model_size
+from pipeline.stages import collect, convert, export, index
+from pipeline.store.group import store_path
+from pipeline.store.open import Store, open_store
+from pipeline.webdataset.read import open_split
 from wam.device import keep_freed_memory
-from wam.train import Trainer
-from wam.world_model import WorldModel
+from wam.training.trainer import Trainer
+from wam.world_model.model import WorldModel
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 WINDOW, BATCH = 50, 8
@@ -111,7 +113,7 @@ def prepare(profile: Profile, layout: Layout) -> None:
     target.mkdir(exist_ok=True)
     for path in raw_frames(layout):
         if not (target / path.name).is_file():
-            frame = raw.read_frame(path, NEEDED)
+            frame = on_disk.read_frame(path, NEEDED)
             for camera in CAMERAS:
                 frame[camera] = to_model_size(frame[camera])
             np.savez_compressed(target / path.name, **frame)
@@ -338,8 +340,8 @@ def multiply(source: Path, target: Path, frames: int) -> None:
         directory.mkdir(parents=True)
         files = sorted((source / split).glob("episode_*.npz"))
         for frame_id, path in enumerate(islice(cycle(files), count)):
-            os.link(path, raw.frame_path(directory, frame_id))
-        raw.write_npy(directory / raw.EPISODE_TABLE, np.array([[0, count - 1]]))
+            os.link(path, on_disk.frame_path(directory, frame_id))
+        on_disk.write_npy(directory / on_disk.EPISODE_TABLE, np.array([[0, count - 1]]))
 
 
 def convert_all(source: Path, target: Path) -> None:

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.console import console
-from pipeline.metrics import wilson
+from pipeline.evaluation.statistics import wilson
 from wam import tasks
 from wam.config import TASKS
-from wam.envs.experts import Expert, Manner
-from wam.envs.geometry import SCENES
-from wam.envs.play import random_manner
-from wam.envs.play_table import PlayTableEnv
-from wam.envs.starts import random_start
+from wam.envs.play.experts import Expert, Manner
+from wam.envs.play.session import random_manner
+from wam.envs.play.starts import random_start
+from wam.envs.scene_files.geometry import SCENES
+from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
 
 MAX_STEPS = 64

@@ -27,17 +27,17 @@ from pipeline import console
 from pipeline.params import Profile, load_profile
 from wam import device as devices
 from wam.actions import executable
-from wam.cloning import Windows, clone, windows
 from wam.config import ACTION_SIZE, CHUNK
-from wam.diffusion import NOISE_CLIP
-from wam.experience import Rollout, collect
-from wam.imagination import LatentEnv
 from wam.initialisation import seeded
-from wam.policy import CHUNK_VALUES, FinetunedPolicy, build_network, to_actions
-from wam.ppo import Dppo
-from wam.random import normal, uniform
-from wam.reward import SuccessClassifier
-from wam.world_model import WorldModel
+from wam.policy.cloning import Windows, clone, windows
+from wam.policy.diffusion import NOISE_CLIP
+from wam.policy.network import CHUNK_VALUES, FinetunedPolicy, build_network, to_actions
+from wam.ppo.experience import Rollout, collect
+from wam.ppo.imagination import LatentEnv
+from wam.ppo.ppo import Dppo
+from wam.randomness import normal, uniform
+from wam.reward.classifier import SuccessClassifier
+from wam.world_model.model import WorldModel
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
@@ -66,7 +66,7 @@ class Parts(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """What N decisions in E environments yield, as :class:`wam.ppo.Rollout` has it."""
+    """What N decisions in E environments yield, as :class:`wam.ppo.ppo.Rollout` has it."""
 
     feature: np.ndarray
     """float32 [N, E, F]"""

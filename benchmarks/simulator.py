@@ -22,13 +22,13 @@ from rich.table import Table
 
 from pipeline import console
 from wam.config import TASKS
-from wam.envs.quiet import quiet_import
+from wam.envs.simulator.quiet import quiet_import
 
 with quiet_import():
-    from wam.envs.experts import Expert
-    from wam.envs.play_table import PlayTableEnv
+    from wam.envs.play.experts import Expert
+    from wam.envs.play.starts import random_start
     from wam.envs.pool import EnvPool, Episode
-    from wam.envs.starts import random_start
+    from wam.envs.simulator.play_table import PlayTableEnv
 
 _STEPS = 32
 _POOL_EPISODES = 8

@@ -28,19 +28,20 @@ from torch.optim.optimizer import (
 )
 from torch.utils.data import DataLoader
 
-from pipeline import collect, console, convert, index
-from pipeline.dataset import store_batches
-from pipeline.layout import Layout
-from pipeline.loader import Delivery, Loader
+from pipeline import console
+from pipeline.artifacts.layout import Layout
+from pipeline.batches.from_store import store_batches
+from pipeline.batches.loader import Delivery, Loader
+from pipeline.batches.order import all_windows
 from pipeline.params import Profile, load_profile
-from pipeline.store import Store, open_store
-from pipeline.store_group import store_path
-from pipeline.windows import all_windows
+from pipeline.stages import collect, convert, index
+from pipeline.store.group import store_path
+from pipeline.store.open import Store, open_store
 from wam import device as devices
 from wam.batch import Batch
 from wam.config import ACTION_SIZE, PROPRIO_SIZE, WorldModelConfig
-from wam.train import Batches, Trainer
-from wam.world_model import WorldModel
+from wam.training.trainer import Batches, Trainer
+from wam.world_model.model import WorldModel
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 EPISODES = 2

@@ -34,14 +34,16 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect_dask import DaskTaskRunner
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from pipeline import artifacts, console, convert, workers
+from pipeline import console, workers
+from pipeline.artifacts import manifests
+from pipeline.artifacts.layout import Layout
 from pipeline.cli import exit_on_error
-from pipeline.layout import Layout
 from pipeline.params import Profile, load_profile
-from pipeline.shard_job import ShardJob, ShardRecord
+from pipeline.stages import convert
+from pipeline.store.shard_job import ShardJob, ShardRecord
 from wam.errors import WamError
-from wam.interruption import Interrupted
-from wam.spawn import blocked
+from wam.reliability.interruption import Interrupted
+from wam.reliability.spawn import blocked
 
 BAD_INPUT = "BadInput"
 """Name of the failed state that a WamError leaves: a message for people, not a traceback."""
@@ -97,7 +99,7 @@ def convert_flow(profile: str) -> State[Any] | None:
         convert.run(load_profile(profile), layout, run_jobs=_run_tasks)
     except WamError as error:
         return Failed(name=BAD_INPUT, message=str(error))
-    manifest = artifacts.read_manifest(layout.store, "convert")
+    manifest = manifests.read_manifest(layout.store, "convert")
     create_table_artifact(
         key="store",
         table=[

@@ -19,7 +19,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Failed, State
 
-from pipeline.layout import Layout
+from pipeline.artifacts.layout import Layout
 from pipeline.params import load_profile
 from wam.errors import WamError
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline import console
-from pipeline.layout import Layout
+from pipeline.artifacts.layout import Layout
 from pipeline.params import Profile, load_profile
 from wam.config import TASKS, VARIANTS
 from wam.errors import WamError
-from wam.interruption import SIGNALS, Interrupted, interrupt
+from wam.reliability.interruption import SIGNALS, Interrupted, interrupt
 
 
 @dataclass(frozen=True)
@@ -43,28 +43,40 @@ _REMEDIES = {
 }
 
 STAGES: dict[str, Stage] = {
-    "collect": Stage("pipeline.collect", "make CALVIN-format play data in the embedded simulator"),
-    "index": Stage("pipeline.index", "list and check the raw frames"),
-    "convert": Stage("pipeline.convert", "raw frames to the sharded Zarr store, on Dask"),
-    "export": Stage("pipeline.export", "the store as WebDataset shards or LeRobot data sets"),
-    "extract": Stage("pipeline.extract", "demonstrations and start states from the annotations"),
+    "collect": Stage(
+        "pipeline.stages.collect", "make CALVIN-format play data in the embedded simulator"
+    ),
+    "index": Stage("pipeline.stages.index", "list and check the raw frames"),
+    "convert": Stage("pipeline.stages.convert", "raw frames to the sharded Zarr store, on Dask"),
+    "export": Stage(
+        "pipeline.stages.export", "the store as WebDataset shards or LeRobot data sets"
+    ),
+    "extract": Stage(
+        "pipeline.stages.extract", "demonstrations and start states from the annotations"
+    ),
     "train-world-model": Stage(
-        "pipeline.train_world_model", "train a world model on the store", "variant"
+        "pipeline.stages.train_world_model", "train a world model on the store", "variant"
     ),
     "evaluate-world-model": Stage(
-        "pipeline.evaluate_world_model",
+        "pipeline.stages.evaluate_world_model",
         "open-loop prediction and action probes of all world models on held-out play",
     ),
-    "featurize": Stage("pipeline.featurize", "latents of the demonstrations", "variant"),
-    "train-reward": Stage("pipeline.train_reward", "train the success classifiers", "variant"),
+    "featurize": Stage("pipeline.stages.featurize", "latents of the demonstrations", "variant"),
+    "train-reward": Stage(
+        "pipeline.stages.train_reward", "train the success classifiers", "variant"
+    ),
     "train-policy": Stage(
-        "pipeline.train_policy", "clone the demonstrations with diffusion policies", "variant"
+        "pipeline.stages.train_policy",
+        "clone the demonstrations with diffusion policies",
+        "variant",
     ),
     "finetune": Stage(
-        "pipeline.finetune", "DPPO inside the frozen world model, no environment step", "variant"
+        "pipeline.stages.finetune",
+        "DPPO inside the frozen world model, no environment step",
+        "variant",
     ),
     "evaluate": Stage(
-        "pipeline.evaluate",
+        "pipeline.stages.evaluate",
         "roll policies out in the simulator from the held-out starts",
         argument="policies",
         choices=(*VARIANTS, "controls"),
@@ -125,13 +137,13 @@ def _fail(message: str) -> NoReturn:
 
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.command == "inspect":
-        inspect = importlib.import_module("pipeline.inspect")
+        inspect = importlib.import_module("pipeline.tools.inspect")
         options = {"as_json": arguments.json, "verify": arguments.verify}
         if not inspect.run(arguments.path, arguments.frames, **options):
             sys.exit(1)
         return
     if arguments.command == "replay":
-        replay = importlib.import_module("pipeline.replay")
+        replay = importlib.import_module("pipeline.tools.replay")
         replay.run(arguments.trace, arguments.assets, as_json=arguments.json)
         return
     profile = load_profile(arguments.profile)
@@ -142,15 +154,15 @@ def _run(arguments: argparse.Namespace) -> None:
         importlib.import_module("pipeline.report.build").show(Layout.of(arguments.profile))
         return
     if arguments.command == "export":
-        export = importlib.import_module("pipeline.export")
+        export = importlib.import_module("pipeline.stages.export")
         export.run(profile, Layout.of(arguments.profile), arguments.format, arguments.output)
         return
     if arguments.command == "collect":
-        collect = importlib.import_module("pipeline.collect")
+        collect = importlib.import_module("pipeline.stages.collect")
         collect.run(profile, Layout.of(arguments.profile), lazy=arguments.lazy)
         return
     if arguments.command == "dream":
-        dream = importlib.import_module("pipeline.dream")
+        dream = importlib.import_module("pipeline.tools.dream")
         dream.run(
             profile,
             Layout.of(arguments.profile),

@@ -14,9 +14,9 @@ from annotated_types import Interval, Len
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-from pipeline import bounded_yaml
-from pipeline.layout import check_profile_name
+from pipeline.artifacts.layout import check_profile_name
 from pipeline.relations import check_relations
+from pipeline.untrusted import bounded_yaml
 from wam.config import (
     IMAGE_SIZE,
     TASKS,
@@ -33,9 +33,9 @@ from wam.config import (
     WorldModelConfig,
     WorldModelTraining,
 )
-from wam.envs.arm_model import RobotModel
 from wam.envs.backend import Backend, SceneSource, SimulatorConfig, scene_source
-from wam.envs.renderer import Renderer
+from wam.envs.scene_files.arm_model import RobotModel
+from wam.envs.simulator.renderer import Renderer
 from wam.errors import WamError
 
 PARAMS_FILE = Path("params.yaml")

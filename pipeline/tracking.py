@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any
 
 from pipeline import console
-from wam.journal import Journal
-from wam.train import METRICS_FILE, VALIDATION_FILE
+from wam.training.journal import Journal
+from wam.training.trainer import METRICS_FILE, VALIDATION_FILE
 
 DVCLIVE, TENSORBOARD = "dvclive", "tensorboard"
 

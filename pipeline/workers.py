@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from pipeline import console
 from pipeline.params import Convert
 from wam.errors import WamError
-from wam.interruption import SIGNALS
-from wam.spawn import blocked
+from wam.reliability.interruption import SIGNALS
+from wam.reliability.spawn import blocked
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

@@ -8,16 +8,17 @@ frame can be read.
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts, console
-from pipeline.building import Build, build
-from pipeline.index import load_index
-from pipeline.layout import SPLITS, Layout
+from pipeline import console
+from pipeline.artifacts import manifests
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.lerobot.data import FILE_MB, plan, write_files
 from pipeline.lerobot.labels import label_frames
 from pipeline.lerobot.meta import CODEBASE_VERSION, write_meta
 from pipeline.lerobot.split import Split
-from pipeline.store import open_store
-from pipeline.store_group import store_path
+from pipeline.stages.index import load_index
+from pipeline.store.group import store_path
+from pipeline.store.open import open_store
 from wam.errors import WamError
 
 STAGE = "export --format lerobot"
@@ -35,7 +36,7 @@ def run(layout: Layout, output: Path) -> None:
         raise WamError('LeRobot data sets need pyarrow; run: pip install "wam[lerobot]"') from None
     index = load_index(layout.index)
     stores = {split: open_store(store_path(layout.store, split)) for split in SPLITS}
-    artifacts.check_replaceable(output, STAGE)
+    manifests.check_replaceable(output, STAGE)
 
     def make(target: Build) -> None:
         target.manifest["splits"] = {}
@@ -55,11 +56,11 @@ def run(layout: Layout, output: Path) -> None:
         stage=STAGE,
         params={"codebase_version": CODEBASE_VERSION, "file_mb": FILE_MB},
         inputs={
-            "index": artifacts.fingerprint(layout.index, "index"),
-            "store": artifacts.fingerprint(layout.store, "convert", deep=False),
+            "index": manifests.fingerprint(layout.index, "index"),
+            "store": manifests.fingerprint(layout.store, "convert", deep=False),
         },
     )
-    splits = artifacts.read_manifest(output, STAGE)["splits"]
+    splits = manifests.read_manifest(output, STAGE)["splits"]
     counts = ", ".join(
         f"{content['num_frames']:,} {split} frames" for split, content in splits.items()
     )

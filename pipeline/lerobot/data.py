@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import artifacts, console
+from pipeline import console
+from pipeline.artifacts import manifests
 from pipeline.lerobot.features import ROW_NUMBERS, Feature, encode
 from pipeline.lerobot.split import Split
 from pipeline.lerobot.statistics import Statistics, count_levels, no_levels, of_levels
-from wam.atomic import replacing
 from wam.errors import WamError
+from wam.reliability.atomic import replacing
 
 CHUNK_FILES = 1000
 FILE_MB = 100
@@ -99,8 +100,8 @@ def write_files(
                 found = _write_file(split, file, directory / file.path, pool, advance)
                 counts = {key: values.tolist() for key, values in found.levels.items()}
                 content = {"episodes": found.episodes, "levels": counts}
-                artifacts.write_json(record, content | artifacts.entry(directory / file.path))
-            content = artifacts.read_json(record)
+                manifests.write_json(record, content | manifests.entry(directory / file.path))
+            content = manifests.read_json(record)
             episodes += content["episodes"]
             for key, values in content["levels"].items():
                 levels[key] += values
@@ -109,11 +110,11 @@ def write_files(
 
 def _is_written(path: Path, record: Path) -> bool:
     try:
-        content = artifacts.read_json(record, dict)
+        content = manifests.read_json(record, dict)
     except WamError:
         return False
     complete = {"episodes", "levels", "bytes", "digest"} <= content.keys()
-    return complete and not artifacts.file_problem(path, content)
+    return complete and not manifests.file_problem(path, content)
 
 
 def _write_file(

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from pipeline.schema import StoreArray
+from pipeline.calvin.fields import StoreArray
 from wam.errors import WamError
 
 KEYS = {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline import console
-from pipeline.raw import Annotation
-from pipeline.store import Store
+from pipeline.calvin.on_disk import Annotation
+from pipeline.store.open import Store
 
 PLAY = "play"
 """The task of frames outside every annotated window."""

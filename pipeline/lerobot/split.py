@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.lerobot.features import Feature, features_of
 from pipeline.lerobot.labels import Labels
-from pipeline.store import Store
+from pipeline.store.open import Store
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import console
-from pipeline.artifacts import read_manifest, write_json
-from pipeline.building import Build, build
-from pipeline.layout import Layout
-from pipeline.metrics import Estimate
-from pipeline.origin import mismatch
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.manifests import read_manifest, write_json
+from pipeline.evaluation.origin import mismatch
+from pipeline.evaluation.statistics import Estimate
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections, world_model
 from pipeline.report.results import (

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import MANIFEST
-from pipeline.extract import load_demos
-from pipeline.layout import SPLITS, Layout
-from pipeline.origin import ORIGIN
+from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.artifacts.manifests import MANIFEST
+from pipeline.evaluation.origin import ORIGIN
 from pipeline.params import Profile
 from pipeline.report.results import NAMES
 from pipeline.report.sources import (
@@ -20,8 +19,9 @@ from pipeline.report.sources import (
     optional_json,
     size,
 )
-from pipeline.store import Store, open_store
-from pipeline.store_group import store_path
+from pipeline.stages.extract import load_demos
+from pipeline.store.group import store_path
+from pipeline.store.open import Store, open_store
 from wam.config import FPS, VARIANTS
 
 Pairs = list[tuple[str, str]]

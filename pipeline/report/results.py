@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts import read_json
-from pipeline.metrics import Estimate, success_difference, success_rate
+from pipeline.artifacts.manifests import read_json
+from pipeline.evaluation.statistics import Estimate, success_difference, success_rate
 from wam.errors import WamError
 
 NAMES = {"wam": "WAM", "dreamerv2": "DreamerV2"}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.layout import Layout
+from pipeline.artifacts.layout import Layout
 from pipeline.report import facts
 from pipeline.report.figures import COLOURS, Comparison, Panel, Series, dumbbells, panels
 from pipeline.report.results import FINETUNED, NAMES, Links, Policy, Results

@@ -4,9 +4,9 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from pipeline import artifacts
-from pipeline.artifacts import MANIFEST, read_json
-from wam.journal import Journal
+from pipeline.artifacts import manifests
+from pipeline.artifacts.manifests import MANIFEST, read_json
+from wam.training.journal import Journal
 
 _LARGE = ("convert", "export")
 """Stages whose output is checked as it is read."""
@@ -36,7 +36,7 @@ def fingerprint(directory: Path) -> str:
     stage = manifest(directory).get("stage")
     if stage is None:
         return "not computed"
-    return artifacts.fingerprint(directory, stage, deep=stage not in _LARGE)
+    return manifests.fingerprint(directory, stage, deep=stage not in _LARGE)
 
 
 def commit(directory: Path) -> str | None:

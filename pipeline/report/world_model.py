@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.layout import Layout
+from pipeline.artifacts.layout import Layout
 from pipeline.report.figures import COLOURS, Panel, Series, panels
 from pipeline.report.results import NAMES
 from pipeline.report.sections import CAMERAS, Table

@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wam.batch import Batch
 from wam.config import WorldModelConfig
-from wam.rssm import RssmState
-from wam.world_model import WorldModel
+from wam.world_model.model import WorldModel
+from wam.world_model.rssm import RssmState
 
 CONFIG = WorldModelConfig(
     cnn_depth=4,

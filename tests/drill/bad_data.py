@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import raw
+from pipeline.calvin import on_disk
 
 
 class Fine(str):
@@ -24,7 +24,7 @@ FIRST, INNER = 100, 120
 
 
 def frame(root: Path, frame_id: int = INNER) -> Path:
-    return raw.frame_path(root / SPLIT, frame_id)
+    return on_disk.frame_path(root / SPLIT, frame_id)
 
 
 def edited(frame_id: int = INNER, **changes: Any) -> Damage:
@@ -102,7 +102,7 @@ def dangling(path: Path) -> None:
 
 
 def table(rows: Any) -> Damage:
-    return lambda root: raw.write_npy(root / SPLIT / raw.EPISODE_TABLE, np.array(rows))
+    return lambda root: on_disk.write_npy(root / SPLIT / on_disk.EPISODE_TABLE, np.array(rows))
 
 
 def pickled(name: str | Path, content: Any) -> Damage:
@@ -121,14 +121,14 @@ def language(
 ) -> Damage:
     """Annotations with other content."""
     return pickled(
-        raw.ANNOTATIONS,
+        on_disk.ANNOTATIONS,
         {"language": {"ann": ann, "task": task}, "info": {"indx": indx, "episodes": []}},
     )
 
 
 def no_validation_annotations(root: Path) -> None:
     """Zips of mees/calvin#115 and mees/calvin#121 lack them."""
-    (root / "validation" / raw.ANNOTATIONS).unlink()
+    (root / "validation" / on_disk.ANNOTATIONS).unlink()
 
 
 def stray_frame(root: Path) -> None:
@@ -148,13 +148,13 @@ def npz_as_table(path: Path) -> None:
 
 def two_folders(root: Path) -> None:
     """Annotations of two language models, none in the usual folder."""
-    usual = root / SPLIT / raw.ANNOTATIONS.parent
+    usual = root / SPLIT / on_disk.ANNOTATIONS.parent
     shutil.copytree(usual, usual.with_name("lang_bert"))
     usual.rename(usual.with_name("lang_clip_resnet50"))
 
 
 def other_folder(root: Path) -> None:
-    usual = root / SPLIT / raw.ANNOTATIONS.parent
+    usual = root / SPLIT / on_disk.ANNOTATIONS.parent
     usual.rename(usual.with_name("lang_clip_resnet50"))
 
 
@@ -174,14 +174,14 @@ def no_frames(root: Path) -> None:
 
 
 def narrow_name(root: Path) -> None:
-    frame(root).rename(raw.frame_path(root / SPLIT, INNER, digits=6))
+    frame(root).rename(on_disk.frame_path(root / SPLIT, INNER, digits=6))
 
 
 def everywhere(word: str, *commands: str) -> dict[str, str]:
     return dict.fromkeys(commands or ("inspect", "index"), word)
 
 
-_NAME = raw.frame_name(INNER)
+_NAME = on_disk.frame_name(INNER)
 _MISSING = everywhere("episode_0000120.npz: frame missing")
 _NO_FILE = everywhere("expected a file")
 _VECTORS = ("actions", "rel_actions", "robot_obs", "scene_obs")
@@ -269,21 +269,21 @@ CASES: Listed = {
         everywhere(r"rgb_gripper has shape \(8, 8, 3\)"),
     ),
     # Tables.
-    "table missing": (removed(raw.EPISODE_TABLE), everywhere("not found")),
-    "table cut": (cut(raw.EPISODE_TABLE), everywhere("not a valid .npy file|damaged header")),
-    "table empty": (written(raw.EPISODE_TABLE, b""), everywhere("is no .npy array")),
+    "table missing": (removed(on_disk.EPISODE_TABLE), everywhere("not found")),
+    "table cut": (cut(on_disk.EPISODE_TABLE), everywhere("not a valid .npy file|damaged header")),
+    "table empty": (written(on_disk.EPISODE_TABLE, b""), everywhere("is no .npy array")),
     "table an archive": (
-        instead(raw.EPISODE_TABLE, npz_as_table),
+        instead(on_disk.EPISODE_TABLE, npz_as_table),
         everywhere("is an .npz archive"),
     ),
-    "table a named pipe": (instead(raw.EPISODE_TABLE, pipe), _NO_FILE),
-    "table a directory": (instead(raw.EPISODE_TABLE, Path.mkdir), _NO_FILE),
-    "table a link to itself": (instead(raw.EPISODE_TABLE, loop), _LINK),
+    "table a named pipe": (instead(on_disk.EPISODE_TABLE, pipe), _NO_FILE),
+    "table a directory": (instead(on_disk.EPISODE_TABLE, Path.mkdir), _NO_FILE),
+    "table a link to itself": (instead(on_disk.EPISODE_TABLE, loop), _LINK),
     "table without rows": (table(np.zeros((0, 2), int)), everywhere("holds no episode")),
     "table of floats": (table([[100.0, 139.0]]), everywhere("expected integers")),
     "table of triples": (table([[100, 139, 1]]), everywhere("expected integers of shape")),
     "table of objects": (
-        pickled(raw.EPISODE_TABLE, [[100, 139]]),
+        pickled(on_disk.EPISODE_TABLE, [[100, 139]]),
         everywhere("holds Python objects"),
     ),
     "episode reversed": (table([[139, 100]]), everywhere(r"episode \[139, 100\]")),
@@ -299,12 +299,12 @@ CASES: Listed = {
     ),
     "episode negative": (table([[-5, 139]]), everywhere(r"episode \[-5, 139\]")),
     "lengths of one more": (
-        lambda root: raw.write_npy(root / SPLIT / raw.EPISODE_LENGTHS, np.array([40])),
+        lambda root: on_disk.write_npy(root / SPLIT / on_disk.EPISODE_LENGTHS, np.array([40])),
         {"inspect": "1 lengths"},
     ),
     # Annotations.
     "annotations missing": (
-        removed(raw.ANNOTATIONS),
+        removed(on_disk.ANNOTATIONS),
         {"inspect": "not found", "extract": "auto_lang_ann.npy: not found"},
     ),
     "no validation annotations": (
@@ -316,12 +316,15 @@ CASES: Listed = {
         {"inspect": "lang_clip", "index": Fine("lang_clip_resnet50"), "extract": Fine()},
     ),
     "annotations in two other folders": (two_folders, everywhere("lang_bert.*link one of these")),
-    "annotations a named pipe": (instead(raw.ANNOTATIONS, pipe), _NO_FILE),
-    "annotations a dangling link": (instead(raw.ANNOTATIONS, dangling), everywhere("not found")),
-    "annotations cut": (cut(raw.ANNOTATIONS), everywhere("refused or damaged pickle")),
-    "annotations a list": (pickled(raw.ANNOTATIONS, [1, 2]), everywhere("expected a list")),
+    "annotations a named pipe": (instead(on_disk.ANNOTATIONS, pipe), _NO_FILE),
+    "annotations a dangling link": (
+        instead(on_disk.ANNOTATIONS, dangling),
+        everywhere("not found"),
+    ),
+    "annotations cut": (cut(on_disk.ANNOTATIONS), everywhere("refused or damaged pickle")),
+    "annotations a list": (pickled(on_disk.ANNOTATIONS, [1, 2]), everywhere("expected a list")),
     "annotations without info": (
-        pickled(raw.ANNOTATIONS, {"language": {"ann": [], "task": []}}),
+        pickled(on_disk.ANNOTATIONS, {"language": {"ann": [], "task": []}}),
         everywhere("info.indx is None"),
     ),
     "tasks too few": (language(task=()), everywhere("1 sentences, 0 tasks")),
@@ -349,26 +352,26 @@ CASES: Listed = {
     ),
     # What the frames were made with.
     "recording no mapping": (
-        written(raw.RECORDING, b"- 1\n"),
+        written(on_disk.RECORDING, b"- 1\n"),
         {"inspect": "scene", "index": Fine()},
     ),
-    "recording no YAML": (written(raw.RECORDING, b"{a: [1"), everywhere("not valid YAML")),
-    "recording in Latin-1": (written(raw.RECORDING, b"a: \xe9\n"), everywhere("not UTF-8")),
+    "recording no YAML": (written(on_disk.RECORDING, b"{a: [1"), everywhere("not valid YAML")),
+    "recording in Latin-1": (written(on_disk.RECORDING, b"a: \xe9\n"), everywhere("not UTF-8")),
     "recording with a key twice": (
-        written(raw.RECORDING, b"env: {use_egl: true}\nenv: {use_egl: false}\n"),
+        written(on_disk.RECORDING, b"env: {use_egl: true}\nenv: {use_egl: false}\n"),
         everywhere("line 2: key 'env' is there twice"),
     ),
-    "robot a list": (written(raw.RECORDING, b"robot: {model: [1]}"), everywhere("robot.model")),
-    "recording a named pipe": (instead(raw.RECORDING, pipe), _NO_FILE),
-    "statistics no mapping": (written(raw.STATISTICS, b"- 1\n"), {"inspect": "a mapping"}),
-    "statistics a named pipe": (instead(raw.STATISTICS, pipe), {"inspect": "a named pipe"}),
+    "robot a list": (written(on_disk.RECORDING, b"robot: {model: [1]}"), everywhere("robot.model")),
+    "recording a named pipe": (instead(on_disk.RECORDING, pipe), _NO_FILE),
+    "statistics no mapping": (written(on_disk.STATISTICS, b"- 1\n"), {"inspect": "a mapping"}),
+    "statistics a named pipe": (instead(on_disk.STATISTICS, pipe), {"inspect": "a named pipe"}),
     "scene of frame 1e20": (
-        pickled(raw.SCENE_INFO, {"calvin_scene_D": [0, 1e20]}),
+        pickled(on_disk.SCENE_INFO, {"calvin_scene_D": [0, 1e20]}),
         everywhere("holds 1e\\+20"),
     ),
-    "scenes a list": (pickled(raw.SCENE_INFO, ["calvin_scene_D"]), everywhere("scene name")),
-    "scene of a number": (pickled(raw.SCENE_INFO, {5: [0, 1]}), everywhere("scene name is 5")),
-    "scene info a dangling link": (instead(raw.SCENE_INFO, dangling), everywhere("not found")),
+    "scenes a list": (pickled(on_disk.SCENE_INFO, ["calvin_scene_D"]), everywhere("scene name")),
+    "scene of a number": (pickled(on_disk.SCENE_INFO, {5: [0, 1]}), everywhere("scene name is 5")),
+    "scene info a dangling link": (instead(on_disk.SCENE_INFO, dangling), everywhere("not found")),
     # Directories.
     "no validation": (
         lambda root: shutil.rmtree(root / "validation"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import raw
+from pipeline.calvin import on_disk
 from tests.drill.bad_data import FIRST, Damage, Fine, Listed, edited, everywhere, frame, written
 
 _COMMAND = "touch canary"
@@ -30,7 +30,7 @@ class _Call:
         return self._reduced
 
 
-def annotations(payload: bytes, name: str | Path = raw.ANNOTATIONS) -> Damage:
+def annotations(payload: bytes, name: str | Path = on_disk.ANNOTATIONS) -> Damage:
     """A 0-d object array whose pickle is ``payload``."""
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
     length = struct.pack("<H", len(header))
@@ -135,9 +135,9 @@ _DEEP = b"(" * 9000
 CASES: Listed = {
     # Code.
     "os.system in annotations": (annotations(_OBJECT), _CALL),
-    "os.system in scene_info": (annotations(_OBJECT, raw.SCENE_INFO), _CALL),
+    "os.system in scene_info": (annotations(_OBJECT, on_disk.SCENE_INFO), _CALL),
     "os.system in the episode table": (
-        written(raw.EPISODE_TABLE, npy(np.array(_Call(os.system, _COMMAND), object))),
+        written(on_disk.EPISODE_TABLE, npy(np.array(_Call(os.system, _COMMAND), object))),
         everywhere("holds Python objects"),
     ),
     "os.system in a needed array": (
@@ -176,11 +176,11 @@ CASES: Listed = {
         _REFUSED,
     ),
     "os.system in YAML": (
-        written(raw.RECORDING, f"!!python/object/apply:os.system ['{_COMMAND}']".encode()),
+        written(on_disk.RECORDING, f"!!python/object/apply:os.system ['{_COMMAND}']".encode()),
         everywhere("not valid YAML"),
     ),
     "code in a header": (
-        written(raw.EPISODE_TABLE, header(b"__import__('os').system('touch canary')\n")),
+        written(on_disk.EPISODE_TABLE, header(b"__import__('os').system('touch canary')\n")),
         everywhere("damaged header"),
     ),
     # Memory and time: pickles.
@@ -221,7 +221,7 @@ CASES: Listed = {
     "an array twice": (members(("actions", b"")), everywhere("actions is there twice")),
     "table claims 2^60 rows": (
         written(
-            raw.EPISODE_TABLE,
+            on_disk.EPISODE_TABLE,
             header(
                 b"{'descr': '<i8', 'fortran_order': False, 'shape': (1152921504606846976, 2)}\n"
             ),
@@ -229,12 +229,12 @@ CASES: Listed = {
         everywhere("has 0 bytes"),
     ),
     "header of 4 GB": (
-        written(raw.EPISODE_TABLE, b"\x93NUMPY\2\0\xff\xff\xff\xff"),
+        written(on_disk.EPISODE_TABLE, b"\x93NUMPY\2\0\xff\xff\xff\xff"),
         everywhere("damaged header"),
     ),
-    "header nested": (written(raw.EPISODE_TABLE, header(_DEEP)), everywhere("damaged header")),
+    "header nested": (written(on_disk.EPISODE_TABLE, header(_DEEP)), everywhere("damaged header")),
     "header never closed": (
-        written(raw.EPISODE_TABLE, header(b"{'descr': '<i8', 'shape': (2,")),
+        written(on_disk.EPISODE_TABLE, header(b"{'descr': '<i8', 'shape': (2,")),
         everywhere("damaged header"),
     ),
     "another array's header nested": (
@@ -242,18 +242,21 @@ CASES: Listed = {
         {"inspect": "info is no array", "index": Fine()},
     ),
     # YAML.
-    "aliases in the recording": (written(raw.RECORDING, aliases(9, 10)), everywhere("spelled out")),
+    "aliases in the recording": (
+        written(on_disk.RECORDING, aliases(9, 10)),
+        everywhere("spelled out"),
+    ),
     "aliases in the statistics": (
-        written(raw.STATISTICS, aliases(9, 10)),
+        written(on_disk.STATISTICS, aliases(9, 10)),
         {"inspect": "spelled out"},
     ),
     "alias of itself": (
-        written(raw.RECORDING, b"scene: &a [*a]"),
+        written(on_disk.RECORDING, b"scene: &a [*a]"),
         everywhere("a holds itself"),
     ),
     "merged keys": (
         written(
-            raw.RECORDING,
+            on_disk.RECORDING,
             b"a: &a {k: 1}\n"
             + b"".join(
                 b"%c: &%c {<<: [%s]}\n" % (at, at, b",".join([b"*%c" % (at - 1)] * 10))
@@ -262,10 +265,10 @@ CASES: Listed = {
         ),
         everywhere("spelled out"),
     ),
-    "YAML nested": (written(raw.RECORDING, b"[" * 20_000), everywhere("nested deeper")),
-    "YAML of a megabyte": (written(raw.RECORDING, b"- a\n" * 250_000), everywhere("at most")),
+    "YAML nested": (written(on_disk.RECORDING, b"[" * 20_000), everywhere("nested deeper")),
+    "YAML of a megabyte": (written(on_disk.RECORDING, b"- a\n" * 250_000), everywhere("at most")),
     "number of 200,000 digits": (
-        written(raw.RECORDING, b"scene: " + b"9" * 200_000),
+        written(on_disk.RECORDING, b"scene: " + b"9" * 200_000),
         everywhere("a number of"),
     ),
     # Paths.

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 import yaml
 
+from pipeline.artifacts.layout import Layout
 from pipeline.cli import STAGES as COMMANDS
 from pipeline.cli import main
-from pipeline.layout import Layout
 from tests.pipeline.conftest import make_raw
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ _USED_LATER = (
     "cv2",
     "dvclive",
     "matplotlib.pyplot",
-    "pipeline.rollout",
+    "pipeline.evaluation.rollout",
     "pyarrow.parquet",
     "pybullet",
     "torch._dynamo",

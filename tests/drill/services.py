@@ -11,7 +11,7 @@ from tests.drill.kills import Trial
 _REPOSITORY = Path(__file__).parents[2]
 _TESTS = {
     "Dask": "tests/pipeline/test_workers.py",
-    "Dask, local cluster": "tests/pipeline/test_convert_at_scale.py",
+    "Dask, local cluster": "tests/pipeline/stages/test_convert_at_scale.py",
     "Prefect": "tests/flows/test_convert.py",
 }
 

@@ -11,10 +11,12 @@ import psutil
 import pytest
 import yaml
 
-from pipeline import index, raw, workers
-from pipeline.layout import Layout
+from pipeline import workers
+from pipeline.artifacts.layout import Layout
+from pipeline.calvin import on_disk
 from pipeline.params import load_profile
-from pipeline.store import open_store, verify_store
+from pipeline.stages import index
+from pipeline.store.open import open_store, verify_store
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +50,7 @@ def test_flow_maps_shards_over_dask_and_names_a_bad_frame(
     from flows.convert import BAD_INPUT, convert_flow, task_runner
 
     layout = Layout.of("tiny")
-    path = raw.frame_path(project / "raw" / "training", 150)
+    path = on_disk.frame_path(project / "raw" / "training", 150)
     good = path.read_bytes()
     path.write_bytes(good[:500])
     with workers.scheduler(load_profile("tiny").convert) as address:
@@ -78,7 +80,7 @@ def test_flow_in_one_thread_gives_the_same_bytes_as_no_flow(
     project: Path, prefect_server: None
 ) -> None:
     from flows.convert import convert_flow, task_runner
-    from pipeline import convert
+    from pipeline.stages import convert
 
     document = yaml.safe_load(Path("params.yaml").read_text())
     document["tiny"]["convert"]["workers"] = 1

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import MANIFEST, digest, new_digest, read_json
-from pipeline.building import Build, build
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.manifests import MANIFEST, digest, new_digest, read_json
 
 _TIMES = ("frames_per_s",)
 """What records tell of the clock."""

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import convert, export, index, raw
-from pipeline.layout import Layout
+from pipeline.artifacts.layout import Layout
+from pipeline.calvin import on_disk
 from pipeline.params import Profile, load_profile
-from pipeline.store import open_store
-from pipeline.store_group import store_path
+from pipeline.stages import convert, export, index
+from pipeline.store.group import store_path
+from pipeline.store.open import open_store
 from tests.pipeline.artifact import artifact
-from wam.checkpoint import save_model, world_model_config
 from wam.config import VARIANTS
 from wam.tasks import DRAWER, LED
-from wam.world_model import WorldModel
+from wam.training.checkpoint import save_model, world_model_config
+from wam.world_model.model import WorldModel
 
 EPISODE = 40
 FIRST_IDS = {"training": (100, 140, 200), "validation": (0, 50)}
@@ -60,14 +61,14 @@ def make_raw(root: Path, gripper_shape: tuple[int, int] = (72, 80)) -> None:
         for first in first_ids:
             for position in range(EPISODE):
                 frame = make_frame(first + position, position, gripper_shape)
-                raw.write_frame(directory, first + position, frame)
+                on_disk.write_frame(directory, first + position, frame)
             window = (first + 2, first + 34)
-            annotations.append(raw.Annotation("close_drawer", "push the drawer in", *window))
-            annotations.append(raw.Annotation("turn_on_led", "press the button", *window))
-        raw.write_split(directory, [(first, first + EPISODE - 1) for first in first_ids])
-        raw.write_annotations(directory, annotations)
-        raw.write_recording_config(
-            directory, raw.Recording("D", "tiny", "light", {"static": (64, 64)})
+            annotations.append(on_disk.Annotation("close_drawer", "push the drawer in", *window))
+            annotations.append(on_disk.Annotation("turn_on_led", "press the button", *window))
+        on_disk.write_split(directory, [(first, first + EPISODE - 1) for first in first_ids])
+        on_disk.write_annotations(directory, annotations)
+        on_disk.write_recording_config(
+            directory, on_disk.Recording("D", "tiny", "light", {"static": (64, 64)})
         )
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from annotated_types import Interval
 
-from pipeline.layout import Layout
+from pipeline.artifacts.layout import Layout
 from pipeline.params import Profile, load_profile
 from wam.errors import WamError
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.tracking import DVCLIVE, TENSORBOARD, Tracker
-from wam.journal import Journal
-from wam.train import METRICS_FILE, VALIDATION_FILE
+from wam.training.journal import Journal
+from wam.training.trainer import METRICS_FILE, VALIDATION_FILE
 
 pytest.importorskip("dvclive")
 pytest.importorskip("tensorboard")

@@ -4,8 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from wam.envs.play_table import PlayTableEnv
 from wam.envs.pool import Episode
+from wam.envs.simulator.play_table import PlayTableEnv
 
 STATES = partial(PlayTableEnv, cameras=False)
 PIXELS = partial(PlayTableEnv, renderer="tiny", static_size=64, gripper_size=64)

@@ -8,7 +8,7 @@ import torch
 
 from wam.batch import Batch
 from wam.config import WorldModelConfig
-from wam.world_model import WorldModel
+from wam.world_model.model import WorldModel
 
 TINY = WorldModelConfig(
     cnn_depth=4,

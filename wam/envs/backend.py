@@ -4,13 +4,13 @@ import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self
 
-from wam.envs.arm_model import RobotModel
-from wam.envs.renderer import Renderer, resolve_renderer
+from wam.envs.scene_files.arm_model import RobotModel
+from wam.envs.simulator.renderer import Renderer, resolve_renderer
 from wam.errors import WamError
 
 if TYPE_CHECKING:
     from wam.envs.calvin_env import CalvinEnv
-    from wam.envs.play_table import PlayTableEnv
+    from wam.envs.simulator.play_table import PlayTableEnv
 
 Backend = Literal["embedded", "calvin_env"]
 SceneSource = Literal["embedded", "calvin"]
@@ -99,7 +99,7 @@ def make_env(config: SimulatorConfig, *, cameras: bool = True) -> "PlayTableEnv 
             gripper_size=config.gripper_size,
             cameras=cameras,
         )
-    from wam.envs.play_table import PlayTableEnv
+    from wam.envs.simulator.play_table import PlayTableEnv
 
     return PlayTableEnv(
         config.scene,

@@ -17,12 +17,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from wam.envs.actions import parse_action
 from wam.envs.backend import require_packages
-from wam.envs.geometry import scene_geometry
-from wam.envs.interface import Observation, observation_space, reset_states
-from wam.envs.quiet import quiet_driver
-from wam.envs.renderer import resolve_renderer
+from wam.envs.scene_files.geometry import scene_geometry
+from wam.envs.simulator.actions import parse_action
+from wam.envs.simulator.interface import Observation, observation_space, reset_states
+from wam.envs.simulator.quiet import quiet_driver
+from wam.envs.simulator.renderer import resolve_renderer
 from wam.errors import WamError
 
 _CONFIG = "config_data_collection"

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wam.envs.experts import Expert
-from wam.envs.play_table import PlayTableEnv
+from wam.envs.play.experts import Expert
 from wam.envs.pool import Controller, Episode
+from wam.envs.simulator.play_table import PlayTableEnv
 
 
 class ScriptedExpert:

@@ -10,10 +10,10 @@ import torch
 from wam import proprio
 from wam.config import Filtering
 from wam.envs.pool import EnvPool, Episode, Observations, Transitions
-from wam.filtering import Observation, OnlineFilter
 from wam.proprio import ProprioNormalizer
-from wam.random import row_generators
-from wam.world_model import WorldModel
+from wam.randomness import row_generators
+from wam.world_model.filtering import Observation, OnlineFilter
+from wam.world_model.model import WorldModel
 
 
 class FilteredPool:

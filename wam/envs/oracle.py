@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from wam import tasks
-from wam.envs.geometry import BLOCK_COLOURS, BUTTON, DRAWER, SLIDE, SWITCH
+from wam.envs.scene_files.geometry import BLOCK_COLOURS, BUTTON, DRAWER, SLIDE, SWITCH
 
 Info = dict[str, Any]
 Predicate = Callable[[Info, Info], bool]

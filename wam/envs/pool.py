@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Protocol, Self
 import numpy as np
 
 from wam.envs.oracle import PREDICATES
-from wam.envs.quiet import quiet_import
+from wam.envs.simulator.quiet import quiet_import
 from wam.errors import WamError
-from wam.spawn import end_with_parent, shielded
+from wam.reliability.spawn import end_with_parent, shielded
 
 _IMAGES = ("rgb_static", "rgb_gripper")
 _VECTORS = ("robot_obs", "scene_obs")

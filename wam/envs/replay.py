@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wam.envs import oracle
-from wam.envs.play_table import PlayTableEnv
+from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
 
 _SHAPES: dict[str, tuple[int | None, ...]] = {

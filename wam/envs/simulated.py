@@ -1,6 +1,6 @@
 """The simulator as the environment of PPO, in place of imagination: an upper bound for it.
 
-The interface is :class:`wam.imagination.Environment`; states are features of the online filter,
+The interface is :class:`wam.ppo.imagination.Environment`; states are features of the online filter,
 rewards those of the task oracle.
 """
 
@@ -12,7 +12,7 @@ import torch
 from wam.envs.filtered import FilteredPool
 from wam.envs.pool import Episode
 from wam.errors import WamError
-from wam.imagination import Transition
+from wam.ppo.imagination import Transition
 
 _SEEDS = 2**62
 

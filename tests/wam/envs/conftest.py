@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("pybullet")
 
-from wam.envs.play_table import PlayTableEnv
+from wam.envs.simulator.play_table import PlayTableEnv
 
 
 @pytest.fixture(scope="session")

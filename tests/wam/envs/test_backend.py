@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from wam.envs import assets, renderer
 from wam.envs.backend import SimulatorConfig, make_env, require_packages
-from wam.envs.play_table import PlayTableEnv
+from wam.envs.scene_files import assets
+from wam.envs.simulator import renderer
+from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
 
 EMBEDDED = SimulatorConfig(

@@ -18,16 +18,16 @@ pytest.importorskip("hydra")
 from wam.envs.backend import SimulatorConfig, make_env
 from wam.envs.calvin_env import CalvinEnv
 from wam.envs.controls import ScriptedExpert
-from wam.envs.interface import observation_space
 from wam.envs.pool import EnvPool, Episode
-from wam.envs.robot import HOME_JOINTS
+from wam.envs.simulator.interface import observation_space
+from wam.envs.simulator.robot import HOME_JOINTS
 from wam.errors import WamError
 
 FILES = {
     "calvin_env/__init__.py": "",
     "calvin_env/sim.py": '''
 import numpy as np
-from wam.envs.play_table import PlayTableEnv
+from wam.envs.simulator.play_table import PlayTableEnv
 
 
 class Robot:

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from wam.config import TASKS
-from wam.envs.experts import CLOSED, DOWN, OPEN, Waypoint, reached, toward
-from wam.envs.geometry import BLOCK_COLOURS
 from wam.envs.oracle import PREDICATES, achieved
-from wam.envs.play_table import PlayTableEnv
-from wam.envs.robot import FINGER_OPEN_M
+from wam.envs.play.experts import CLOSED, DOWN, OPEN, Waypoint, reached, toward
+from wam.envs.scene_files.geometry import BLOCK_COLOURS
+from wam.envs.simulator.play_table import PlayTableEnv
+from wam.envs.simulator.robot import FINGER_OPEN_M
 
 Pose = tuple[float, ...]
 Info = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Directories that are complete, verifiable and never lost."""

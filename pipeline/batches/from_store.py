@@ -1,0 +1,103 @@
+"""Batches for training the world model, read from the store."""
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipeline.artifacts import manifests
+from pipeline.batches.assemble import Frames, cut
+from pipeline.batches.decoded import Cache, announce, cache_file, in_memory, memory_mapped
+from pipeline.batches.loader import Delivery, Loader
+from pipeline.batches.order import RandomWindows, Streams, Windows, fixed_windows
+from pipeline.pictures.images import all_to_model_size
+from pipeline.store.array_reader import ArrayReader
+from pipeline.store.open import Store
+from wam.batch import Batch
+
+_ONE_WORKER = Delivery()
+
+
+def store_frames(store: Store, cache: Cache = "none", directory: Path | None = None) -> Frames:
+    """All frames of a split, images in the model's size.
+
+    ``none`` decodes images whenever they are read, ``ram`` decodes all now and holds them (25 kB
+    per frame), ``memmap`` decodes all into a file below ``directory``, once for all runs and
+    processes that read the same store. Raises WamError if there is no room for that.
+    """
+    frames = Frames(
+        partial(_copy_images, store.reader("rgb_static")),
+        partial(_copy_images, store.reader("rgb_gripper")),
+        store.read("proprio"),
+        store.read("rel_actions"),
+    )
+    if cache == "none":
+        return frames
+    if cache == "ram":
+        announce(store.num_frames, "memory")
+        return in_memory(frames)
+    path = cache_file(
+        directory, store.split, manifests.fingerprint(store.path.parent, "convert", deep=False)
+    )
+    announce(store.num_frames, str(path))
+    return memory_mapped(path, store.num_frames, lambda: frames)
+
+
+def store_batches(
+    store: Store,
+    reader: Literal["streams", "windows"],
+    *,
+    batch: int,
+    window: int,
+    seed: int,
+    cache: Cache = "none",
+    cache_directory: Path | None = None,
+    keeps_state: bool = False,
+    delivery: Delivery = _ONE_WORKER,
+) -> Loader[Windows]:
+    """Batches of ``batch`` rows over all ranks: :class:`Streams` or :class:`RandomWindows`.
+
+    The ranks' batches side by side are the batch of a single process. ``keeps_state`` is that of
+    the streams; random windows have no past to keep. For ``cache`` see :func:`store_frames`. Raises
+    WamError if the split has fewer windows than a batch.
+    """
+    order: Streams | RandomWindows
+    if reader == "streams":
+        order = Streams(store.episodes, batch, window, seed, keeps_state=keeps_state)
+    else:
+        order = RandomWindows(store.episodes, batch, window, seed)
+    frames = store_frames(store, cache, cache_directory)
+    normalizer = store.proprio_normalizer()
+    rows = delivery.rows(batch)
+    own = slice(delivery.rank * rows, (delivery.rank + 1) * rows)
+
+    def make(windows: Windows) -> Batch:
+        part = Windows(windows.starts[own], windows.is_first[own])
+        return cut([frames] * rows, part, window, normalizer, pinned=delivery.pinned)
+
+    identity = {
+        "reader": reader,
+        "seed": seed,
+        "batch_rows": batch,
+        "window": window,
+        "source_digest": manifests.digest([store.attrs["source_digest"], store.episodes.tolist()]),
+    }
+    return Loader(order, make, identity, delivery)
+
+
+def validation_windows(store: Store, window: int, count: int, seed: int) -> Batch:
+    """``count`` fixed random windows [T, B=count] that never cross an episode, each without a past.
+
+    Raises WamError if no episode is long enough.
+    """
+    starts = fixed_windows(store.episodes, window, count, seed)
+    windows = Windows(starts, np.ones(count, bool))
+    return cut([store_frames(store)] * count, windows, window, store.proprio_normalizer())
+
+
+def _copy_images(reader: ArrayReader, start: int, target: np.ndarray) -> None:
+    if reader.shape[1:] == target.shape[1:]:
+        reader.copy(start, target)
+    else:
+        target[...] = all_to_model_size(reader[start : start + len(target)])

@@ -1,0 +1,76 @@
+"""What the world model is trained on and tested with, read as ``loader`` asks for."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from pipeline.artifacts import manifests
+from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.batches.from_shards import shard_batches, shard_validation_windows
+from pipeline.batches.from_store import store_batches, validation_windows
+from pipeline.batches.loader import Delivery, Loader
+from pipeline.params import Profile
+from pipeline.store.group import store_path
+from pipeline.store.open import open_store
+from pipeline.webdataset.read import open_split
+from wam.batch import Batch
+from wam.distributed import ALONE, Ranks
+from wam.proprio import ProprioNormalizer
+
+
+class TrainingData(NamedTuple):
+    """The readers of one run."""
+
+    batches: Loader[Any]
+    """Of the training split; to be closed."""
+    validation: Batch
+    """Held-out windows, fixed by the seed; the same from the store and from its shards."""
+    normalizer: ProprioNormalizer
+    inputs: dict[str, str]
+    """Digests of what is read, by name."""
+
+
+def open_training_data(
+    profile: Profile, layout: Layout, device: torch.device, ranks: Ranks = ALONE
+) -> TrainingData:
+    """The data for training on ``device``, one rank's part of every batch.
+
+    Raises WamError if a split is absent, damaged or too small, or a cache has no room.
+    """
+    loader, training = profile.loader, profile.train_world_model
+    windows = (
+        profile.evaluate_world_model.open_loop_steps + 1,
+        profile.evaluate_world_model.open_loop_sequences,
+        training.seed,
+    )
+    options: dict[str, Any] = {
+        "batch": training.batch,
+        "window": training.window,
+        "seed": training.seed,
+        "cache": loader.cache,
+        "cache_directory": layout.cache,
+        "delivery": Delivery(
+            workers=loader.workers,
+            device=device,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
+        ),
+    }
+    if loader.reader == "shards":
+        location = loader.shards or layout.shards
+        split, held_out_split = (open_split(location, name) for name in SPLITS)
+        validation = shard_validation_windows(held_out_split, *windows)
+        return TrainingData(
+            shard_batches(split, **options),
+            validation,
+            split.proprio_normalizer(),
+            {"shards": split.digest},
+        )
+    store, held_out = (open_store(store_path(layout.store, split)) for split in SPLITS)
+    validation = validation_windows(held_out, *windows)
+    return TrainingData(
+        store_batches(store, loader.reader, keeps_state=training.compat == "diwa", **options),
+        validation,
+        store.proprio_normalizer(),
+        {"store": manifests.fingerprint(layout.store, "convert", deep=False)},
+    )

@@ -1,0 +1,78 @@
+"""Is a data set what CALVIN's format promises? Every defect by name, not only the first.
+
+A check is a pure function of the survey: it yields findings and touches no file.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.calvin.conformance import annotations, arrays, files, scenes, splits, values
+from pipeline.calvin.conformance.facts import describe
+from pipeline.calvin.conformance.finding import SEVERITIES, Finding
+from pipeline.calvin.conformance.survey import SAMPLE, Split, Survey, find_splits, read_survey
+
+SPLIT_CHECKS: tuple[Callable[[Split], Iterator[Finding]], ...] = (
+    files.small_files,
+    files.frame_names,
+    files.episode_rows,
+    files.episode_lengths,
+    files.missing_frames,
+    files.stray_frames,
+    files.recording,
+    files.statistics,
+    arrays.damaged_frames,
+    arrays.arrays,
+    arrays.camera_sizes,
+    values.values,
+    values.lights,
+    values.gripper_commands,
+    values.rel_action_range,
+    values.rel_actions,
+    values.next_poses,
+    scenes.scene_ranges,
+    scenes.scene_info,
+    scenes.recording_scene,
+    annotations.annotations_file,
+    annotations.annotations,
+    annotations.oracle,
+    annotations.task_counts,
+)
+
+SURVEY_CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
+    splits.missing_split,
+    splits.shared_frames,
+    splits.recordings,
+    splits.folder_name,
+)
+
+
+def check(root: Path, frames: int | None = SAMPLE) -> list[Finding]:
+    """All findings on the data set at ``root``, the severe ones first.
+
+    ``frames`` as in :func:`read_survey`. Raises WamError if no CALVIN frames are there.
+    """
+    return judge(read_survey(root, frames))
+
+
+def judge(survey: Survey) -> list[Finding]:
+    """All findings on a data set that has been read, the severe ones first."""
+    found = [
+        finding
+        for split in survey.splits.values()
+        for run in SPLIT_CHECKS
+        for finding in run(split)
+    ]
+    found += [finding for run in SURVEY_CHECKS for finding in run(survey)]
+    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+__all__ = [
+    "SAMPLE",
+    "SEVERITIES",
+    "Finding",
+    "check",
+    "describe",
+    "find_splits",
+    "judge",
+    "read_survey",
+]

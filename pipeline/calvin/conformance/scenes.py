@@ -1,0 +1,224 @@
+"""Which scene the frames are from, and who says otherwise.
+
+What the states can tell is limited but certain: a block cannot be inside the furniture, nor the
+sliding door beyond its end. Two scenes that differ only in what nobody touched stay possible.
+
+Source: CALVIN contract 1.1, 1.8, 2.8 and 3.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.calvin import on_disk
+from pipeline.calvin.conformance.finding import Finding
+from pipeline.calvin.conformance.survey import Split
+from pipeline.untrusted.text import shown
+from wam.envs.scene_files.geometry import SCENES, SceneGeometry, slope_y
+from wam.tasks import SLIDER
+
+Ranges = dict[str, tuple[int, int]]
+"""First and last frame id of each scene, both inclusive."""
+
+_NAME = re.compile(r"calvin_scene_([A-D])")
+_MARGIN_M = 0.005
+_SLIDER_MARGIN_M = 0.01
+_CONTRADICTED = 0.005
+"""Share of impossible states from which on a scene is ruled out; Bullet lets bodies overlap now and
+then."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A training split as CALVIN's authors published it."""
+
+    name: str
+    num_frames: int
+    """In episodes."""
+    first: int
+    last: int
+    scenes: Ranges
+
+
+RELEASES = (
+    Release("task_D_D", 512_077, 53_819, 611_098, {"D": (0, 611_098)}),
+    Release(
+        "task_ABC_D",
+        1_795_045,
+        0,
+        1_795_044,
+        {"B": (0, 598_909), "C": (598_910, 1_191_338), "A": (1_191_339, 1_795_044)},
+    ),
+    Release(
+        "task_ABCD_D",
+        2_307_122,
+        53_819,
+        2_406_143,
+        {
+            "D": (0, 611_098),
+            "B": (611_099, 1_210_008),
+            "C": (1_210_009, 1_802_437),
+            "A": (1_802_438, 2_406_143),
+        },
+    ),
+    Release("calvin_debug_dataset", 2_771, 358_482, 361_252, {"D": (358_482, 361_252)}),
+)
+
+
+def release_of(split: Split) -> Release | None:
+    """The published training split that has the same episodes' ids."""
+    if split.name != "training" or not len(split.episodes):
+        return None
+    num_frames = int((split.episodes[:, 1] - split.episodes[:, 0] + 1).sum())
+    ends = (int(split.episodes[0, 0]), int(split.episodes[-1, 1]))
+    for release in RELEASES:
+        if (num_frames, *ends) == (release.num_frames, release.first, release.last):
+            return release
+    return None
+
+
+def declared_scenes(split: Split) -> Ranges:
+    """Scenes by letter, from ``scene_info.npy``, else from the recording configuration."""
+    if isinstance(split.scene_info, dict):
+        matched = ((_NAME.fullmatch(name), ids) for name, ids in split.scene_info.items())
+        return {match[1]: ids for match, ids in matched if match}
+    return _recorded_scene(split)
+
+
+def scene_ranges(split: Split) -> Iterator[Finding]:
+    """Names in ``scene_info.npy``, and whether its ranges give every episode one scene."""
+    if not isinstance(split.scene_info, dict):
+        return
+    foreign = sorted(name for name in split.scene_info if not _NAME.fullmatch(name))
+    if foreign:
+        yield Finding(
+            check="scene-info-names",
+            severity="warning",
+            file=split.file(on_disk.SCENE_INFO),
+            found=f"scene {shown(foreign[0])}",
+            count=len(foreign),
+            expected="calvin_scene_A to D",
+            advice="Such names are ignored",
+        )
+    ranges = np.array(list(split.scene_info.values()), np.int64).reshape(-1, 2)
+    inside = (ranges[:, 0] <= split.episodes[:, :1]) & (split.episodes[:, 1:] <= ranges[:, 1])
+    lost = np.flatnonzero(inside.sum(axis=1) != 1)
+    if len(lost):
+        yield Finding(
+            check="scene-info-ranges",
+            severity="warning",
+            file=split.file(on_disk.SCENE_INFO),
+            found=f"{inside[lost[0]].sum()} scenes have episode {split.episodes[lost[0]].tolist()}",
+            count=len(lost),
+            expected="ranges [first, last], both inclusive, that give each episode one scene",
+            advice="Their scene counts as unknown; rebuild the file, or take it from the current "
+            "release",
+        )
+
+
+def scene_info(split: Split) -> Iterator[Finding]:
+    """``scene_info.npy`` against the release, the sampled states, the recording configuration."""
+    if not isinstance(split.scene_info, dict):
+        return
+    declared = declared_scenes(split)
+    doubt = (
+        _release_doubt(split, declared)
+        or _state_doubt(split, declared)
+        or _recording_doubt(split, declared)
+    )
+    if doubt:
+        found, expected = doubt
+        yield Finding(
+            check="scene-info",
+            severity="warning",
+            file=split.file(on_disk.SCENE_INFO),
+            found=found,
+            expected=expected,
+            advice="It counts only where it names several scenes. A known error: A for D in "
+            "training data from before 2023-02-24, and that of ABC and ABCD before 2022-09-16 "
+            "(mees/calvin#40)",
+        )
+
+
+def recording_scene(split: Split) -> Iterator[Finding]:
+    """The scene of the recording configuration against the sampled states."""
+    if len(declared_scenes(split)) > 1:
+        return  # one configuration, several recordings
+    doubt = _state_doubt(split, _recorded_scene(split))
+    if doubt:
+        found, expected = doubt
+        yield Finding(
+            check="recording-scene",
+            severity="error",
+            file=split.file(on_disk.RECORDING),
+            found=found,
+            expected=expected,
+            advice="Policies would be evaluated in another scene than that of their frames",
+        )
+
+
+def _recorded_scene(split: Split) -> Ranges:
+    if isinstance(split.recording, on_disk.Recording) and split.recording.scene and len(split.ids):
+        return {split.recording.scene: (int(split.ids[0]), int(split.ids[-1]))}
+    return {}
+
+
+def _release_doubt(split: Split, declared: Ranges) -> tuple[str, str] | None:
+    """Found and expected where a published split has other scenes than declared."""
+    release = release_of(split)
+    if release is None:
+        return None
+    for letter, (first, last) in release.scenes.items():
+        inside = (split.episodes[:, 0] >= first) & (split.episodes[:, 1] <= last)
+        low, high = declared.get(letter, (0, -1))
+        if not ((split.episodes >= low) & (split.episodes <= high))[inside].all():
+            return (
+                f"frames {first} to {last} are not in scene {letter}",
+                f"scene {letter} there, as in the current {release.name}",
+            )
+    return None
+
+
+def _recording_doubt(split: Split, declared: Ranges) -> tuple[str, str] | None:
+    """Found and expected where a single scene is not that of a credible configuration."""
+    recorded = _recorded_scene(split)
+    if len(declared) != 1 or not recorded or declared.keys() == recorded.keys():
+        return None
+    if _state_doubt(split, recorded):
+        return None
+    (scene,), (named,) = declared, recorded
+    return f"scene {scene}", f"scene {named}, which {on_disk.RECORDING} names"
+
+
+def _state_doubt(split: Split, declared: Ranges) -> tuple[str, str] | None:
+    """Found and expected where many sampled states cannot occur in their declared scene."""
+    ids = split.sample.ids
+    for letter, (first, last) in declared.items():
+        scene_obs = split.sample.vectors["scene_obs"][(ids >= first) & (ids <= last)]
+        limit = _CONTRADICTED * len(scene_obs)
+        wrong = {name: int(impossible(scene_obs, scene).sum()) for name, scene in SCENES.items()}
+        if wrong[letter] > limit:
+            possible = [name for name, count in wrong.items() if count <= limit]
+            return (
+                f"scene {letter}, in which {wrong[letter]:,} of {len(scene_obs):,} sampled states "
+                "cannot occur (a block inside the furniture, or the door beyond its end)",
+                f"scene {' or '.join(possible) or 'A to D'}, which agrees with the states",
+            )
+    return None
+
+
+def impossible(scene_obs: np.ndarray, scene: SceneGeometry) -> np.ndarray:
+    """Whether each state [N, 24] puts a block's centre into solid wood, or the door too far."""
+    x, y, z = np.moveaxis(scene_obs[:, 6:].reshape(-1, 3, 6)[..., :3], -1, 0)
+    beside_shelf = _outside(x, scene.opening) & (np.abs(x) < 0.43)
+    in_cabinet = beside_shelf & (z > 0.45) & (z < 0.62) & (y > slope_y(z) + 0.01) & (y < 0.17)
+    beside_drawer = _outside(x, scene.bay) & (np.abs(x) < 0.41)
+    in_body = beside_drawer & (z > 0.325) & (z < 0.395) & (np.abs(y) < 0.15)
+    too_far = scene_obs[:, SLIDER] > scene.slide_limit + _SLIDER_MARGIN_M
+    return (in_cabinet | in_body).any(axis=1) | too_far
+
+
+def _outside(x: np.ndarray, interval: tuple[float, float]) -> np.ndarray:
+    return (x < interval[0] - _MARGIN_M) | (x > interval[1] + _MARGIN_M)

@@ -1,0 +1,1 @@
+"""What the stage ``finetune`` is made of: one task's loop, the ensemble, the simulator."""

@@ -1,0 +1,280 @@
+"""DPPO of one task's policy with one seed, resumable: what stage ``finetune`` is made of."""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from pipeline import console
+from pipeline.artifacts import manifests
+from pipeline.latents.features import SplitFeatures
+from pipeline.params import Profile
+from pipeline.seeding import task_generator
+from wam.config import FinetuneConfig
+from wam.errors import WamError
+from wam.policy.network import DiffusionPolicy, policy_description
+from wam.ppo.curriculum import StartCurriculum
+from wam.ppo.disagreement import DisagreementEnsemble
+from wam.ppo.imagination import Environment, LatentEnv, imagined_outcome
+from wam.ppo.ppo import Dppo
+from wam.reliability.interruption import deferred
+from wam.reward.classifier import SuccessClassifier
+from wam.training.checkpoint import StateFile, save_model
+from wam.training.journal import Journal
+from wam.world_model.model import WorldModel
+
+if TYPE_CHECKING:
+    from pipeline.finetuning.simulator import Simulator
+
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+_SMALLEST_GAP = 0.1
+
+
+class ImaginedSuccess(NamedTuple):
+    """Share of the start states from which a policy, sampled as at evaluation, succeeds."""
+
+    training: float
+    held_out: float | None
+    """None without validation demonstrations"""
+
+
+class Parts(NamedTuple):
+    """What the fine-tuning of one task starts from, on the device."""
+
+    world_model: WorldModel
+    weights: str
+    """digest of the world model's weights when they were loaded"""
+    classifier: SuccessClassifier
+    base: DiffusionPolicy
+    starts: tuple[torch.Tensor, torch.Tensor]
+    """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
+    held_out: torch.Tensor
+    """first features of the validation demonstrations [S * D, F]: looked at, never trained on"""
+    num_held_out: int
+    """D of these: draws of one start are no further starts"""
+    demos: SplitFeatures
+    """all features of the training demonstrations, on the CPU"""
+    doubt: DisagreementEnsemble | None
+    """None: states unlike the data cost nothing"""
+    simulator: "Simulator | None"
+    """where episodes run; None: in the world model"""
+
+
+def finetune(
+    directory: Path,
+    work: Path,
+    task: str,
+    seed: int,
+    parts: Parts,
+    profile: Profile,
+    advance: Callable[..., None],
+) -> None:
+    """Fine-tune one policy into ``directory``, from its last checkpoint in ``work``, if any.
+
+    A run that was killed and continued gives the policy of an uninterrupted one on the same CPU.
+    Raises WamError if the checkpoint is of a later iteration than the run has, and Interrupted,
+    after a checkpoint, if the process is asked to end.
+    """
+    config = profile.finetune
+    directory.mkdir(parents=True, exist_ok=True)
+    demos = parts.starts[0]
+    device, feature = demos.device, demos.shape[-1]
+    generator = task_generator(seed, task, device)
+    dppo = Dppo(parts.base.base, feature, config, task_generator(seed, task, part=1))
+    env = _environment(task, parts, config, generator)
+    journal = Journal(directory / METRICS_FILE)
+    checkpoint = StateFile(work / CHECKPOINT_FILE, journal)
+    state = checkpoint.load()
+    if state is None:
+        first = _imagined_success(parts, dppo, config, task, seed)
+    else:
+        dppo.load_state_dict(state["dppo"])
+        _check_length(dppo.iteration, config, work)
+        generator.set_state(state["generator"])
+        first = ImaginedSuccess(*state["imagined_success_first"])
+    parted = False
+    advance(dppo.iteration, task)
+    curriculum = _curriculum(parts, config, task)
+    with deferred() as asked:
+        while dppo.iteration < config.iterations:
+            placed = _place_starts(env, parts, curriculum, dppo.iteration)
+            try:
+                record = dppo.train_iteration(env, generator) | placed
+            except WamError as error:
+                raise WamError(f"{task} seed {seed}: {error}") from None
+            last_one = dppo.iteration == config.iterations
+            if last_one or dppo.iteration % config.validate_every == 0:
+                now = _imagined_success(parts, dppo, config, task, seed)
+                record |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
+                if not parted and (warning := parting(first, now, parts.num_held_out)):
+                    parted = True
+                    console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
+            journal.append(record)
+            advance(1, _note(task, seed, record))
+            stop = asked()
+            if last_one or stop or dppo.iteration % config.checkpoint_every == 0:
+                checkpoint.save(
+                    {
+                        "dppo": dppo.state_dict(),
+                        "generator": generator.get_state(),
+                        "imagined_success_first": list(first),
+                    }
+                )
+            if stop:
+                return
+    _check_frozen(parts, directory, work)
+    description = policy_description(profile.policy, feature, config.finetuned_steps)
+    save_model(directory, dppo.policy, description)
+    final = journal.records()[-1]
+    if "training_starts_success" not in final:  # the run was to be longer
+        now = _imagined_success(parts, dppo, config, task, seed)
+        final |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
+    summary = {
+        "imagined_success_first": first.training,
+        "imagined_success_last": final["training_starts_success"],
+        "held_out_imagined_success_first": first.held_out,
+        "held_out_imagined_success_last": final["held_out_starts_success"],
+        "explored_success_last": final["explored_success"],
+        "success_decision": final["success_decision"],
+        "bc_kl": final["bc_kl"],
+        "approx_kl": final["approx_kl"],
+        "clip_fraction": sum(final["clip_fraction_by_k"]) / config.finetuned_steps,
+        "explained_variance": final["explained_variance"],
+        "actor_distance": final["actor_distance"],
+        "clamped_actions": final["clamped_actions"],
+        "iterations": dppo.iteration,
+        "environment": config.environment,
+    }
+    if config.disagreement_scale:
+        summary["penalty"] = final["penalty"]
+    manifests.write_json(directory / manifests.SUMMARY, summary)
+
+
+def _check_length(iteration: int, config: FinetuneConfig, place: Path) -> None:
+    if iteration > config.iterations:
+        raise WamError(
+            f"finetune.iterations: the begun run is at iteration {iteration}, beyond the "
+            f"{config.iterations} that are set ({place}); set at least as many, or move the "
+            "partial directory away to begin anew"
+        )
+
+
+def parting(first: ImaginedSuccess, now: ImaginedSuccess, held_out: int) -> str | None:
+    """What is wrong if success on training starts has risen and that on held-out starts has not.
+
+    ``held_out`` is the number of held-out starts, which bounds how exactly their success is known.
+    """
+    if first.held_out is None or now.held_out is None:
+        return None
+    gap = (now.training - first.training) - (now.held_out - first.held_out)
+    # Two standard errors of a share near one half, of which there are two.
+    if gap <= max(_SMALLEST_GAP, math.sqrt(2 / held_out)):
+        return None
+    return (
+        f"imagined success went from {first.training:.0%} to {now.training:.0%} on training "
+        f"starts, but from {first.held_out:.0%} to {now.held_out:.0%} on held-out ones: the policy "
+        "learns its starts by heart, or fools the model from them (more demonstrations and play "
+        "starts, a larger finetune.bc_scale, or fewer iterations)"
+    )
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Hex digest of a module's parameters and buffers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, values in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _environment(
+    task: str, parts: Parts, config: FinetuneConfig, generator: torch.Generator
+) -> Environment:
+    if parts.simulator is not None:
+        return parts.simulator.environment(task, config, generator)
+    return LatentEnv(
+        parts.world_model,
+        parts.classifier,
+        parts.starts,
+        config.envs,
+        config.max_decisions,
+        generator,
+        config.group if config.advantage == "group" else None,
+        parts.doubt,
+        config.disagreement_scale,
+    )
+
+
+def _check_frozen(parts: Parts, directory: Path, work: Path) -> None:
+    """Discard the run and raise WamError if the world model is not what it was."""
+    now = weights_digest(parts.world_model)
+    if now != parts.weights:
+        shutil.rmtree(directory)
+        shutil.rmtree(work)
+        raise WamError(
+            f"{directory}: the world model's weights changed while fine-tuning ({parts.weights} "
+            f"before, {now} after), so the policy was discarded; they have to stay frozen"
+        )
+
+
+def _curriculum(parts: Parts, config: FinetuneConfig, task: str) -> StartCurriculum | None:
+    """The curriculum of the demonstrations' starts; those of play stay what they are."""
+    if not config.start_curriculum:
+        return None
+    demos, device = parts.demos, parts.starts[0].device
+    iterations = config.start_curriculum * config.iterations
+    try:
+        return StartCurriculum(demos.posterior.to(device), demos.label, demos.length, iterations)
+    except WamError as error:
+        raise WamError(f"{task}: {error}") from None
+
+
+def _place_starts(
+    env: Environment, parts: Parts, curriculum: StartCurriculum | None, iteration: int
+) -> dict[str, Any]:
+    """Let episodes start where the curriculum is; returns what the iteration's record says of it.
+
+    The place follows from the iteration alone, so a continued run needs nothing saved.
+    """
+    if curriculum is None:
+        return {}
+    assert isinstance(env, LatentEnv)
+    demos, play = parts.starts
+    position = curriculum.position(iteration)
+    env.start_from([demos if position is None else curriculum.starts(position), play])
+    return {"start_position": position}
+
+
+def _imagined_success(
+    parts: Parts, dppo: Dppo, config: FinetuneConfig, task: str, seed: int
+) -> ImaginedSuccess:
+    """Imagined success from the demonstrations' starts, sampled as at evaluation."""
+
+    def share(starts: torch.Tensor) -> float:
+        # The same random numbers before and after: a fair comparison.
+        generator = task_generator(seed, task, starts.device, part=2)
+        outcome = imagined_outcome(
+            parts.world_model,
+            parts.classifier,
+            dppo.policy,
+            starts,
+            config.max_decisions,
+            generator,
+        )
+        return float(outcome.float().mean())
+
+    held_out = share(parts.held_out) if len(parts.held_out) else None
+    return ImaginedSuccess(share(parts.starts[0]), held_out)
+
+
+def _note(task: str, seed: int, record: dict[str, Any]) -> str:
+    success = record["explored_success"]
+    shown = "–" if success is None else f"{100 * success:.0f}%"
+    return f"{task} seed {seed}  success {shown}  BC-KL {record['bc_kl']:.4f}"

@@ -1,0 +1,1 @@
+"""What is known of demonstrations: their frames, and their features on disk."""

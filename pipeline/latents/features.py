@@ -1,0 +1,139 @@
+"""Latent features of the demonstrations on disk, one directory per task.
+
+A feature is [deter; one-hot stoch]; the file keeps deter as float16 and the class of every
+categorical as uint8, a quarter of the size (algorithm contract 3.2).
+Shapes: S posterior draws, N frames of all demonstrations in a row, D demonstrations, M play starts,
+F feature.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from pipeline.artifacts.layout import SPLITS
+from wam.errors import WamError
+from wam.training.checkpoint import load_tensors, save_tensors
+
+FEATURES_FILE = "features.safetensors"
+MAX_CLASSES = 256
+
+
+@dataclass(frozen=True)
+class SplitFeatures:
+    """The demonstrations of one split."""
+
+    posterior: torch.Tensor
+    """float32 [S, N, F], filtered from each demonstration's first frame"""
+    imagined: torch.Tensor
+    """float32 [S, N, F], predicted from the first feature and the recorded actions"""
+    context: torch.Tensor | None
+    """float32 [N, F], filtered with the preceding play; None: not made"""
+    action: torch.Tensor
+    """float32 [N, 7], executable"""
+    label: torch.Tensor
+    """bool [N], the task is accomplished"""
+    scene_obs: torch.Tensor
+    """float32 [N, 24]"""
+    length: torch.Tensor
+    """int64 [D], frames per demonstration"""
+
+    @property
+    def first(self) -> torch.Tensor:
+        """int64 [D], the first frame of every demonstration."""
+        return self.length.cumsum(0) - self.length
+
+
+@dataclass(frozen=True)
+class TaskFeatures:
+    """All features of one task."""
+
+    training: SplitFeatures
+    validation: SplitFeatures
+    play_starts: torch.Tensor
+    """float32 [S, M, F], zero-start features of play from which the task can be imagined"""
+    training_play: SplitFeatures
+    """windows of play in the place of demonstrations, for the reward; may have no frames"""
+    validation_play: SplitFeatures
+
+    @property
+    def size(self) -> int:
+        """F."""
+        return self.training.posterior.shape[-1]
+
+
+def no_features(draws: int, feature: int) -> SplitFeatures:
+    """Those of no demonstration at all, ``draws`` times, of size ``feature``."""
+    latents = torch.zeros(draws, 0, feature)
+    return SplitFeatures(
+        posterior=latents,
+        imagined=latents,
+        context=None,
+        action=torch.zeros(0, 7),
+        label=torch.zeros(0, dtype=torch.bool),
+        scene_obs=torch.zeros(0, 24),
+        length=torch.zeros(0, dtype=torch.int64),
+    )
+
+
+_LATENTS = ("posterior", "imagined", "context")
+_PARTS = (*SPLITS, "training_play", "validation_play")
+
+
+def save_features(directory: Path, features: TaskFeatures, deter: int, classes: int) -> None:
+    """Write the features of one task; ``deter`` and ``classes`` are the world model's sizes."""
+    if classes > MAX_CLASSES:
+        raise WamError(f"world_model.classes={classes}: features have room for {MAX_CLASSES}")
+    tensors = {"classes": torch.tensor(classes)}
+    for split in _PARTS:
+        for field in fields(SplitFeatures):
+            value = getattr(getattr(features, split), field.name)
+            if value is None:
+                continue
+            if field.name in _LATENTS:
+                tensors |= _packed(f"{split}.{field.name}", value, deter, classes)
+            else:
+                tensors[f"{split}.{field.name}"] = value
+    tensors |= _packed("play_starts", features.play_starts, deter, classes)
+    save_tensors(directory / FEATURES_FILE, tensors)
+
+
+def load_features(directory: Path, task: str) -> TaskFeatures:
+    """The features of ``task`` below a stage's ``directory``.
+
+    Raises WamError if they are missing or damaged.
+    """
+    tensors = load_tensors(directory / task, name=FEATURES_FILE)
+    try:
+        classes = int(tensors["classes"])
+        parts = {name: _split(tensors, name, classes) for name in _PARTS}
+        return TaskFeatures(play_starts=_unpacked(tensors, "play_starts", classes), **parts)
+    except KeyError as error:
+        raise WamError(
+            f"{directory / task / FEATURES_FILE}: no {error}; run 'wam featurize' again"
+        ) from None
+
+
+def _split(tensors: dict[str, torch.Tensor], split: str, classes: int) -> SplitFeatures:
+    values = {}
+    for field in fields(SplitFeatures):
+        name = f"{split}.{field.name}"
+        if field.name not in _LATENTS:
+            values[field.name] = tensors[name]
+        elif f"{name}.deter" in tensors or field.name != "context":
+            values[field.name] = _unpacked(tensors, name, classes)
+    return SplitFeatures(**{"context": None, **values})  # type: ignore[arg-type]
+
+
+def _packed(name: str, feature: torch.Tensor, deter: int, classes: int) -> dict[str, torch.Tensor]:
+    one_hot = feature[..., deter:].unflatten(-1, (-1, classes))
+    return {
+        f"{name}.deter": feature[..., :deter].half(),
+        f"{name}.stoch": one_hot.argmax(-1).to(torch.uint8),
+    }
+
+
+def _unpacked(tensors: dict[str, torch.Tensor], name: str, classes: int) -> torch.Tensor:
+    one_hot = functional.one_hot(tensors[f"{name}.stoch"].long(), classes)
+    return torch.cat([tensors[f"{name}.deter"].float(), one_hot.flatten(-2).float()], dim=-1)

@@ -1,0 +1,1 @@
+"""Images, film strips and animations."""

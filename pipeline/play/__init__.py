@@ -1,0 +1,1 @@
+"""Making play data in the embedded simulator."""

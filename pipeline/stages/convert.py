@@ -1,0 +1,268 @@
+"""Stage ``convert``: raw frames to one sharded Zarr v3 group per split.
+
+The job list is a pure function of the index, each job writes whole shards (:mod:`shard_job`), and
+what readers rely on, the group's attributes, is written last. A killed conversion therefore goes on
+where it stopped, and equal input and parameters give equal bytes with any number of workers.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline import console, workers
+from pipeline.artifacts import manifests
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.layout import Layout
+from pipeline.calvin.fields import SCHEMA_VERSION, STATISTICS_OF, StoreArray
+from pipeline.calvin.frame_checks import Finding
+from pipeline.calvin.moments import Moments
+from pipeline.params import Convert, Profile
+from pipeline.stages.index import RawIndex, load_index
+from pipeline.store.group import create_arrays, finish_group, parameters, store_arrays, store_path
+from pipeline.store.shard_job import Piece, ShardJob, ShardRecord, read_record, write_shard
+from wam.errors import WamError
+
+FINDINGS = "findings.json"
+"""Episodes that were dropped, and what the index found wrong with the data set."""
+_RECORDS = "records"
+
+
+def run(profile: Profile, layout: Layout, run_jobs: workers.JobRunner | None = None) -> None:
+    """Convert the indexed frames into ``layout.store``.
+
+    ``run_jobs`` runs the shard jobs; by default ``convert.workers`` and ``convert.dask_address``
+    decide. Raises WamError naming the first invalid frame; under ``on_error: skip-episode`` the
+    episode is dropped instead and ``findings.json`` tells why.
+    """
+    index = load_index(layout.index)
+    for split in index.splits.values():
+        if not Path(split.directory).is_dir():
+            raise WamError(
+                f"{split.directory}: the raw frames are not here, and the store has to be made of "
+                "them; get a finished one with 'dvc pull', or restore the frames (raw.path, or "
+                "'wam collect') and run 'wam index'"
+            )
+    settings = profile.convert
+    arrays = _arrays(index, settings)
+
+    def make(target: Build) -> None:
+        runner = contextlib.nullcontext(run_jobs) if run_jobs else workers.job_runner(settings)
+        with runner as run_all:
+            written, jobs = _write_all(index, arrays, target, settings, run_all)
+        finalize(written, arrays, target, settings, jobs)
+
+    build(
+        layout.store,
+        make,
+        stage="convert",
+        params=parameters(settings),
+        inputs={"index": manifests.fingerprint(layout.index, "index")},
+    )
+    splits = manifests.read_manifest(layout.store, "convert")["splits"].values()
+    num_frames = sum(split["num_frames"] for split in splits)
+    dropped = len(manifests.read_json(layout.store / FINDINGS)["dropped_episodes"])
+    num_shards = sum(split["num_shards"] for split in splits)
+    console.done(
+        "convert",
+        f"{num_frames:,} frames in {num_shards} shards at {layout.store}"
+        + (f"; {dropped} invalid episodes dropped, see {FINDINGS}" if dropped else ""),
+    )
+
+
+def plan(
+    index: RawIndex, arrays: dict[str, StoreArray], target: Build, settings: Convert
+) -> list[ShardJob]:
+    """One job per shard of every split, in order; a pure function of its arguments."""
+    return [
+        ShardJob(
+            split=name,
+            index=start // settings.shard_frames,
+            pieces=_pieces(split.episodes, start, start + settings.shard_frames),
+            raw_directory=Path(split.directory),
+            digits=split.digits,
+            kinds=split.arrays,
+            arrays=arrays,
+            shard_frames=settings.shard_frames,
+            chunk_frames=settings.chunk_frames,
+            zstd_level=settings.zstd_level,
+            store=store_path(target.directory, name),
+            records=target.work / _RECORDS,
+            skip_episodes=settings.on_error == "skip-episode",
+        )
+        for name, split in index.splits.items()
+        for start in range(0, split.num_frames, settings.shard_frames)
+    ]
+
+
+def finalize(
+    index: RawIndex,
+    arrays: dict[str, StoreArray],
+    target: Build,
+    settings: Convert,
+    jobs: list[ShardJob],
+) -> None:
+    """Write what needs all shards, the attributes last; tell the store's manifest of all."""
+    output = target.directory
+    statistics = _statistics(_records(job for job in jobs if job.split == "training"))
+    dropped = [finding for split in index.splits.values() for finding in split.findings]
+    manifests.write_json(
+        output / FINDINGS,
+        {
+            "dropped_episodes": [dataclasses.asdict(finding) for finding in dropped],
+            "warnings": [dataclasses.asdict(warning) for warning in index.warnings],
+        },
+    )
+    for name, split in index.splits.items():
+        finish_group(store_path(output, name), name, split, arrays, settings, statistics)
+    target.known.update(
+        (str(job.file(name).relative_to(output)), entry)
+        for job, record in zip(jobs, _records(jobs), strict=True)
+        for name, entry in record.files.items()
+    )
+    target.manifest.update(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "source": index.raw,
+            "source_digest": index.digest,
+            "splits": {
+                name: {
+                    "num_frames": split.num_frames,
+                    "num_episodes": len(split.episodes),
+                    "num_shards": sum(job.split == name for job in jobs),
+                }
+                for name, split in index.splits.items()
+            },
+            "arrays": {name: dataclasses.asdict(array) for name, array in arrays.items()},
+            "statistics": statistics,
+        }
+    )
+
+
+def _arrays(index: RawIndex, settings: Convert) -> dict[str, StoreArray]:
+    """What is stored of every frame of both splits."""
+    (name, arrays), *others = (
+        (name, store_arrays(split, settings)) for name, split in index.splits.items()
+    )
+    for other, its_arrays in others:
+        for key, array in arrays.items():
+            if array != its_arrays[key]:
+                raise WamError(
+                    f"{key}: {array.dtype} {array.shape} in {name}, {its_arrays[key].dtype} "
+                    f"{its_arrays[key].shape} in {other}; set convert.image_size to make images "
+                    "alike, or leave the array out"
+                )
+    return arrays
+
+
+def _write_all(
+    index: RawIndex,
+    arrays: dict[str, StoreArray],
+    target: Build,
+    settings: Convert,
+    run_jobs: workers.JobRunner,
+) -> tuple[RawIndex, list[ShardJob]]:
+    """Write all shards; the index without the episodes that had to be dropped, and its jobs.
+
+    Dropping one moves the rows behind it, so the list of jobs is made anew; shards before it match
+    their records and are not written again.
+    """
+    while True:
+        jobs = plan(index, arrays, target, settings)
+        _remove_stale(target, jobs)
+        for name, split in index.splits.items():
+            create_arrays(store_path(target.directory, name), arrays, split.num_frames, settings)
+        waiting = [job for job in jobs if read_record(job) is None]
+        num_frames = sum(job.num_frames for job in jobs)
+        done = num_frames - sum(job.num_frames for job in waiting)
+        findings: list[Finding] = []
+        with console.progress("convert", num_frames, "frames", done=done) as advance:
+            for record in run_jobs(write_shard, waiting):
+                findings += record.findings
+                advance(record.num_frames)
+        if not findings:
+            return index, jobs
+        for finding in findings:
+            console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
+        index = _drop(index, findings)
+
+
+def _records(jobs: Iterable[ShardJob]) -> Iterator[ShardRecord]:
+    """The records of finished jobs, one at a time."""
+    for job in jobs:
+        record = read_record(job)
+        assert record is not None
+        yield record
+
+
+def _statistics(records: Iterable[ShardRecord]) -> dict[str, dict[str, Any]]:
+    """Of every vector of the frames of ``records``, which are merged in the shards' order."""
+    merged: dict[str, Moments] = {}
+    for record in records:
+        for name in STATISTICS_OF:
+            part = Moments.from_dict(record.moments[name])
+            merged[name] = merged[name].merged(part) if name in merged else part
+    return {
+        name: {
+            "count": moments.count,
+            "min": moments.minimum.tolist(),
+            "max": moments.maximum.tolist(),
+            "mean": moments.mean.tolist(),
+            "std": moments.std.tolist(),
+        }
+        for name, moments in merged.items()
+    }
+
+
+def _pieces(episodes: list[tuple[int, int]], start: int, stop: int) -> tuple[Piece, ...]:
+    """Pieces of the episodes that fill rows [start, stop)."""
+    pieces = []
+    row = 0
+    for episode in episodes:
+        first = max(episode[0], episode[0] + start - row)
+        last = min(episode[1], episode[0] + stop - row)
+        if first < last:
+            pieces.append(Piece(first, last, episode))
+        row += episode[1] - episode[0]
+    return tuple(pieces)
+
+
+def _drop(index: RawIndex, findings: list[Finding]) -> RawIndex:
+    """``index`` without the episodes of ``findings``, which are noted in it."""
+    splits = {}
+    for name, split in index.splits.items():
+        first: dict[tuple[int, int], Finding] = {}
+        for finding in sorted(findings, key=lambda finding: finding.file):
+            if finding.split == name:
+                first.setdefault(finding.episode, finding)
+        kept = [
+            (episode, scene)
+            for episode, scene in zip(split.episodes, split.scenes, strict=True)
+            if episode not in first
+        ]
+        if not kept:
+            raise WamError(
+                f"{split.directory}: every episode is invalid; the first problem is "
+                f"{min(first.values(), key=lambda finding: finding.file).file}"
+            )
+        splits[name] = dataclasses.replace(
+            split,
+            episodes=[episode for episode, _ in kept],
+            scenes=[scene for _, scene in kept],
+            num_frames=sum(stop - start for (start, stop), _ in kept),
+            findings=[*split.findings, *first.values()],
+        )
+    return dataclasses.replace(index, splits=splits)
+
+
+def _remove_stale(target: Build, jobs: list[ShardJob]) -> None:
+    """Remove records and files of shards that no job would write, and half-written files."""
+    expected = {job.record_path for job in jobs}
+    expected.update(job.file(name) for job in jobs for name in job.arrays)
+    directories = {job.store / name for job in jobs for name in job.arrays}
+    for directory in [target.work / _RECORDS, *directories]:
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in directory.iterdir():
+            if path not in expected:
+                path.unlink()

@@ -1,0 +1,364 @@
+"""Success rates in the simulator, from the held-out start states (algorithm contract 7.1).
+
+``controls`` are the scripted expert, which bounds what is possible, and an arm that holds still,
+which should succeed nowhere. A variant's policies are rolled out before (bc) and after (ppo)
+fine-tuning, one roll-out per start and seed, with the same random numbers for both variants.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from pipeline import console
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
+from pipeline.evaluation.simulator import (
+    num_workers,
+    open_pool,
+    simulator_for,
+    warn_of_impossible,
+    warn_of_other_images,
+)
+from pipeline.evaluation.statistics import wilson
+from pipeline.params import Profile
+from pipeline.pictures import clips
+from pipeline.report.results import FINETUNED, STAGES, Policy, link_figures
+from pipeline.stages.extract import Start, load_demos
+from pipeline.store.group import store_path
+from pipeline.store.open import open_store
+from wam.config import CHUNK, TASKS
+from wam.envs.backend import SimulatorConfig, make_env, require_packages
+from wam.envs.pool import Episode
+from wam.errors import WamError
+
+_CLIP_STATIC, _CLIP_GRIPPER = 200, 84
+_CLIPPED = ("expert", "bc", *FINETUNED.values())
+
+Starts = Mapping[str, Sequence[Start]]
+Part = dict[str, Any]
+"""What is kept of a job: ``rollouts``, and ``actions`` [T][7] of the first of them for its clip."""
+
+
+class Job(NamedTuple):
+    """One pass of one policy over all starts of a task."""
+
+    variant: str | None
+    task: str
+    stage: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return Policy(self.variant, self.stage).label
+
+
+def run(profile: Profile, layout: Layout, name: str) -> None:
+    """Evaluate the ``controls`` or the policies of the variant called ``name``.
+
+    Writes ``rollouts.json``, ``summary.json``, ``metrics.json`` and clips to
+    ``layout.evaluation(name)``. Raises WamError without the simulator or without an input artifact.
+    """
+    require_packages(profile.env.backend, "evaluation runs in the simulator")
+    inputs = {"demos": fingerprint(layout.demos, "extract")}
+    if name != "controls":
+        inputs["world_model"] = fingerprint(layout.world_model(name), "train-world-model")
+        inputs["policy"] = fingerprint(layout.policy(name), "train-policy")
+        inputs["reward"] = fingerprint(layout.reward(name), "train-reward")
+        inputs["finetune"] = fingerprint(layout.finetune(name), "finetune")
+    data = _store_attrs(layout)
+    simulator = simulator_for(profile, layout.store, data)
+    origin = simulator.origin()
+    if name != "controls":
+        warn_of_other_images(data, {**origin, "scene": simulator.scene})
+    starts = _starts(profile, layout)
+    jobs = _jobs(profile, layout, name)
+    params = {
+        "evaluate": asdict(profile.evaluate),
+        "env": simulator,
+        "jobs": jobs,
+        "filtering": profile.features.filtering._asdict(),
+    }
+
+    def make(target: Build) -> None:
+        directory = target.directory
+        missing = [job for job in jobs if not target.is_finished(_part_path(directory, job).stem)]
+        if missing:
+            for job, part in _roll_out(profile, layout, simulator, missing, starts):
+                path = _part_path(directory, job)
+                write_json(path, part)
+                target.finish(path.stem, [path])
+        parts = {job: read_json(_part_path(directory, job)) for job in jobs}
+        if profile.evaluate.clips:
+            _film(directory, simulator, profile.env.workers, parts, starts)
+        summary = [{**summarise(job, part["rollouts"]), **origin} for job, part in parts.items()]
+        rollouts = [rollout for part in parts.values() for rollout in part["rollouts"]]
+        write_json(directory / "summary.json", summary)
+        write_json(directory / "rollouts.json", rollouts)
+        write_json(directory / "metrics.json", _metrics(summary))
+        target.manifest.update(origin, scene=simulator.scene, device=parts[jobs[0]]["device"])
+
+    build(
+        layout.evaluation(name),
+        make,
+        stage=f"evaluate-{name}",
+        params=params,
+        inputs=inputs,
+        growing=["jobs", "evaluate.clips"],
+    )
+    summary, rollouts = (
+        read_json(layout.evaluation(name) / file) for file in ("summary.json", "rollouts.json")
+    )
+    _show(name, summary)
+    stages = dict.fromkeys(job.stage for job in jobs)
+    rates = ", ".join(
+        f"{STAGES[stage]} {_rate([row for row in rollouts if row['stage'] == stage])}"
+        for stage in stages
+    )
+    console.done(f"evaluate {name}", f"{rates} · {layout.evaluation(name)}")
+
+
+def summarise(job: Job, rollouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of ``summary.json``."""
+    successes = sum(rollout["success"] for rollout in rollouts)
+    rate = wilson(successes, len(rollouts))
+    return {
+        **job._asdict(),
+        "successes": successes,
+        "episodes": len(rollouts),
+        "success_rate": rate.value,
+        "ci_low": rate.low,
+        "ci_high": rate.high,
+        **(agreement._asdict() if (agreement := link_figures(rollouts)) else {}),
+    }
+
+
+def episode_seed(seed: int, task: str, frame_id: int) -> int:
+    """The seed of one start's random numbers: the same for every policy, whatever else runs."""
+    return int(np.random.SeedSequence([seed, TASKS.index(task), frame_id]).generate_state(1)[0])
+
+
+def _jobs(profile: Profile, layout: Layout, name: str) -> list[Job]:
+    passes: list[tuple[str | None, str, int]]
+    if name == "controls":
+        passes = [(None, stage, profile.evaluate.seed) for stage in ("expert", "zero")]
+    else:
+        passes = [(name, "bc", profile.policy.seed)]
+        made = read_manifest(layout.finetune(name), "finetune")
+        tuned = FINETUNED[made.get("environment", "world_model")]
+        passes += [(name, tuned, seed) for seed in profile.finetune.seeds]
+    return [
+        Job(variant, task, stage, seed) for task in profile.tasks for variant, stage, seed in passes
+    ]
+
+
+def _part_path(directory: Path, job: Job) -> Path:
+    return directory / "parts" / f"{job.task}-{job.stage}-{job.seed}.json"
+
+
+def _store_attrs(layout: Layout) -> dict[str, Any]:
+    return open_store(store_path(layout.store, "validation")).attrs
+
+
+def _starts(profile: Profile, layout: Layout) -> Starts:
+    """The held-out starts of every task. Raises WamError if a task has none."""
+    demos = load_demos(layout.demos)
+    starts = {}
+    for task in profile.tasks:
+        starts[task] = demos[task].starts[: profile.evaluate.max_episodes]
+        if not starts[task]:
+            raise WamError(
+                f"{layout.demos}: no held-out start of {task}; the validation split needs at least "
+                "one annotation of each task (more collect.validation_frames, or fewer tasks)"
+            )
+        states = np.array([start.scene_obs for start in starts[task]])
+        frame_ids = [start.frame_id for start in starts[task]]
+        warn_of_impossible(task, states, frame_ids, "held-out starts", "counted")
+    return starts
+
+
+def _roll_out(
+    profile: Profile,
+    layout: Layout,
+    simulator: SimulatorConfig,
+    jobs: Sequence[Job],
+    starts: Starts,
+) -> Iterator[tuple[Job, Part]]:
+    """Every job with its part, one after the other."""
+    # Imported here: torch, which the workers and a run that lacks only its clips do without.
+    from pipeline.evaluation import agreement
+    from pipeline.evaluation.rollout import Agent, roll_out, run_control
+    from wam.device import resolve
+    from wam.policy.network import load_policy
+    from wam.reward.classifier import load_reward
+    from wam.training.checkpoint import load_world_model
+
+    device = resolve(profile.device)
+    variant = jobs[0].variant
+    if variant is not None:
+        model, normalizer = load_world_model(layout.world_model(variant), device)
+    max_steps = profile.evaluate.max_steps
+    total = sum(len(starts[job.task]) for job in jobs)
+    with (
+        open_pool(simulator, profile.env.workers, cameras=variant is not None) as pool,
+        console.progress(f"evaluate {variant or 'controls'}", total, "episodes") as advance,
+    ):
+        for job in jobs:
+            chosen = starts[job.task]
+            episodes = _episodes(job.task, profile.evaluate.seed, chosen)
+            tally = _tally(job, advance)
+            seen: dict[str, list[bool]] = {}
+            if variant is None:
+                outcome = run_control(job.stage, pool, episodes, max_steps, tally)
+            else:
+                policy = load_policy(_policy_path(layout, job), device)
+                agent = Agent(
+                    model,
+                    normalizer,
+                    policy,
+                    profile.features.filtering,
+                    device,
+                    profile.evaluate.ddim_steps,
+                )
+                outcome, experience = roll_out(agent, pool, episodes, max_steps, tally)
+                found = agreement.examine(
+                    agent,
+                    load_reward(layout.reward(variant) / job.task, device),
+                    experience,
+                    [episode.seed for episode in episodes],
+                    -(-max_steps // CHUNK),
+                )
+                seen = {name: flags.tolist() for name, flags in found._asdict().items()}
+            results = zip(chosen, outcome.success, outcome.steps, strict=True)
+            rollouts = [
+                {
+                    **job._asdict(),
+                    "frame_id": start.frame_id,
+                    "success": bool(success),
+                    "steps": int(steps),
+                    **{name: flags[row] for name, flags in seen.items()},
+                }
+                for row, (start, success, steps) in enumerate(results)
+            ]
+            yield (
+                job,
+                {
+                    "rollouts": rollouts,
+                    "actions": outcome.actions.tolist(),
+                    "device": str(device),
+                },
+            )
+
+
+def _episodes(task: str, seed: int, starts: Sequence[Start]) -> list[Episode]:
+    return [
+        Episode(
+            task,
+            np.array(start.robot_obs),
+            np.array(start.scene_obs),
+            episode_seed(seed, task, start.frame_id),
+        )
+        for start in starts
+    ]
+
+
+def _policy_path(layout: Layout, job: Job) -> Path:
+    variant = job.variant or ""
+    if job.stage == "bc":
+        return layout.policy(variant) / job.task
+    return layout.finetune(variant) / job.task / f"seed-{job.seed}"
+
+
+def _tally(job: Job, advance: Callable[..., None]) -> Callable[[int, int], None]:
+    """Moves the progress bar and shows the success rate so far."""
+    ended = successes = 0
+
+    def tally(more: int, successful: int) -> None:
+        nonlocal ended, successes
+        ended += more
+        successes += successful
+        advance(more, note=f"{job.task} {job.label}: {successes}/{ended} succeeded")
+
+    return tally
+
+
+def _film(
+    directory: Path,
+    simulator: SimulatorConfig,
+    workers: int,
+    parts: Mapping[Job, Part],
+    starts: Starts,
+) -> None:
+    """A clip of the first start of every task and stage, first seed, unless it is there already.
+
+    The recorded actions are repeated with larger images; a fresh simulator gives the same states.
+    """
+    wanted: dict[Path, Job] = {}
+    for job in parts:
+        path = directory / f"{job.task}-{job.stage}.webp"
+        if job.stage in _CLIPPED and not path.is_file():
+            wanted.setdefault(path, job)
+    if not wanted:
+        return
+    large = replace(simulator, static_size=_CLIP_STATIC, gripper_size=_CLIP_GRIPPER)
+    takes = [
+        clips.Take(
+            path,
+            f"{job.task.replace('_', ' ')} · {job.label}",
+            _episodes(job.task, 0, starts[job.task][:1])[0],
+            np.array(parts[job]["actions"]),
+            parts[job]["rollouts"][0]["success"],
+        )
+        for path, job in wanted.items()
+    ]
+    with console.progress("roll-out clips", len(takes), "clips") as advance:
+        for take in clips.film(partial(make_env, large), num_workers(workers, large), takes):
+            advance(note=take.path.name)
+
+
+def _rate(rollouts: Sequence[Mapping[str, Any]]) -> str:
+    return f"{sum(rollout['success'] for rollout in rollouts)}/{len(rollouts)}"
+
+
+def _metrics(summary: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Success rates pooled over seeds: stage -> task -> rate, for ``dvc metrics``."""
+    counts: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    for row in summary:
+        count = counts[row["stage"]][row["task"]]
+        count[0] += row["successes"]
+        count[1] += row["episodes"]
+    rates = {
+        stage: {task: k / n for task, (k, n) in tasks.items()} for stage, tasks in counts.items()
+    }
+    return {
+        stage: {**tasks, "average": sum(tasks.values()) / len(tasks)}
+        for stage, tasks in rates.items()
+    }
+
+
+def _show(name: str, summary: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=f"success from the held-out starts: {name}", title_justify="left")
+    for column in ("task", "policy", "seed"):
+        table.add_column(column)
+    for column in ("successes", "rate", "95 % interval"):
+        table.add_column(column, justify="right")
+    previous = None
+    for row in summary:
+        if previous not in (None, row["task"]):
+            table.add_section()
+        table.add_row(
+            "" if previous == row["task"] else row["task"],
+            STAGES[row["stage"]],
+            str(row["seed"]),
+            f"{row['successes']}/{row['episodes']}",
+            f"{100 * row['success_rate']:.1f} %",
+            f"{100 * row['ci_low']:.0f}-{100 * row['ci_high']:.0f} %",
+        )
+        previous = row["task"]
+    console.console.print(table)

@@ -1,0 +1,298 @@
+"""Stage ``evaluate-world-model``: both variants on the same held-out play (algorithm contract 8).
+
+Open loop: from one given frame a model predicts the rest of a sequence from the recorded actions,
+one sample of the prior per step. The variants see the same sequences and the same random numbers,
+so that their differences are paired. Probes then ask what the frozen encoders, and the predicted
+frames, tell about the actions, and what encoders and latents tell about the scene.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from pipeline import console
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
+from pipeline.batches.from_store import validation_windows
+from pipeline.batches.order import fixed_windows
+from pipeline.evaluation.open_loop import BOTH, OpenLoop, measure
+from pipeline.evaluation.perceptual import (
+    CLIP_FEATURES,
+    FRAME_DISTANCES,
+    frechet_distance,
+    open_available,
+)
+from pipeline.evaluation.statistics import paired_difference
+from pipeline.params import EvaluateWorldModel, Profile
+from pipeline.report.results import trained_apart
+from pipeline.store.group import store_path
+from pipeline.store.open import open_store
+from wam import device as devices
+from wam.batch import Batch
+from wam.config import VARIANTS
+from wam.tasks import FIXTURES
+from wam.training.checkpoint import load_world_model
+from wam.world_model.assessment import Predictions, predict
+from wam.world_model.model import WorldModel
+from wam.world_model.nets import CAMERAS
+from wam.world_model.probe import (
+    Probe,
+    SceneViews,
+    action_pairs,
+    embed_windows,
+    explained,
+    fit_linear,
+    fit_mlp,
+    scene_views,
+    score,
+)
+
+STAGE = "evaluate-world-model"
+HORIZONS = (1, 5, 10, 25, 50)
+"""Steps ahead that tables show; the curves hold all."""
+UNTRAINED = "untrained"
+"""The encoder before training: what a probe finds in images that nothing was learned from."""
+
+
+def run(profile: Profile, layout: Layout) -> None:
+    """Evaluate all variants; writes ``world_model.json``, ``open_loop.json`` and ``metrics.json``.
+
+    Raises WamError if a world model or the store is absent, or a file of weights is unusable.
+    """
+    device = devices.resolve(profile.device)
+    devices.keep_freed_memory()
+    inputs = {"store": fingerprint(layout.store, "convert", deep=False)}
+    for variant in VARIANTS:
+        inputs[variant] = fingerprint(layout.world_model(variant), "train-world-model")
+    params = {
+        "evaluate_world_model": asdict(profile.evaluate_world_model),
+        "filtering": profile.features.filtering._asdict(),
+        "untrained_seed": profile.train_world_model.seed,
+        "device": device.type,
+    }
+    output = layout.world_model_evaluation
+
+    def make(target: Build) -> None:
+        result, curves = _evaluate(profile, layout, device)
+        write_json(target.directory / "world_model.json", result)
+        write_json(target.directory / "open_loop.json", curves)
+        write_json(target.directory / "metrics.json", _metrics(result))
+
+    build(output, make, stage=STAGE, params=params, inputs=inputs)
+    _show(read_json(output / "world_model.json"))
+    trained = {v: read_manifest(layout.world_model(v), "train-world-model") for v in VARIANTS}
+    if (notice := trained_apart(trained)) is not None:
+        console.warn(notice)
+    console.done(STAGE, str(output))
+
+
+def _evaluate(
+    profile: Profile, layout: Layout, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of the result's file and of the curves'."""
+    settings, filtering = profile.evaluate_world_model, profile.features.filtering
+    distances, no_distances = open_available(FRAME_DISTANCES, settings, device)
+    features, no_features = open_available(CLIP_FEATURES, settings, device)
+    missing = no_distances | no_features
+    for name, why in missing.items():
+        console.note(f"{name}: not computed: {why}")
+    training, learned = _play(layout, "training", settings.probe_sequences, settings)
+    held_out, judged = _play(layout, "validation", settings.open_loop_sequences, settings)
+    models = {
+        variant: load_world_model(layout.world_model(variant), device)[0] for variant in VARIANTS
+    }
+    untrained = WorldModel(models[VARIANTS[0]].config, profile.train_world_model.seed).to(device)
+    seen = [embed_windows(untrained, windows, device) for windows in (training, held_out)]
+    _, probe_scores = _probe(seen, training, held_out, settings.seed)
+    probes = {UNTRAINED: probe_scores}
+    opened: dict[str, OpenLoop] = {}
+    faithfulness, scene = {}, {}
+    total = len(models) * settings.open_loop_sequences
+    with console.progress("evaluate world models", total, "sequences") as advance:
+        for variant, model in models.items():
+            seen = [embed_windows(model, windows, device) for windows in (training, held_out)]
+            probe, probes[variant] = _probe(seen, training, held_out, settings.seed)
+            predictions = _counted(
+                predict(model, held_out, settings.seed, device, filtering), advance
+            )
+            opened[variant] = measure(model, predictions, distances, features)
+            pairs = opened[variant].pairs
+            faithfulness[variant] = score(probe(pairs.inputs), pairs.target)
+            scene[variant] = _probe_scene(
+                scene_views(model, seen[0], training, learned, settings.seed, filtering),
+                scene_views(model, seen[1], held_out, judged, settings.seed, filtering),
+            )
+    result = {
+        "sequences": settings.open_loop_sequences,
+        "steps": settings.open_loop_steps,
+        "quality": _compare(opened),
+        "perceptual": {
+            **{name: {"computed": False, "why": why} for name, why in missing.items()},
+            **{name: {"computed": True} for name in distances},
+            **{name: {"computed": True, **_frechet(name, opened)} for name in features},
+        },
+        "probe_pairs": int(training.id_mask.sum()),
+        "probe": probes,
+        "action_faithfulness": faithfulness,
+        "scene_probe": scene,
+    }
+    return result, {variant: _curve(entry) for variant, entry in opened.items()}
+
+
+def _play(
+    layout: Layout, split: str, count: int, settings: EvaluateWorldModel
+) -> tuple[Batch, torch.Tensor]:
+    """Fixed windows [T, B], and the state of the fixtures in them, float32 [T, B, 5]."""
+    store = open_store(store_path(layout.store, split))
+    length = settings.open_loop_steps + 1
+    windows = validation_windows(store, length, count, settings.seed)
+    starts = fixed_windows(store.episodes, length, count, settings.seed)
+    rows = starts + np.arange(length)[:, None]
+    states = store.read("scene_obs")[rows][..., list(FIXTURES.values())]
+    return windows, torch.from_numpy(states.astype(np.float32))
+
+
+def _probe_scene(learned: SceneViews, judged: SceneViews) -> dict[str, dict[str, float]]:
+    """R2 of every fixture by view, of linear probes fitted to ``learned``."""
+    found = {}
+    for view, fitted, pairs in zip(SceneViews._fields, learned, judged, strict=True):
+        shares = explained(fit_linear(fitted)(pairs.inputs), pairs.target)
+        found[view] = dict(zip(FIXTURES, shares.tolist(), strict=True))
+    return found
+
+
+def _probe(
+    embeddings: Sequence[torch.Tensor], training: Batch, held_out: Batch, seed: int
+) -> tuple[Probe, dict[str, Any]]:
+    """The nonlinear probe on both ``embeddings``, and the held-out scores of both kinds."""
+    learned, judged = map(action_pairs, embeddings, (training, held_out))
+    probes = {
+        "linear": fit_linear(learned),
+        "mlp": fit_mlp(learned, torch.Generator().manual_seed(seed)),
+    }
+    scores = {name: score(probe(judged.inputs), judged.target) for name, probe in probes.items()}
+    return probes["mlp"], scores
+
+
+def _counted(
+    predictions: Iterator[Predictions], advance: Callable[[int], None]
+) -> Iterator[Predictions]:
+    for part in predictions:
+        yield part
+        advance(part.kl.shape[1])
+
+
+def _compare(opened: Mapping[str, OpenLoop]) -> list[dict[str, Any]]:
+    """A row per measure, camera and horizon; horizon None stands for the mean of all frames.
+
+    Mean and standard deviation are over sequences, the difference is that of the same sequences;
+    None for a single one, which tells nothing about others.
+    """
+    first = opened[VARIANTS[0]]
+    rows = []
+    for measure_name, camera in first.quality:
+        frames = {v: entry.quality[measure_name, camera] for v, entry in opened.items()}
+        rows.append(_row(measure_name, camera, None, {v: f.mean(0) for v, f in frames.items()}))
+        rows += [
+            _row(measure_name, camera, horizon, {v: f[horizon - 1] for v, f in frames.items()})
+            for horizon in HORIZONS
+            if horizon <= len(frames[VARIANTS[0]])
+        ]
+    rows += [
+        _row(
+            "posterior_psnr",
+            camera,
+            None,
+            {v: entry.posterior_psnr[camera].mean(0) for v, entry in opened.items()},
+        )
+        for camera in first.posterior_psnr
+    ]
+    return rows
+
+
+def _row(
+    name: str, camera: str, horizon: int | None, sequences: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    first, second = (sequences[variant] for variant in VARIANTS)
+    return {
+        "measure": name,
+        "camera": camera,
+        "horizon": horizon,
+        **{v: {"mean": float(x.mean()), "std": float(x.std())} for v, x in sequences.items()},
+        "difference": paired_difference(first, second)._asdict() if len(first) > 1 else None,
+    }
+
+
+def _frechet(name: str, opened: Mapping[str, OpenLoop]) -> dict[str, dict[str, float]]:
+    """Per variant the distance of each camera's clips, and their mean."""
+    distances = {}
+    for variant, entry in opened.items():
+        cameras = {camera: frechet_distance(*entry.clips[name, camera]) for camera in CAMERAS}
+        distances[variant] = {**cameras, BOTH: sum(cameras.values()) / len(cameras)}
+    return distances
+
+
+def _curve(entry: OpenLoop) -> list[dict[str, float]]:
+    """Means and standard deviations over sequences, a record per horizon."""
+    records = []
+    for step in range(len(entry.quality["psnr", BOTH])):
+        record: dict[str, float] = {"horizon": step + 1}
+        for (name, camera), values in entry.quality.items():
+            record[f"{name}_{camera}"] = float(values[step].mean())
+            record[f"{name}_{camera}_std"] = float(values[step].std())
+        records.append(record)
+    return records
+
+
+def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The headline figures for ``dvc metrics``: variant -> figure."""
+    figures: dict[str, dict[str, float]] = {}
+    for variant in VARIANTS:
+        own = figures[variant] = {}
+        for row in result["quality"]:
+            if row["camera"] == BOTH:
+                suffix = "" if row["horizon"] is None else f"_{row['horizon']}"
+                own[row["measure"] + suffix] = row[variant]["mean"]
+        for kind, scores in result["probe"][variant].items():
+            own[f"probe_{kind}_r2"] = scores["r2_mean"]
+            own[f"probe_{kind}_gripper_accuracy"] = scores["gripper_accuracy"]
+        for view, shares in result["scene_probe"][variant].items():
+            own[f"scene_{view}_r2"] = sum(shares.values()) / len(shares)
+        own["action_faithfulness_r2"] = result["action_faithfulness"][variant]["r2_mean"]
+    return figures
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    title = f"open loop, {result['sequences']} sequences, mean of both cameras"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in ("measure", "step", *VARIANTS, "difference [95 %]"):
+        table.add_column(column, justify="left" if column == "measure" else "right")
+    for row in result["quality"]:
+        if row["camera"] == BOTH:
+            digits = 2 if "psnr" in row["measure"] else 3
+            difference = row["difference"]
+            ends = () if difference is None else (difference[end] for end in ("low", "high"))
+            interval = ", ".join(f"{end:+.{digits}f}" for end in ends)
+            table.add_row(
+                row["measure"],
+                "all" if row["horizon"] is None else str(row["horizon"]),
+                *(f"{row[v]['mean']:.{digits}f} ± {row[v]['std']:.{digits}f}" for v in VARIANTS),
+                f"{difference['value']:+.{digits}f} [{interval}]" if difference else "-",
+            )
+    console.console.print(table)
+    console.note("differences: of these two trained models, over the same held-out sequences")
+    for variant, views in result["scene_probe"].items():
+        for view, shares in views.items():
+            found = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+            console.note(f"scene probe R², {variant}, {view.replace('_', ' ')}: {found}")
+    for name, kinds in result["probe"].items():
+        found = ", ".join(
+            f"{kind} R² {scores['r2_mean']:.3f}, gripper {scores['gripper_accuracy']:.1%}"
+            for kind, scores in kinds.items()
+        )
+        console.note(f"action probe, {name}: {found}")

@@ -1,0 +1,247 @@
+"""Stage ``featurize``: the demonstrations of every task as latents of a frozen world model.
+
+By default a demonstration is filtered anew from its own first frame, because that is how an episode
+begins at evaluation; the filter with the preceding play as context is stored beside it (algorithm
+contract 3.3). Imagined copies follow the recorded actions from the first feature (5.3).
+Shapes: T time, D demonstrations, S draws, E embedding, F feature.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline import console
+from pipeline.artifacts import manifests
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.calvin.fields import CAMERAS
+from pipeline.latents.features import SplitFeatures, TaskFeatures, no_features, save_features
+from pipeline.params import Features, Profile
+from pipeline.pictures.images import all_to_model_size
+from pipeline.seeding import task_generator
+from pipeline.stages.extract import Demo, TaskDemos, load_demos
+from pipeline.store.open import Store, open_store
+from wam import device as devices
+from wam import tasks
+from wam.actions import executable
+from wam.training.checkpoint import load_world_model
+from wam.world_model.filtering import filter_embeddings, first_state
+from wam.world_model.model import WorldModel
+
+STAGE = "featurize"
+CONTEXT_FRAMES = 150
+"""Preceding frames after which the filter has long context."""
+
+_EMBED_FRAMES = 256
+"""Frames embedded at once."""
+
+
+class Sequences(NamedTuple):
+    """Demonstrations side by side, all starting at the same row of the time axis."""
+
+    embedding: torch.Tensor
+    """float32 [T, D, E], zeros where a demonstration has no frame"""
+    action: torch.Tensor
+    """float32 [T, D, 7], executable"""
+    length: torch.Tensor
+    """int64 [D], frames from the demonstration's first one"""
+    context: torch.Tensor
+    """int64 [D], frames of context before it"""
+    start: int
+    """Row of the first frame of every demonstration"""
+    scene_obs: list[np.ndarray]
+    """float64 [T, 24] of every demonstration"""
+
+
+def run(profile: Profile, layout: Layout, variant: str) -> None:
+    """Featurize the profile's tasks with the world model ``variant``; finished tasks are kept."""
+    device = devices.resolve(profile.device)
+    inputs = {
+        "demos": manifests.fingerprint(layout.demos, "extract"),
+        "store": manifests.fingerprint(layout.store, "convert", deep=False),
+        "world_model": manifests.fingerprint(layout.world_model(variant), "train-world-model"),
+    }
+    demos = load_demos(layout.demos)
+    all_demos = {task: demos[task] for task in profile.tasks}
+    stores = {split: open_store(layout.store / f"{split}.zarr") for split in SPLITS}
+    world_model, _ = load_world_model(layout.world_model(variant), device)
+    output = layout.features(variant)
+    params = {"features": asdict(profile.features), "tasks": list(profile.tasks)}
+
+    def make(target: Build) -> None:
+        maker = FeatureMaker(world_model, stores, profile.features, device)
+        with console.progress(f"featurize {variant}", len(profile.tasks), "tasks") as advance:
+            for task, task_demos in all_demos.items():
+                directory = target.directory / task
+                if not target.is_finished(task):
+                    features = maker.task_features(task, task_demos)
+                    _save(directory, features, world_model)
+                    target.finish(task, directory.iterdir())
+                advance(1, task)
+        manifests.merge_summaries(target.directory, profile.tasks)
+
+    build(output, make, stage=STAGE, params=params, inputs=inputs, growing=["tasks"])
+    summary = manifests.read_json(output / manifests.SUMMARY)
+    frames = sum(
+        entry["training_frames"] + entry["validation_frames"] for entry in summary.values()
+    )
+    console.done(
+        STAGE,
+        f"{variant}: {frames:,} frames of {len(summary)} task(s) × {profile.features.draws} "
+        f"draws → {output}",
+    )
+
+
+class FeatureMaker:
+    """Turns rows of the store into features of a frozen world model."""
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        stores: dict[str, Store],
+        settings: Features,
+        device: torch.device,
+    ) -> None:
+        self._world_model, self._stores = world_model, stores
+        self._settings, self._device = settings, device
+        self._normalizers = {split: store.proprio_normalizer() for split, store in stores.items()}
+
+    def task_features(self, task: str, demos: TaskDemos) -> TaskFeatures:
+        """The features of all that was extracted for ``task``."""
+        # Behaviour cloning alone uses the context, and only of the training demonstrations.
+        context = self._settings.context
+        # Each part has random numbers of its own: it does not depend on the others.
+        generators = [
+            task_generator(self._settings.seed, task, self._device, part=part) for part in range(5)
+        ]
+        return TaskFeatures(
+            training=self._features(task, "training", demos.training, generators[0], context),
+            validation=self._features(task, "validation", demos.validation, generators[1]),
+            play_starts=self._play_starts(demos.imagination_starts, generators[2]),
+            training_play=self._features(task, "training", demos.training_play, generators[3]),
+            validation_play=self._features(
+                task, "validation", demos.validation_play, generators[4]
+            ),
+        )
+
+    @torch.no_grad()
+    def _features(
+        self,
+        task: str,
+        split: str,
+        demos: list[Demo],
+        generator: torch.Generator,
+        with_context: bool = False,
+    ) -> SplitFeatures:
+        settings = self._settings
+        if not demos:
+            return no_features(settings.draws, self._world_model.config.feature)
+        data = self._sequences(self._stores[split], demos, CONTEXT_FRAMES if with_context else 0)
+        embedding, action = data.embedding[data.start :], data.action[data.start :]
+        is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=self._device)
+        is_first[:1] = True
+        states = filter_embeddings(
+            self._world_model,
+            embedding,
+            action,
+            is_first,
+            generator,
+            settings.filtering,
+            settings.draws,
+        )
+        first = states.feature[0]
+        repeated = action[:-1].repeat(1, settings.draws, 1)
+        predicted = self._world_model.imagine(first, repeated, generator)
+        imagined = torch.cat([first.unsqueeze(0), predicted])
+        context = None
+        if with_context:
+            whole = torch.zeros(data.action.shape[:2], dtype=torch.bool, device=self._device)
+            columns = torch.arange(len(demos), device=self._device)
+            whole[data.start - data.context, columns] = True
+            filtered = filter_embeddings(
+                self._world_model, data.embedding, data.action, whole, generator, settings.filtering
+            )
+            context = _by_demo(filtered.feature[data.start :], data.length, 1)[0]
+        label = [tasks.achieved(task, scene[0], scene) for scene in data.scene_obs]
+        return SplitFeatures(
+            posterior=_by_demo(states.feature, data.length, settings.draws),
+            imagined=_by_demo(imagined, data.length, settings.draws),
+            context=context,
+            action=_by_demo(action, data.length, 1)[0],
+            label=torch.from_numpy(np.concatenate(label)),
+            scene_obs=torch.from_numpy(np.concatenate(data.scene_obs)).float(),
+            length=data.length.cpu(),
+        )
+
+    @torch.no_grad()
+    def _play_starts(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+        """Zero-start features [S, M, F] of single rows of the training split."""
+        store, settings = self._stores["training"], self._settings
+        parts = [self._embed(store, row, row + 1) for row in rows]
+        feature = self._world_model.config.feature
+        if not parts:
+            return torch.zeros(settings.draws, 0, feature)
+        embedding = torch.cat(parts).repeat(settings.draws, 1)
+        states = first_state(self._world_model, embedding, generator, settings.filtering)
+        return states.feature.unflatten(0, (settings.draws, len(rows))).cpu()
+
+    def _sequences(self, store: Store, demos: list[Demo], context: int) -> Sequences:
+        before = [min(context, demo.start - demo.episode_start) for demo in demos]
+        length = [demo.stop - demo.start for demo in demos]
+        start, total = max(before), max(before) + max(length)
+        size = self._world_model.config.visual_embedding + 18
+        embedding = torch.zeros(total, len(demos), size, device=self._device)
+        action = torch.zeros(total, len(demos), 7, device=self._device)
+        scene_obs = []
+        for column, (demo, preceding) in enumerate(zip(demos, before, strict=True)):
+            rows = slice(start - preceding, start + demo.stop - demo.start)
+            first = demo.start - preceding
+            embedding[rows, column] = self._embed(store, first, demo.stop)
+            actions = torch.from_numpy(store.read("rel_actions", first, demo.stop))
+            action[rows, column] = actions.to(self._device)
+            scene_obs.append(store.read("scene_obs", demo.start, demo.stop))
+        return Sequences(
+            embedding,
+            executable(action),
+            torch.tensor(length, device=self._device),
+            torch.tensor(before, device=self._device),
+            start,
+            scene_obs,
+        )
+
+    def _embed(self, store: Store, start: int, stop: int) -> torch.Tensor:
+        """Embeddings [rows, E] of the store's rows [start, stop)."""
+        proprio = self._normalizers[store.split](store.read("proprio", start, stop))
+        arrays = (all_to_model_size(store.read(camera, start, stop)) for camera in CAMERAS)
+        tensors = [torch.from_numpy(array).split(_EMBED_FRAMES) for array in (*arrays, proprio)]
+        parts = [
+            self._world_model.embed(*(part.to(self._device) for part in batch))[1]
+            for batch in zip(*tensors, strict=True)
+        ]
+        return torch.cat(parts)
+
+
+def _by_demo(values: torch.Tensor, length: torch.Tensor, draws: int) -> torch.Tensor:
+    """[S, N, ...] of padded [T, S * D, ...]: the frames of each demonstration in a row."""
+    by_row = values.unflatten(1, (draws, -1)).permute(1, 2, 0, *range(3, values.ndim + 1))
+    present = torch.arange(len(values), device=length.device) < length.unsqueeze(1)
+    return by_row[:, present].cpu()
+
+
+def _save(directory: Path, features: TaskFeatures, world_model: WorldModel) -> None:
+    config = world_model.config
+    save_features(directory, features, config.deter, config.classes)
+    summary: dict[str, int | float] = {"play_starts": features.play_starts.shape[1]}
+    for split in SPLITS:
+        part: SplitFeatures = getattr(features, split)
+        summary[f"{split}_demos"] = len(part.length)
+        summary[f"{split}_frames"] = int(part.length.sum())
+        summary[f"{split}_successes"] = sum(
+            int(frames.any()) for frames in part.label.split(part.length.tolist())
+        )
+        summary[f"{split}_play_windows"] = len(getattr(features, f"{split}_play").length)
+    manifests.write_json(directory / manifests.SUMMARY, summary)

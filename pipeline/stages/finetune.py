@@ -1,0 +1,204 @@
+"""Stage ``finetune``: DPPO of every task's policy inside the frozen world model.
+
+No environment is stepped: episodes start from recorded frames, the world model predicts, the
+classifier rewards (algorithm contract 6). Only where ``finetune.environment`` is ``simulator``,
+episodes run in the simulator instead, as an upper bound.
+"""
+
+import contextlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline import console
+from pipeline.artifacts import manifests
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.layout import Layout
+from pipeline.finetuning.ensemble import fit_ensemble
+from pipeline.finetuning.task import Parts, finetune, weights_digest
+from pipeline.latents.features import TaskFeatures, load_features
+from pipeline.params import Profile
+from wam import device as devices
+from wam.config import FinetuneConfig
+from wam.errors import WamError
+from wam.policy.network import DiffusionPolicy, load_policy
+from wam.ppo.disagreement import DisagreementEnsemble
+from wam.reward.classifier import load_reward
+from wam.training.checkpoint import load_world_model
+from wam.world_model.model import WorldModel
+
+if TYPE_CHECKING:
+    from pipeline.finetuning.simulator import Simulator
+
+STAGE = "finetune"
+ENSEMBLE = "disagreement"
+"""Directory of the disagreement ensemble, beside those of the tasks."""
+_FREE = ("checkpoint_every", "validate_every", "gate", "min_imagined_precision")
+"""Settings that shape no policy."""
+
+
+def run(profile: Profile, layout: Layout, variant: str) -> None:
+    """Fine-tune the profile's tasks and seeds; finished ones are kept, a begun one goes on.
+
+    Raises WamError if ``finetune.gate`` is ``stop`` and a task's classifier is not precise enough,
+    or if the world model's weights changed.
+    """
+    device = devices.resolve(profile.device)
+    config = profile.finetune
+    inputs = {
+        "world_model": manifests.fingerprint(layout.world_model(variant), "train-world-model"),
+        "features": manifests.fingerprint(layout.features(variant), "featurize"),
+        "reward": manifests.fingerprint(layout.reward(variant), "train-reward"),
+        "policy": manifests.fingerprint(layout.policy(variant), "train-policy"),
+    }
+    world_model, normalizer = load_world_model(layout.world_model(variant), device)
+    weights = weights_digest(world_model)
+    params: dict[str, Any] = {"finetune": asdict(config), "tasks": list(profile.tasks)}
+    simulator: Simulator | None = None
+    origin: dict[str, Any] = {}
+    if config.environment == "simulator":
+        # Imported here: imagination does without the simulator.
+        from pipeline.finetuning import simulator as in_simulator
+
+        simulator = in_simulator.Simulator(profile, layout, world_model, normalizer, device)
+        origin = simulator.config.origin()
+        filtering = profile.features.filtering._asdict()
+        params |= {"env": simulator.config, "filtering": filtering}
+        inputs["demos"] = manifests.fingerprint(layout.demos, "extract")
+    else:
+        check_rewards(layout.reward(variant), profile)
+    output = layout.finetune(variant)
+
+    def make(target: Build) -> None:
+        target.manifest.update(environment=config.environment, **origin)
+        doubt = None
+        if config.disagreement_scale:
+            source, model = layout.features(variant), world_model.config
+            doubt = fit_ensemble(target, ENSEMBLE, source, profile, model, device)
+        total = len(profile.tasks) * len(config.seeds) * config.iterations
+        with console.progress(f"finetune {variant}", total, "iterations") as advance:
+            for task in profile.tasks:
+                parts = _load(layout, variant, task, world_model, weights, doubt, simulator, device)
+                for seed in config.seeds:
+                    part = f"{task}/seed-{seed}"
+                    directory, work = target.directory / part, target.work / part
+                    if _is_finished(target, part, config):
+                        advance(config.iterations, task)
+                        continue
+                    finetune(directory, work, task, seed, parts, profile, advance)
+                    target.finish(part, directory.iterdir())
+        target.manifest["world_model_weights"] = {
+            "before": weights,
+            "after": weights_digest(world_model),
+        }
+        summary = {task: _headline(target.directory / task, config) for task in profile.tasks}
+        manifests.write_json(target.directory / manifests.SUMMARY, summary)
+
+    with simulator or contextlib.nullcontext():
+        build(
+            output,
+            make,
+            stage=STAGE,
+            params=params,
+            inputs=inputs,
+            free=[f"finetune.{name}" for name in _FREE],
+            growing=_growing(config),
+        )
+    summary = manifests.read_json(output / manifests.SUMMARY)
+    figures = ", ".join(
+        f"{task} {100 * entry['imagined_success_first']:.0f}→"
+        f"{100 * entry['imagined_success_last']:.0f}%"
+        for task, entry in summary.items()
+    )
+    where = " (fine-tuned in the simulator)" if simulator else ""
+    console.done(STAGE, f"{variant}{where}: imagined success {figures} → {output}")
+
+
+def _is_finished(target: Build, part: str, config: FinetuneConfig) -> bool:
+    """Whether a policy is there, of as many iterations as are asked for; it may need more."""
+    if not target.is_finished(part):
+        return False
+    summary = manifests.read_json(target.directory / part / manifests.SUMMARY)
+    return summary["iterations"] == config.iterations
+
+
+def _growing(config: FinetuneConfig) -> list[str]:
+    """Settings with which begun work can go on when more is asked for."""
+    growing = [] if config.start_curriculum else ["finetune.iterations"]
+    # An ensemble has learned from all tasks, with the first seed.
+    return growing if config.disagreement_scale else [*growing, "tasks", "finetune.seeds"]
+
+
+def check_rewards(directory: Path, profile: Profile) -> None:
+    """Warn about classifiers that imagination would exploit, or stop (algorithm contract 5.5)."""
+    summary = manifests.read_json(directory / manifests.SUMMARY)
+    limit = profile.finetune.min_imagined_precision
+    for task in profile.tasks:
+        precision = summary[task]["precision_imagined"]
+        if precision is not None and precision >= limit:
+            continue
+        reached = "undefined" if precision is None else f"{precision:.2f}"
+        message = (
+            f"{task}: the reward classifier's precision on imagined features is {reached}, "
+            f"below finetune.min_imagined_precision={limit}; the policy would learn to fool it"
+        )
+        if profile.finetune.gate == "stop":
+            raise WamError(
+                f"{message}. Train the world model longer or collect more demonstrations, "
+                "or set finetune.gate to warn"
+            )
+        console.warn(message)
+
+
+def _load(
+    layout: Layout,
+    variant: str,
+    task: str,
+    world_model: WorldModel,
+    weights: str,
+    doubt: DisagreementEnsemble | None,
+    simulator: "Simulator | None",
+    device: torch.device,
+) -> Parts:
+    base = load_policy(layout.policy(variant) / task, device)
+    if not isinstance(base, DiffusionPolicy):
+        raise WamError(f"{layout.policy(variant) / task}: a fine-tuned policy; expected kind 'bc'")
+    features = load_features(layout.features(variant), task)
+    classifier = load_reward(layout.reward(variant) / task, device)
+    demos, play, held_out = (part.to(device) for part in _starts(features))
+    return Parts(
+        world_model=world_model,
+        weights=weights,
+        classifier=classifier,
+        base=base,
+        starts=(demos, play),
+        held_out=held_out,
+        num_held_out=len(features.validation.length),
+        demos=features.training,
+        doubt=doubt,
+        simulator=simulator,
+    )
+
+
+def _starts(features: TaskFeatures) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """First features of training demonstrations, of training play, of validation demonstrations."""
+    training, validation = (
+        split.posterior[:, split.first].flatten(0, 1)
+        for split in (features.training, features.validation)
+    )
+    return training, features.play_starts.flatten(0, 1), validation
+
+
+def _headline(directory: Path, config: FinetuneConfig) -> dict[str, Any]:
+    """Figures of one task, averaged over the seeds that have them."""
+    runs = [
+        manifests.read_json(directory / f"seed-{seed}" / manifests.SUMMARY) for seed in config.seeds
+    ]
+    headline: dict[str, Any] = {"environment": config.environment}
+    for name in runs[0].keys() - headline.keys():
+        values = [run[name] for run in runs if run[name] is not None]
+        if values:
+            headline[name] = sum(values) / len(values)
+    return headline

@@ -1,0 +1,408 @@
+"""Stage ``index``: list the raw frames once, check that none is missing, and leave a digest.
+
+The listing stands for the frames in DVC, which would need minutes for 500,000 files: as long as it
+stays the same, byte for byte, nothing downstream runs. What ``convert.frames`` and
+``convert.scenes`` leave out is left out here, so that all later stages agree on the episodes.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import console
+from pipeline.artifacts import manifests
+from pipeline.artifacts.building import Build, place
+from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.calvin import conformance, on_disk
+from pipeline.calvin.fields import CAMERAS, VECTORS
+from pipeline.calvin.frame_checks import Finding, read_first_frame
+from pipeline.calvin.npz import Kind
+from pipeline.calvin.scenes import episode_scenes
+from pipeline.params import Convert, Profile
+from pipeline.untrusted.regular_file import what_is_there
+from wam.errors import WamError
+
+INDEX_FILE = "index.json"
+_MAX_STRAY_NAMES = 20
+
+
+Episodes = list[tuple[int, int]]
+"""Frame ids [start, stop) of every episode."""
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """The frames of one split."""
+
+    directory: str
+    episodes: Episodes
+    """The episodes that are used, cut to ``convert.frames``; all their frames are there."""
+    scenes: list[str | None]
+    """Letter of every episode's scene; None where it is unknown."""
+    num_frames: int
+    digits: int
+    """Digits of the frame id in file names."""
+    digest: str
+    """Of names, sizes and, as ``index.verify`` says, times or contents; and of the small files."""
+    arrays: dict[str, Kind]
+    """Dtype and shape of every array of the first frame."""
+    renderer: str | None
+    annotations: dict[str, int] | None
+    """Number of annotated windows per task; None where the split has no annotations."""
+    windows: list[on_disk.Annotation] | None
+    """The annotated windows, for stages that run where the raw frames are not."""
+    num_stray: int
+    """Frame files that belong to no episode; they are ignored."""
+    stray: list[str]
+    """Names of the first few of them."""
+    findings: list[Finding]
+    robot_model: str | None = None
+    scene_source: str | None = None
+    backend: str | None = None
+
+    @property
+    def scene(self) -> str | None:
+        """The scene of all episodes; None if there are several, or one is unknown."""
+        return self.scenes[0] if len(set(self.scenes)) == 1 else None
+
+    @property
+    def image_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape (H, W, 3) of the cameras' images."""
+        return {name: self.arrays[name][1] for name in CAMERAS if name in self.arrays}
+
+
+@dataclass(frozen=True)
+class RawIndex:
+    """The content of ``index.json``."""
+
+    raw: str
+    verify: str
+    splits: dict[str, SplitIndex]
+    warnings: list[conformance.Finding]
+    """Errors and warnings of ``wam inspect`` that need no look into the frames."""
+
+    @property
+    def digest(self) -> str:
+        """Stands for all frames of both splits."""
+        return manifests.digest({name: split.digest for name, split in self.splits.items()})
+
+
+def run(profile: Profile, layout: Layout) -> None:
+    """Index the profile's raw frames into ``layout.index``.
+
+    Where the raw frames are not here, an index of them with the same settings is kept. Raises
+    WamError if a directory, table or annotation is missing or damaged, if a frame inside an episode
+    is missing (under ``convert.on_error: skip-episode`` the episode is dropped and noted instead),
+    or if the first frame is invalid.
+    """
+    root = _raw_directory(profile, layout)
+    settings = profile.convert
+    params = manifests.plain(
+        {
+            "verify": profile.index.verify,
+            "on_error": settings.on_error,
+            "cameras": settings.cameras,
+            "scenes": settings.scenes,
+            "frames": settings.frames,
+        }
+    )
+    is_here = any((root / split).is_dir() for split in SPLITS)
+    index = None if is_here else _kept(layout.index, root, params)
+    if index is not None:
+        console.note(f"{root}: the raw frames are not here; {layout.index} is kept")
+    else:
+        index = _made(profile, layout, root)
+        _save(layout.index, index, params)
+        for warning in index.warnings:
+            console.warn(str(warning))
+        for finding in (finding for split in index.splits.values() for finding in split.findings):
+            console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
+    training, validation = index.splits["training"], index.splits["validation"]
+    console.done(
+        "index",
+        f"{training.num_frames:,} training and {validation.num_frames:,} validation frames in "
+        f"{len(training.episodes)} + {len(validation.episodes)} episodes of {root}",
+    )
+
+
+def load_index(directory: Path) -> RawIndex:
+    """The index in ``directory``. Raises WamError if it is absent, incomplete or damaged."""
+    _checked_manifest(directory)
+    content = manifests.read_json(directory / INDEX_FILE)
+    try:
+        return RawIndex(
+            content["raw"],
+            content["verify"],
+            {name: _split_of(split) for name, split in content["splits"].items()},
+            [conformance.Finding(**finding) for finding in content["warnings"]],
+        )
+    except (KeyError, TypeError) as error:
+        raise WamError(
+            f"{directory / INDEX_FILE}: made by another version ({error}); run 'wam index' again"
+        ) from None
+
+
+def index_split(directory: Path, split: str, verify: str, settings: Convert) -> SplitIndex:
+    """Index the frames below one split's ``directory``; see :func:`run` for the errors."""
+    skip_episodes = settings.on_error == "skip-episode"
+    if not directory.is_dir():
+        raise WamError(
+            f"{directory}: directory not found; CALVIN data has {' and '.join(SPLITS)} side by side"
+        )
+    table = on_disk.read_episodes(directory)
+    recorded = [(first, last + 1) for first, last in table.tolist()]
+    names, ids, digits = _list_frames(directory)
+    stray = [names[at] for at in _outside(recorded, ids)]
+    episodes, scenes = _select(directory, split, recorded, settings)
+    findings, num_missing = _missing_frames(directory, split, digits, episodes, ids)
+    if findings and not skip_episodes:
+        raise WamError(
+            f"{findings[0].file}: {findings[0].problem}; missing in all: {num_missing}. Restore "
+            "the files, or set convert.on_error to skip-episode"
+        )
+    dropped = {finding.episode for finding in findings}
+    scenes = [
+        scene for episode, scene in zip(episodes, scenes, strict=True) if episode not in dropped
+    ]
+    kept = [episode for episode in episodes if episode not in dropped]
+    recording = on_disk.read_recording_config(directory)
+    annotations = on_disk.annotations_path(directory)
+    windows = None if annotations is None else on_disk.read_annotations(directory)
+    return SplitIndex(
+        directory=str(directory),
+        episodes=kept,
+        scenes=scenes,
+        num_frames=sum(stop - start for start, stop in kept),
+        digits=digits,
+        digest=_digest(directory, annotations, kept, digits, verify),
+        arrays=_first_arrays(directory, kept, digits, settings),
+        renderer=recording.renderer,
+        annotations=None if windows is None else _count(windows),
+        windows=windows,
+        num_stray=len(stray),
+        stray=stray[:_MAX_STRAY_NAMES],
+        findings=findings,
+        robot_model=recording.robot_model,
+        scene_source=recording.scene_source,
+        backend=recording.backend,
+    )
+
+
+def _raw_directory(profile: Profile, layout: Layout) -> Path:
+    """Where the profile's raw frames are to be."""
+    if profile.raw.path is None:
+        return layout.raw
+    try:
+        return Path(profile.raw.path).expanduser()
+    except RuntimeError as error:  # ~ of an unknown user
+        raise WamError(f"raw.path: {profile.raw.path}: {error}") from None
+
+
+def _made(profile: Profile, layout: Layout, root: Path) -> RawIndex:
+    if not root.is_dir():
+        if profile.raw.path is None:
+            raise WamError(
+                f"{root}: no raw frames; run 'wam collect' first, "
+                "or set raw.path to a CALVIN data set"
+            )
+        raise WamError(
+            f"raw.path: {root}: directory not found, and {layout.index} holds no index of it with "
+            "these settings"
+        )
+    splits = {
+        split: index_split(root / split, split, profile.index.verify, profile.convert)
+        for split in SPLITS
+    }
+    findings = conformance.check(root, frames=0)
+    warnings = [finding for finding in findings if finding.severity != "note"]
+    return RawIndex(str(root), profile.index.verify, splits, warnings)
+
+
+def _kept(directory: Path, root: Path, params: dict[str, Any]) -> RawIndex | None:
+    """The index of ``root`` with ``params`` that is in ``directory``; None if there is none."""
+    try:
+        index = load_index(directory)
+        is_same = _checked_manifest(directory)["params"] == params and index.raw == str(root)
+        return index if is_same else None
+    except WamError:
+        return None
+
+
+def _save(directory: Path, index: RawIndex, params: dict[str, Any]) -> None:
+    """Write ``index``; one with the same content stays as it is, down to its manifest."""
+
+    def make(target: Build) -> None:
+        manifests.write_json(target.directory / INDEX_FILE, asdict(index))
+
+    inputs = {"content": manifests.digest(index)}
+    with place(directory) as found:
+        kept = _kept(directory, Path(index.raw), params)
+        if kept is None or manifests.plain(kept) != manifests.plain(index):
+            found.build(make, stage="index", params=params, inputs=inputs)
+
+
+def _checked_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a complete index, whose file is as it was written."""
+    manifest = manifests.read_manifest(directory, "index")
+    if not isinstance(manifest, dict) or "files" not in manifest:
+        raise WamError(f"{directory}: made by an earlier version; run 'wam index' again")
+    manifest = manifests.verified_manifest(directory)
+    if problem := manifests.file_problem(directory / INDEX_FILE, manifest["files"][INDEX_FILE]):
+        raise WamError(f"{directory / INDEX_FILE}: damaged ({problem}); run 'wam index' again")
+    return manifest
+
+
+def _split_of(content: dict[str, Any]) -> SplitIndex:
+    """A split of ``index.json``."""
+    windows = content["windows"]
+    return SplitIndex(
+        **{
+            **content,
+            "episodes": [tuple(episode) for episode in content["episodes"]],
+            "arrays": {
+                name: (dtype, tuple(shape)) for name, (dtype, shape) in content["arrays"].items()
+            },
+            "windows": windows and [on_disk.Annotation(**window) for window in windows],
+            "findings": [
+                Finding(**{**finding, "episode": tuple(finding["episode"])})
+                for finding in content["findings"]
+            ],
+        }
+    )
+
+
+def _select(
+    directory: Path, split: str, episodes: Episodes, settings: Convert
+) -> tuple[Episodes, list[str | None]]:
+    """The episodes that ``convert.scenes`` and ``convert.frames`` choose, and their scenes."""
+    scenes = episode_scenes(directory, episodes)
+    chosen = list(zip(episodes, scenes, strict=True))
+    if settings.scenes is not None and split == "training":
+        for (start, stop), scene in chosen:
+            if scene is None:
+                raise WamError(
+                    f"{directory / on_disk.SCENE_INFO}: no scene for the episode of frames {start} "
+                    f"to {stop - 1}; convert.scenes needs one for each"
+                )
+        chosen = [(episode, scene) for episode, scene in chosen if scene in settings.scenes]
+        if not chosen:
+            raise WamError(
+                f"convert.scenes: no episode of {', '.join(settings.scenes)} in {directory}; its "
+                f"frames are from {', '.join(sorted(set(map(str, scenes))))}"
+            )
+    if settings.frames is not None and split in settings.frames:
+        ranges = [(first, last + 1) for first, last in settings.frames[split]]
+        chosen = [
+            ((max(start, low), min(stop, high)), scene)
+            for (start, stop), scene in chosen
+            for low, high in ranges
+            if max(start, low) < min(stop, high)
+        ]
+        if not chosen:
+            raise WamError(
+                f"convert.frames.{split}: no chosen episode of {directory} has a frame in "
+                f"{list(map(list, settings.frames[split]))}"
+            )
+    return [episode for episode, _ in chosen], [scene for _, scene in chosen]
+
+
+def _outside(episodes: Episodes, ids: np.ndarray) -> list[int]:
+    """Places in ``ids`` of those that are in no episode; episodes ascend and do not overlap."""
+    starts, stops = np.array(episodes).T
+    rows = np.searchsorted(starts, ids, side="right") - 1
+    return np.flatnonzero((rows < 0) | (ids >= stops[rows])).tolist()
+
+
+def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
+    """Names and ids of all frame files in ascending order, and the digits of their ids."""
+    found = on_disk.list_frames(directory)
+    if not found:
+        raise WamError(f"{directory}: no frame file here; expected episode_0000000.npz and so on")
+    digits = found[0][1]
+    for _, other, name in found:
+        if other != digits:
+            raise WamError(
+                f"{directory}: {found[0][2]} and {name} have ids of {digits} and {other} digits; "
+                "expected one width"
+            )
+    return [name for _, _, name in found], np.array([frame_id for frame_id, _, _ in found]), digits
+
+
+def _missing_frames(
+    directory: Path, split: str, digits: int, episodes: Episodes, ids: np.ndarray
+) -> tuple[list[Finding], int]:
+    """A finding for every episode that is not complete, and how many frames are missing in all."""
+    findings, num_missing = [], 0
+    for start, stop in episodes:
+        # By position and not by a list of all ids: a damaged table may claim billions of frames.
+        present = ids[slice(*np.searchsorted(ids, (start, stop)))]
+        if len(present) == stop - start:
+            continue
+        gap = np.flatnonzero(present != start + np.arange(len(present)))
+        first = start + (int(gap[0]) if len(gap) else len(present))
+        path = on_disk.frame_path(directory, first, digits)
+        instead = what_is_there(path)
+        problem = f"frame missing inside the episode of frames {start} to {stop - 1}"
+        problem += f"; there is {instead}" if instead else ""
+        findings.append(Finding(split, (start, stop), str(path), problem))
+        num_missing += stop - start - len(present)
+    return findings, num_missing
+
+
+def _digest(
+    directory: Path, annotations: Path | None, episodes: Episodes, digits: int, verify: str
+) -> str:
+    """Digest of the frames that will be used, and of the small files beside them."""
+    total = hashlib.blake2b(digest_size=16)
+    language = on_disk.ANNOTATIONS if annotations is None else annotations.relative_to(directory)
+    for name in (on_disk.EPISODE_TABLE, on_disk.SCENE_INFO, language, on_disk.RECORDING):
+        path = directory / name
+        content = manifests.file_digest(path) if path.is_file() else "-"
+        total.update(f"{name} {content}\n".encode())
+    num_frames = sum(stop - start for start, stop in episodes)
+    with console.progress(f"index {directory.name}", num_frames, "frames") as advance:
+        for start, stop in episodes:
+            lines = [
+                _line(str(directory), on_disk.frame_name(frame_id, digits), verify)
+                for frame_id in range(start, stop)
+            ]
+            total.update("".join(lines).encode())
+            advance(stop - start)
+    return total.hexdigest()
+
+
+def _line(directory: str, name: str, verify: str) -> str:
+    # Strings instead of Paths: this runs 500,000 times.
+    path = directory + os.sep + name
+    if verify == "md5":
+        with Path(path).open("rb") as file:
+            return f"{name} {hashlib.file_digest(file, 'md5').hexdigest()}\n"
+    found = os.stat(path)  # noqa: PTH116
+    if verify == "mtime":
+        return f"{name} {found.st_size} {found.st_mtime_ns}\n"
+    return f"{name} {found.st_size}\n"
+
+
+def _first_arrays(
+    directory: Path, episodes: Episodes, digits: int, settings: Convert
+) -> dict[str, Kind]:
+    """The arrays of the first frame; of the first valid one where episodes may be skipped."""
+    problem = WamError(f"{directory}: no complete episode is left")
+    for start, _ in episodes:
+        path = on_disk.frame_path(directory, start, digits)
+        try:
+            return read_first_frame(path, (*settings.cameras, *VECTORS))
+        except WamError as error:
+            if settings.on_error == "fail":
+                raise
+            problem = error
+    raise problem
+
+
+def _count(windows: list[on_disk.Annotation]) -> dict[str, int]:
+    return dict(sorted(Counter(window.task for window in windows).items()))

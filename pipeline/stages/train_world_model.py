@@ -1,0 +1,239 @@
+"""Stage ``train-world-model``: one variant of the world model, trained on the store's windows.
+
+Leaves the weights, the learning curves, film strips of real, filtered and predicted frames and a
+summary.
+"""
+
+import csv
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline import console
+from pipeline.artifacts import manifests
+from pipeline.artifacts.building import Build, build, partial_directory
+from pipeline.artifacts.layout import Layout
+from pipeline.batches.open import TrainingData, open_training_data
+from pipeline.params import Profile
+from pipeline.pictures.strip import write_film_strip
+from pipeline.tracking import Tracker
+from wam import device as devices
+from wam import distributed
+from wam.config import WorldModelConfig, WorldModelTraining
+from wam.distributed import Ranks
+from wam.images import to_rgb
+from wam.reliability.atomic import replacing
+from wam.training.checkpoint import save_model, world_model_config
+from wam.training.diagnosis import diagnose
+from wam.training.journal import Journal
+from wam.training.precision import choose
+from wam.training.trainer import (
+    CHECKPOINTS,
+    METRICS_FILE,
+    VALIDATION_FILE,
+    Batches,
+    Outcome,
+    Record,
+    Trainer,
+)
+from wam.world_model.assessment import Predictions, assess, predict
+from wam.world_model.model import WorldModel
+from wam.world_model.nets import CAMERAS
+
+STAGE = "train-world-model"
+CURVE_FILE = "learning_curve.csv"
+"""The records of ``metrics.jsonl`` once more, in a form that ``dvc plots`` reads."""
+_FILM_COLUMNS = 11
+
+
+def run(profile: Profile, layout: Layout, variant: str) -> None:
+    """Train ``variant`` into its directory; a killed run goes on where it stopped.
+
+    Under ``torchrun`` every process trains on its share of the batch rows, and the first one writes
+    the files.
+    """
+    device = devices.resolve(profile.device)
+    devices.keep_freed_memory()
+    with distributed.joined() as ranks:
+        _run(profile, layout, variant, device, ranks)
+
+
+def _run(
+    profile: Profile, layout: Layout, variant: str, device: torch.device, ranks: Ranks
+) -> None:
+    training, held_out = profile.train_world_model, profile.evaluate_world_model
+    config = profile.world_model
+    if variant == "dreamerv2":
+        config = replace(config, action_scale=0.0)
+    data = open_training_data(profile, layout, device, ranks)
+    output = layout.world_model(variant)
+
+    def train(target: Build) -> None:
+        with data.batches as batches:
+            _train_into(target, training, config, variant, data, batches, device, ranks)
+
+    if ranks.rank > 0:
+        if distributed.agreed():
+            train(Build(partial_directory(output)))
+        return
+    begun = False
+
+    def make(target: Build) -> None:
+        nonlocal begun
+        begun = distributed.agreed(True)
+        train(target)
+
+    params = {
+        "variant": variant,
+        "world_model": asdict(config),
+        "train_world_model": {
+            **asdict(training),
+            "precision": choose(training.precision, device).name,
+        },
+        "validation": [held_out.open_loop_sequences, held_out.open_loop_steps],
+        "reader": profile.loader.reader,
+        "device": device.type,
+    }
+    free, growing = (
+        [f"train_world_model.{name}" for name in names] for names in _changeable(training)
+    )
+    build(output, make, stage=STAGE, params=params, inputs=data.inputs, free=free, growing=growing)
+    if not begun:
+        distributed.agreed(False)
+    summary = manifests.read_json(output / manifests.SUMMARY)
+    console.done(
+        STAGE,
+        f"{variant}: {summary['updates']:,} updates at {summary['frames_per_s']:.0f} frames/s; "
+        f"PSNR {summary['posterior_psnr']:.1f} dB filtered, "
+        f"{summary['open_loop_psnr']:.1f} dB open loop → {output}",
+    )
+
+
+def _changeable(training: WorldModelTraining) -> tuple[list[str], list[str]]:
+    """Settings that shape no weights, and those that tell how long the training is.
+
+    With a falling learning rate its length shapes every update.
+    """
+    free = ["log_every", "checkpoint_every", "keep_checkpoints"]
+    if training.weights == "last":
+        free.append("validate_every")
+    return free, [] if training.lr_final is not None else ["updates", "frames", "minutes"]
+
+
+def _train_into(
+    target: Build,
+    training: WorldModelTraining,
+    config: WorldModelConfig,
+    variant: str,
+    data: TrainingData,
+    batches: Batches,
+    device: torch.device,
+    ranks: Ranks,
+) -> None:
+    """Train one rank's part; the first one leaves all files."""
+    directory = target.directory
+    model = WorldModel(config, seed=training.seed)
+
+    def film(part: Predictions) -> None:
+        if ranks.rank == 0:
+            _write_film_strips(directory, part)
+
+    trainer = Trainer(
+        model,
+        batches,
+        training,
+        action_scale=config.action_scale,
+        directory=directory,
+        checkpoints=target.work / CHECKPOINTS,
+        device=device,
+        validate=lambda: assess(model, data.validation, training.seed, device, film),
+        ranks=ranks,
+    )
+    if ranks.rank > 0:
+        trainer.run()
+        return
+    outcome = _train(trainer, directory, f"world model {variant}")
+    updates = trainer.use_best() if training.weights == "best" else outcome.updates
+    save_model(
+        directory, model, world_model_config(model, variant, data.normalizer, updates=updates)
+    )
+    if updates != outcome.updates:
+        film(next(predict(model, data.validation, training.seed, device)))
+    _write_curve(directory / CURVE_FILE, Journal(directory / METRICS_FILE).records())
+    figures = next(
+        record
+        for record in Journal(directory / VALIDATION_FILE).records()
+        if record["step"] == updates
+    )
+    manifests.write_json(directory / manifests.SUMMARY, summarize(outcome, figures))
+
+
+def summarize(outcome: Outcome, figures: Record) -> dict[str, Any]:
+    """The figures a person compares runs by; PSNR without a camera's name is the cameras' mean."""
+    summary: dict[str, Any] = {**outcome._asdict(), **figures}
+    summary.pop("step")
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in summary.items()
+    }
+
+
+def _train(trainer: Trainer, directory: Path, description: str) -> Outcome:
+    with (
+        console.progress(description, trainer.updates, "updates", done=trainer.step) as advance,
+        Tracker(directory) as tracker,
+    ):
+        said: set[str] = set()
+
+        def on_step(step: int, record: Record | None) -> None:
+            advance(1, _note(record) if record else "")
+            if step == first:
+                console.note(f"networks compute in {trainer.precision.name}")
+            if record:
+                tracker.catch_up()
+                for warning in diagnose(record, tracker.validation):
+                    if warning.signature not in said:
+                        said.add(warning.signature)
+                        console.warn(f"update {step}: {warning}")
+
+        first = trainer.step + 1
+        return trainer.run(on_step)
+
+
+def _note(record: Record) -> str:
+    """The loss terms of a record, for the progress bar."""
+    parts = [
+        ("image", "image_loss", ".0f"),
+        ("KL", "kl", ".1f"),
+        ("action", "action_loss", ".3f"),
+        ("PSNR", "psnr_static", ".1f"),
+        ("frames/s", "frames_per_s", ".0f"),
+    ]
+    return "  ".join(f"{label} {record[key]:{form}}" for label, key, form in parts if key in record)
+
+
+def _write_film_strips(directory: Path, part: Predictions) -> None:
+    """``film_static.png`` and ``film_gripper.png`` of the first window."""
+    steps = np.unique(np.linspace(0, len(part.kl) - 1, _FILM_COLUMNS).round().astype(int))
+    headings = ["given"] + [f"+{step}" for step in steps[1:]]
+    for camera in CAMERAS:
+        rows = {
+            name: to_rgb(images[camera][steps, 0]).cpu().numpy()
+            for name, images in (
+                ("real", part.real),
+                ("posterior", part.posterior),
+                ("open loop", part.open_loop),
+            )
+        }
+        write_film_strip(directory / f"film_{camera}.png", rows, headings)
+
+
+def _write_curve(path: Path, records: list[Record]) -> None:
+    names = dict.fromkeys(name for record in records for name in record)
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(names))
+        writer.writeheader()
+        writer.writerows(records)

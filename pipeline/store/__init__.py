@@ -1,0 +1,1 @@
+"""The sharded Zarr store: its arrays, its writer, its reader."""

@@ -1,0 +1,1 @@
+"""Commands that are no stage: looking at artifacts, filming dreams, replaying traces."""

@@ -1,0 +1,328 @@
+"""``wam inspect PATH``: what an artifact holds, as a table, and what is wrong with it."""
+
+import contextlib
+import json
+import math
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pipeline import lerobot
+from pipeline.artifacts import manifests
+from pipeline.artifacts.verify import verify as verify_artifact
+from pipeline.calvin import conformance
+from pipeline.calvin.conformance import SEVERITIES, Finding
+from pipeline.calvin.fields import EPISODES
+from pipeline.console import console, done, titled
+from pipeline.stages import index
+from pipeline.stages.extract import DEMOS_FILE, load_demos
+from pipeline.store.open import open_store, verify_store
+from wam.errors import WamError
+
+Rows = list[tuple[str, Any]]
+
+_MODEL, _CONFIG = "model.safetensors", "config.json"
+_RAW = "CALVIN frames"
+_COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What there is to say about an artifact."""
+
+    kind: str
+    facts: dict[str, Any]
+    """Of every split by its name where there are splits of raw frames; else by what they say."""
+    findings: list[Finding] = field(default_factory=list)
+    """Where raw frames differ from CALVIN's format, or files from their checksums."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether no finding is an error."""
+        return not any(finding.severity == "error" for finding in self.findings)
+
+
+def run(path: Path, frames: int | None, *, as_json: bool, verify: bool = False) -> bool:
+    """Print what ``path`` holds; whether it is free of errors.
+
+    ``frames`` is how many raw frames per split are looked at, None for all; ``verify`` recomputes
+    the checksums of an artifact. Raises WamError if the path is absent or unknown, or an artifact
+    of ours is damaged and not verified.
+    """
+    if as_json:
+        with contextlib.redirect_stdout(sys.stderr):  # the progress bar
+            description = describe(path, frames, verify=verify)
+        content = {"path": str(path), **asdict(description)}
+        console.print(json.dumps(content, default=str))
+        return description.is_usable
+    description = describe(path, frames, verify=verify)
+    title = f"{description.kind}  {path}"
+    if description.kind == _RAW:
+        console.print(_raw_table(title, description.facts))
+        _print_findings(description.findings)
+        return description.is_usable
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in description.facts.items():
+        table.add_row(name, _text(value))
+    console.print(table)
+    if verify:
+        _print_findings(description.findings)
+    return description.is_usable
+
+
+def describe(
+    path: Path, frames: int | None = conformance.SAMPLE, *, verify: bool = False
+) -> Description:
+    """Kind of the artifact at ``path``, its facts and all findings.
+
+    Raw frames are always checked, files of an artifact on ``verify`` only.
+    """
+    if not path.exists():
+        raise WamError(f"{path}: not found")
+    if verify:
+        facts, findings = _verify(path)
+        if findings:
+            return Description("damaged artifact", facts, findings)
+    else:
+        facts = {}
+    for kind, matches, rows in _KINDS:
+        if matches(path):
+            return Description(kind, dict(rows(path)) | facts)
+    if conformance.find_splits(path):
+        survey = conformance.read_survey(path, frames)
+        return Description(_RAW, conformance.describe(survey), conformance.judge(survey))
+    raise WamError(
+        f"{path}: not an artifact of wam; expected CALVIN frames, an index, a store or .zarr, "
+        "shards, demos, a directory with config.json and model.safetensors, or a summary.json"
+    )
+
+
+def _verify(path: Path) -> tuple[dict[str, Any], list[Finding]]:
+    """What the checksums say of the artifact that ``path`` is, or is a part of."""
+    is_split = path.suffix == ".zarr"
+    root = path.parent if is_split or path.is_file() else path
+    is_store = is_split or _made_by("convert")(path)
+    verdict = verify_store(path) if is_store else verify_artifact(root)
+    stage = manifests.read_json(root / manifests.MANIFEST)["stage"]
+    findings = [
+        Finding(
+            check="checksum",
+            severity="error",
+            file=damage.file,
+            found=damage.problem,
+            expected="what its stage wrote",
+            advice=f"Run stage {stage} again.",
+        )
+        for damage in verdict.damages
+    ]
+    num_intact = verdict.num_files - len(findings)
+    text = f"{num_intact:,} of {verdict.num_files:,} files, {verdict.num_bytes / 1e6:,.2f} MB"
+    return {"intact": text}, findings
+
+
+def _raw_table(title: str, facts: dict[str, dict[str, Any]]) -> Table:
+    """A column per split."""
+    table = Table(title=title, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    for split in facts:
+        table.add_column(split, overflow="fold")
+    for name in next(iter(facts.values())):
+        if name != "arrays":
+            values = (_text(fact[name]) for fact in facts.values())
+            table.add_row(name.replace("_", " "), *values)
+    for key in dict.fromkeys(key for fact in facts.values() for key in fact["arrays"]):
+        table.add_row(key, *(_text(fact["arrays"].get(key)) for fact in facts.values()))
+    return table
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    for severity in SEVERITIES:
+        chosen = [finding for finding in findings if finding.severity == severity]
+        if chosen:
+            titled(f"{severity}s ({len(chosen)})", style=f"bold {_COLOURS[severity]}")
+        for finding in chosen:
+            titled(f"  {finding.check}", str(finding))
+    if all(finding.severity == "note" for finding in findings):
+        done("inspect", "no error and no warning")
+
+
+def _describe_index(path: Path) -> Rows:
+    found = index.load_index(path)
+    rows: Rows = [("raw", found.raw), ("verify", found.verify)]
+    for name, split in found.splits.items():
+        rows += [
+            (f"{name} frames", f"{split.num_frames:,} in {len(split.episodes)} episodes"),
+            (f"{name} images", {key: str(value) for key, value in split.image_shapes.items()}),
+            (f"{name} scene, renderer", f"{split.scene}, {split.renderer}"),
+            (f"{name} annotations", split.annotations),
+            (f"{name} stray frames", split.num_stray),
+            (f"{name} dropped episodes", len(split.findings)),
+            (f"{name} digest", split.digest),
+        ]
+    return rows
+
+
+def _describe_store(path: Path) -> Rows:
+    manifest = manifests.read_manifest(path, "convert")
+    rows: Rows = [
+        ("source", manifest["source"]),
+        ("source digest", manifest["source_digest"]),
+        ("parameters", manifest["params"]),
+        ("versions", manifest["versions"]),
+    ]
+    for split in manifest["splits"]:
+        rows += [(f"{split} {name}", text) for name, text in _describe_zarr(path / f"{split}.zarr")]
+    return rows
+
+
+def _describe_zarr(path: Path) -> Rows:
+    store = open_store(path)
+    rows: Rows = [
+        ("frames", f"{store.num_frames:,} in {len(store.episodes)} episodes"),
+        ("scene, renderer", f"{store.attrs['scene']}, {store.attrs['renderer']}"),
+    ]
+    for name in (*store.arrays, EPISODES):
+        array = store.array(name)
+        stored = sum(file.stat().st_size for file in (path / name).iterdir())
+        ratio = stored / max(array.nbytes, 1)
+        rows.append(
+            (name, f"{array.dtype} {array.shape}, {stored / 1e6:.2f} MB, {ratio:.0%} of raw")
+        )
+    return rows
+
+
+def _describe_shards(path: Path) -> Rows:
+    manifest = manifests.read_manifest(path, "export")
+    rows: Rows = [("parameters", manifest["params"])]
+    for split, content in manifest["splits"].items():
+        stored = sum((path / split / tar["name"]).stat().st_size for tar in content["tars"])
+        rows.append(
+            (
+                split,
+                f"{content['num_frames']:,} frames in {content['num_sequences']:,} sequences, "
+                f"{len(content['tars'])} tars, {stored / 1e6:.2f} MB",
+            )
+        )
+    return rows
+
+
+def _describe_lerobot(path: Path) -> Rows:
+    manifest = manifests.read_manifest(path, lerobot.STAGE)
+    rows: Rows = [("format", f"LeRobotDataset {manifest['params']['codebase_version']}")]
+    for split, content in manifest["splits"].items():
+        stored = sum(
+            entry["bytes"]
+            for name, entry in manifest["files"].items()
+            if name.startswith(f"{split}/")
+        )
+        rows.append(
+            (
+                split,
+                f"{content['num_frames']:,} frames in {content['num_episodes']:,} episodes, "
+                f"{content['num_tasks']:,} tasks, {content['num_files']} data files, "
+                f"{stored / 1e6:.2f} MB",
+            )
+        )
+    return rows
+
+
+def _describe_demos(path: Path) -> Rows:
+    demos = load_demos(path if path.is_dir() else path.parent)
+    rows: Rows = [("digest", demos.digest)]
+    for task, found in demos.tasks.items():
+        lengths = [demo.stop - demo.start for demo in found.training]
+        rows.append(
+            (
+                task,
+                f"{len(found.training)} training ({min(lengths)} to {max(lengths)} frames), "
+                f"{len(found.validation)} validation, {len(found.starts)} starts, "
+                f"{len(found.imagination_starts)} imagination starts",
+            )
+        )
+    return rows
+
+
+def _describe_model(path: Path) -> Rows:
+    shapes = _tensor_shapes(path / _MODEL)
+    num_parameters = sum(math.prod(shape) for shape in shapes.values())
+    config = manifests.read_json(path / _CONFIG)
+    rows: Rows = [("parameters", f"{num_parameters:,} in {len(shapes)} tensors")]
+    if isinstance(config, dict):
+        rows += sorted((str(key), value) for key, value in config.items())
+    return rows
+
+
+def _describe_results(path: Path) -> Rows:
+    content = manifests.read_json(path if path.is_file() else path / "summary.json")
+    if isinstance(content, dict):
+        return list(content.items())
+    return [
+        (
+            " ".join(str(row.get(key, "-")) for key in ("variant", "task", "stage", "seed")),
+            "  ".join(
+                f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in row.items()
+                if key not in ("variant", "task", "stage", "seed")
+            ),
+        )
+        for row in content
+    ]
+
+
+def _describe_stage(path: Path) -> Rows:
+    manifest = manifests.read_json(path / manifests.MANIFEST)
+    parts = sorted(item.name for item in path.iterdir() if item.name != manifests.MANIFEST)
+    return [*manifest.items(), ("contains", ", ".join(parts))]
+
+
+def _tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """Shapes from the header of a safetensors file, without loading a tensor."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("header longer than the file")
+            header = json.loads(file.read(length))
+        return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+    except FileNotFoundError:
+        raise WamError(f"{path}: not found; the model is incomplete") from None
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise WamError(f"{path}: not a valid safetensors file ({error})") from None
+
+
+def _made_by(stage: str) -> Callable[[Path], bool]:
+    def matches(path: Path) -> bool:
+        manifest = path / manifests.MANIFEST
+        return manifest.is_file() and manifests.read_json(manifest).get("stage") == stage
+
+    return matches
+
+
+_KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Rows]], ...] = (
+    ("index", _made_by("index"), _describe_index),
+    ("store", _made_by("convert"), _describe_store),
+    ("split of a store", lambda path: path.suffix == ".zarr", _describe_zarr),
+    ("WebDataset shards", _made_by("export"), _describe_shards),
+    ("LeRobot data sets", _made_by(lerobot.STAGE), _describe_lerobot),
+    ("demonstrations", _made_by("extract"), _describe_demos),
+    ("demonstrations", lambda path: path.name == DEMOS_FILE, _describe_demos),
+    ("model", lambda path: (path / _CONFIG).is_file(), _describe_model),
+    ("results", lambda path: path.name == "summary.json", _describe_results),
+    ("results", lambda path: (path / "summary.json").is_file(), _describe_results),
+    ("stage output", lambda path: (path / manifests.MANIFEST).is_file(), _describe_stage),
+)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{key} {_text(item)}" for key, item in value.items()]
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)

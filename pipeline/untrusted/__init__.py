@@ -1,0 +1,1 @@
+"""Reading what others wrote: bounded, and never executed."""

@@ -1,0 +1,102 @@
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from pipeline.evaluation.agreement import examine
+from pipeline.evaluation.rollout import Agent, Experience
+from pipeline.report.results import link_figures
+from wam.randomness import Generators
+
+
+class Sum(NamedTuple):
+    feature: torch.Tensor
+    """[B, 1], sum of the first action dimension so far"""
+
+
+class Adding:
+    """A world model that knows exactly what actions do."""
+
+    def split(self, feature: torch.Tensor) -> Sum:
+        return Sum(feature)
+
+    def imagine_step(self, state: Sum, action: torch.Tensor, generator: Generators) -> Sum:
+        return Sum(state.feature + action[:, :1])
+
+
+class AtLeastSix:
+    def success(self, feature: torch.Tensor) -> torch.Tensor:
+        return feature[..., 0] >= 6
+
+
+class Always:
+    """A policy whose chunks add a fixed amount, and remembers how it was sampled."""
+
+    def __init__(self, amount: float) -> None:
+        self._amount = amount
+        self.ddim_steps: set[int | None] = set()
+
+    def act(
+        self, feature: torch.Tensor, generator: Generators, ddim_steps: int | None = None
+    ) -> torch.Tensor:
+        self.ddim_steps.add(ddim_steps)
+        return torch.full((len(feature), 4, 7), self._amount / 4)
+
+
+def make_agent(policy: Any) -> Agent:
+    parts: tuple[Any, ...] = (Adding(), None, policy, "sample", torch.device("cpu"), 5)
+    return Agent(*parts)
+
+
+def experience(seen: list[list[float]], added: list[list[float]], decisions: list[int]) -> Any:
+    """Episodes side by side: real features and what the chunks add, decision by decision."""
+    amounts = torch.tensor(added)
+    chunks = (amounts / 4)[:, :, None, None].expand(*amounts.shape, 4, 7)
+    return Experience(
+        torch.zeros(amounts.shape[1], 1),
+        list(chunks),
+        torch.tensor(seen).unsqueeze(-1),
+        torch.tensor(decisions),
+    )
+
+
+def test_each_link_is_asked_of_what_really_happened() -> None:
+    real = experience(
+        seen=[[2.0, 7.0, 3.0], [6.0, 7.0, 5.0], [9.0, 9.0, 9.0]],
+        added=[[3.0, 3.0, 1.0], [1.0, 3.0, 1.0], [9.0, 9.0, 9.0]],
+        decisions=[3, 2, 2],
+    )
+    policy = Always(2.0)
+    links = examine(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 3)  # type: ignore[arg-type]
+    # The third episode ended before its third decision: what was recorded then does not count.
+    assert links.recognised.tolist() == [True, True, False]
+    assert links.replayed.tolist() == [True, True, False]
+    assert links.imagined.tolist() == [True, True, True]
+    assert policy.ddim_steps == {5}
+    links = examine(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 2)  # type: ignore[arg-type]
+    assert not links.imagined.any()
+
+
+def test_figures_are_those_of_the_confusion_matrix() -> None:
+    truth = [True, True, True, False, False]
+    recognised = [True, True, False, True, False]
+    replayed = [True, False, False, False, False]
+    imagined = [True, True, True, True, False]
+    rollouts = [
+        dict(zip(("success", "recognised", "replayed", "imagined"), row, strict=True))
+        for row in zip(truth, recognised, replayed, imagined, strict=True)
+    ]
+    figures = link_figures(rollouts)
+    assert figures is not None
+    assert figures.recognised_precision == pytest.approx(2 / 3)
+    assert figures.recognised_recall == pytest.approx(2 / 3)
+    assert figures.replayed_precision == 1
+    assert figures.replayed_recall == pytest.approx(1 / 3)
+    assert figures.imagined_success == pytest.approx(0.8)
+
+
+def test_what_was_never_claimed_has_no_precision() -> None:
+    nothing = {"success": False, "recognised": False, "replayed": False, "imagined": False}
+    figures = link_figures([nothing])
+    assert figures == (None, None, None, None, 0)
+    assert link_figures([{"success": True}]) is None

@@ -1,0 +1,125 @@
+"""Play is reproducible, busy and varied, fails as policies do, and gets over its failures."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from pipeline.play.windows import MAX_FRAMES, Window, cut_windows
+from wam import tasks
+from wam.config import TASKS
+from wam.envs.play.execution import Execution
+from wam.envs.play.experts import Expert, Manner
+from wam.envs.play.session import Play, misses
+from wam.envs.play.starts import random_start
+from wam.envs.scene_files.geometry import SCENES
+from wam.envs.simulator.play_table import PlayTableEnv
+
+
+@dataclass(frozen=True)
+class Episode:
+    robot_obs: np.ndarray
+    scene_obs: np.ndarray
+    executions: list[Execution]
+    windows: list[Window]
+
+
+def record(env: PlayTableEnv, seed: int, frames: int = 400) -> Episode:
+    rng = np.random.default_rng(seed)
+    play = Play(env, rng, 0.1)
+    observations = list(play.frames(frames))
+    robot_obs, scene_obs = (
+        np.stack([observation[name] for observation in observations])
+        for name in ("robot_obs", "scene_obs")
+    )
+    windows = cut_windows(play.executions, scene_obs, rng)
+    return Episode(robot_obs, scene_obs, play.executions, windows)
+
+
+@pytest.fixture(scope="module")
+def episodes(env: PlayTableEnv) -> list[Episode]:
+    return [record(env, seed) for seed in range(3)]
+
+
+def test_play_is_reproducible(env: PlayTableEnv, episodes: list[Episode]) -> None:
+    again = record(env, 1)
+    assert np.array_equal(again.robot_obs, episodes[1].robot_obs)
+    assert np.array_equal(again.scene_obs, episodes[1].scene_obs)
+    assert again.windows == episodes[1].windows
+
+
+def test_play_is_busy(episodes: list[Episode]) -> None:
+    assert all(len(episode.executions) >= 4 for episode in episodes)
+    done = {execution.task for episode in episodes for execution in episode.executions}
+    assert done == set(TASKS)
+
+
+def test_play_fails_as_policies_do(env: PlayTableEnv) -> None:
+    """Doors stop half-way, where play begins no task with them, and get moved on later."""
+    between = {tasks.DRAWER: (0.08, 0.14), tasks.SLIDER: (0.11, 0.17)}
+    left, done = 0, 0
+    for seed in range(12):
+        episode = record(env, seed, 500)
+        done += len(episode.executions)
+        for index, (low, high) in between.items():
+            value = episode.scene_obs[:, index]
+            still = np.abs(np.diff(value)) < 1e-4
+            stopped = (value[1:] > low) & (value[1:] < high) & still
+            left += stopped.sum() > 5
+            assert not stopped[-300:].all()
+    assert left >= 2
+    assert done >= 12 * 5
+
+
+def test_motion_fits_into_relative_actions(episodes: list[Episode]) -> None:
+    """Faster than 2 cm per frame is clipped away (CALVIN contract 1.4)."""
+    for episode in episodes:
+        motion = np.abs(np.diff(episode.robot_obs[:, :3], axis=0))
+        assert (motion > 0.02).mean() < 0.05
+
+
+def test_windows_show_their_task(episodes: list[Episode]) -> None:
+    """CALVIN contract 1.5: achieved between the first frame and the last before ``stop``."""
+    for episode in episodes:
+        assert len(episode.windows) > len(episode.executions)
+        for window in episode.windows:
+            start, end = episode.scene_obs[[window.start, window.stop - 1]]
+            assert window.stop - window.start <= MAX_FRAMES
+            assert tasks.startable(window.task, start)
+            assert tasks.achieved(window.task, start, end)
+
+
+def test_windows_start_all_over_the_table(episodes: list[Episode]) -> None:
+    places = np.stack([e.robot_obs[w.start, :3] for e in episodes for w in e.windows])
+    assert (places.std(0) > [0.10, 0.07, 0.03]).all()
+
+
+def test_blocks_are_pushed_and_stay_on_the_table(episodes: list[Episode]) -> None:
+    moved = []
+    for episode in episodes:
+        blocks = episode.scene_obs[:, 6:].reshape(-1, 3, 6)[:, :, :3]
+        assert (blocks[:, :, 2] > 0.44).all()
+        moved.append(np.linalg.norm(blocks[-1] - blocks[0], axis=1).max())
+    assert max(moved) > 0.02
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_miss_leaves_the_object_alone_and_is_recovered_from(env: PlayTableEnv, task: str) -> None:
+    for shift in misses(task, SCENES["D"]):
+        rng = np.random.default_rng(2)
+        observation, _ = env.reset(options=random_start(env, rng, task))
+        start = observation["scene_obs"]
+        missing = Expert(task, rng, Manner(shift=shift))
+        while True:
+            action = missing.act(observation, env.target_pose)
+            if missing.plans_done:
+                break
+            observation = env.step(action)[0]
+        assert not tasks.changed(task, start, observation["scene_obs"]), shift
+        expert = Expert(task, rng)
+        for _ in range(64):
+            observation = env.step(expert.act(observation, env.target_pose))[0]
+            if tasks.achieved(task, start, observation["scene_obs"]):
+                break
+        else:
+            pytest.fail(f"{task}: not recovered from {shift}")

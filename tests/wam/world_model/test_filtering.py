@@ -1,0 +1,154 @@
+import pytest
+import torch
+
+from wam.actions import NULL_ACTION
+from wam.config import Filtering, WorldModelConfig
+from wam.randomness import row_generators
+from wam.world_model.filtering import Observation, OnlineFilter, filter_embeddings, filter_sequence
+from wam.world_model.model import WorldModel
+
+STEPS, ROWS = 5, 3
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def world_model() -> WorldModel:
+    config = WorldModelConfig(
+        cnn_depth=4,
+        visual_embedding=16,
+        decoder_channels=16,
+        deter=16,
+        stoch=4,
+        classes=4,
+        hidden=16,
+        id_hidden=(8,),
+    )
+    return WorldModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def recording() -> tuple[Observation, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, STEPS, ROWS, 64, 64, 3), generator=random).to(torch.uint8)
+    observation = Observation(*images, torch.rand(STEPS, ROWS, 18, generator=random))
+    return observation, torch.rand(STEPS, ROWS, 7, generator=random) * 2 - 1
+
+
+def at(observation: Observation, t: int, rows: slice = slice(None)) -> Observation:
+    return Observation(*(field[t, rows] for field in observation))
+
+
+def test_online_and_offline_filter_agree_bit_for_bit(world_model, recording) -> None:
+    observation, action = recording
+    states = filter_sequence(world_model, observation, action, row_generators(range(ROWS)))
+    online = OnlineFilter(world_model, row_generators(range(ROWS)))
+    assert torch.equal(online.reset(at(observation, 0)), states.feature[0])
+    for t in range(1, STEPS):
+        feature = online.step(at(observation, t), action[t - 1])
+        assert torch.equal(feature, states.feature[t])
+        assert torch.equal(online.feature, feature)
+
+
+def test_a_burn_in_looks_at_the_first_frame_again(world_model, recording) -> None:
+    observation, action = recording
+    filtering = Filtering(burn_in=3)
+    states = filter_sequence(
+        world_model, observation, action, row_generators(range(ROWS)), filtering
+    )
+    first = Observation(*(field[:1].expand(4, *field.shape[1:]) for field in observation))
+    rest = torch.tensor(NULL_ACTION).expand(4, ROWS, 7)
+    looks = filter_sequence(world_model, first, rest, row_generators(range(ROWS)))
+    assert torch.equal(states.feature[0], looks.feature[-1])
+    online = OnlineFilter(world_model, row_generators(range(ROWS)), filtering)
+    assert torch.equal(online.reset(at(observation, 0)), states.feature[0])
+    feature = online.step(at(observation, 1), action[0])
+    assert torch.equal(feature, states.feature[1])
+
+
+def test_a_row_depends_on_its_own_frames_and_generator_only(world_model, recording) -> None:
+    observation, action = recording
+    states = filter_sequence(world_model, observation, action, row_generators(range(ROWS)))
+    one = Observation(*(field[:, 2:] for field in observation))
+    alone = filter_sequence(world_model, one, action[:, 2:], row_generators([2]))
+    torch.testing.assert_close(alone.feature[:, 0], states.feature[:, 2], atol=1e-5, rtol=0)
+
+
+def test_the_filter_sees_actions_as_the_robot_executes_them(world_model, recording) -> None:
+    observation, action = recording
+    fractional = action.clone()
+    fractional[..., 6] *= 0.3
+    fractional[..., 0] = 5.0
+    clamped = action.clone()
+    clamped[..., 0] = 1.0
+    features = [
+        filter_sequence(world_model, observation, given, torch.Generator().manual_seed(0)).feature
+        for given in (fractional, clamped)
+    ]
+    assert torch.equal(*features)
+
+
+@pytest.mark.parametrize("filtering", [Filtering("mode"), Filtering("mode", burn_in=3)])
+def test_rows_may_begin_later_than_others(world_model, recording, filtering: Filtering) -> None:
+    observation, action = recording
+    embedding = world_model.embed(*observation)[1]
+    is_first = torch.zeros(STEPS, ROWS, dtype=torch.bool)
+    is_first[0] = True
+    is_first[2, 1] = True
+    starts = torch.zeros(3, ROWS, dtype=torch.bool)
+    starts[0] = True
+    random = torch.Generator()
+    mixed = filter_embeddings(world_model, embedding, action, is_first, random, filtering)
+    late = filter_embeddings(world_model, embedding[2:], action[2:], starts, random, filtering)
+    torch.testing.assert_close(mixed.feature[2:, 1], late.feature[:, 1], atol=1e-6, rtol=0)
+    assert not torch.equal(mixed.feature[2:, 0], late.feature[:, 0])
+    is_first[2, 1] = False
+    alike = filter_embeddings(world_model, embedding, action, is_first, random, filtering)
+    torch.testing.assert_close(mixed.feature[:, 0], alike.feature[:, 0], atol=1e-6, rtol=0)
+    assert not torch.equal(mixed.feature[2:, 1], alike.feature[2:, 1])
+
+
+def test_draws_are_repetitions_with_their_own_noise(world_model, recording) -> None:
+    observation, action = recording
+    embedding = world_model.embed(*observation)[1]
+    is_first = torch.zeros(STEPS, ROWS, dtype=torch.bool)
+    is_first[0] = True
+    random = torch.Generator().manual_seed(0)
+    states = filter_embeddings(world_model, embedding, action, is_first, random, draws=2)
+    assert states.feature.shape[:2] == (STEPS, 2 * ROWS)
+    first, second = states.stoch.unflatten(1, (2, ROWS)).unbind(1)
+    assert not torch.equal(first, second)
+    # The first deterministic state comes from the zero state and no action: the same in all draws.
+    deter = states.deter[0].unflatten(0, (2, ROWS))
+    torch.testing.assert_close(deter[0], deter[1])
+
+
+def test_a_step_before_the_reset_is_refused(world_model, recording) -> None:
+    observation, action = recording
+    with pytest.raises(RuntimeError, match="reset"):
+        OnlineFilter(world_model, torch.Generator()).step(at(observation, 0), action[0])
+
+
+def test_single_rows_begin_anew_while_the_others_go_on(world_model, recording) -> None:
+    observation, action = recording
+    states = filter_sequence(world_model, observation, action, row_generators(range(ROWS)))
+    online = OnlineFilter(world_model, row_generators(range(ROWS)))
+    online.reset(at(observation, 0))
+    online.step(at(observation, 1), action[0])
+    # Rows 2 and 0 see their recordings from the start again, with their first random numbers.
+    first = Observation(*(field[0, [2, 0]] for field in observation))
+    feature = online.restart([2, 0], first, row_generators([2, 0]))
+    torch.testing.assert_close(feature[[0, 2]], states.feature[0, [0, 2]], atol=1e-5, rtol=0)
+    assert torch.equal(feature[1], states.feature[1, 1])
+    mixed = Observation(*(torch.stack([f[1, 0], f[2, 1], f[1, 2]]) for f in observation))
+    feature = online.step(mixed, torch.stack([action[0, 0], action[1, 1], action[0, 2]]))
+    torch.testing.assert_close(feature[[0, 2]], states.feature[1, [0, 2]], atol=1e-5, rtol=0)
+    assert torch.equal(feature[1], states.feature[2, 1])
+
+
+def test_rows_that_share_a_generator_cannot_begin_anew(world_model, recording) -> None:
+    online = OnlineFilter(world_model, torch.Generator())
+    with pytest.raises(RuntimeError, match="reset the filter first"):
+        online.restart([0], at(recording[0], 0, slice(1)), row_generators([0]))
+    online.reset(at(recording[0], 0))
+    with pytest.raises(ValueError, match="one generator per row"):
+        online.restart([0], at(recording[0], 0, slice(1)), row_generators([0]))

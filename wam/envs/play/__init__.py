@@ -1,0 +1,1 @@
+"""Scripted experts and the play that is made of them."""

@@ -1,0 +1,216 @@
+"""Continuous scripted play: tasks, failed attempts, detours and block pushes, chained at random."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from wam import tasks
+from wam.config import TASKS
+from wam.envs.play.execution import Execution
+from wam.envs.play.experts import (
+    CLOSED,
+    OPEN,
+    Expert,
+    Manner,
+    Waypoint,
+    depart,
+    last_gripper,
+    reached,
+    toward,
+    with_noise,
+)
+from wam.envs.play.pushes import push_block
+from wam.envs.play.starts import random_pose, random_start
+from wam.envs.scene_files.geometry import SceneGeometry, Vector, scene_geometry
+from wam.envs.simulator.play_table import Observation, PlayTableEnv
+
+_PUSH_PROBABILITY = 0.3
+"""Where no block can be pushed, which is as often as not, a detour takes the push's place."""
+_DETOUR_PROBABILITY = 0.25
+_DETOUR_STEPS = 12
+_FUMBLE_PROBABILITY = 0.33
+"""Of a first attempt that fails, mostly: without failures no model learns to tell them."""
+_BESIDE_PROBABILITY = 0.5
+_BREAK_OFF_STEPS = (8, 40)
+_HOLD_STEPS = (0, 12)
+_SHAKINESS = 3.0
+"""At most this many times the noise of an execution."""
+_RETREAT_PROBABILITY = 0.5
+_FINISH_PROBABILITY = 0.5
+_TASK_STEPS = 72
+_FINISH_STEPS = 10
+_MARGIN_M = 0.02
+"""A door or drawer must be this much farther from its end than a task's limit asks for."""
+
+
+def random_manner(rng: np.random.Generator, noise: float) -> Manner:
+    """A manner that solves its task; ``noise`` as in :class:`Manner`."""
+    return Manner(
+        speed=rng.uniform(0.8, 1.0),
+        noise=noise,
+        reach=rng.uniform(0.3, 1.0),
+        along=rng.uniform(-1.0, 1.0),
+    )
+
+
+@dataclass
+class Play:
+    """One episode of play; iterate over :meth:`frames`, then read ``executions``.
+
+    ``noise`` is the standard deviation of the noise on the experts' motion, in units of an action.
+    """
+
+    env: PlayTableEnv
+    rng: np.random.Generator
+    noise: float
+    executions: list[Execution] = field(default_factory=list)
+
+    def frames(self, count: int) -> Iterator[Observation]:
+        """``count`` observations, one per control step."""
+        self._geometry = scene_geometry(self.env.scene)
+        self._observation, _ = self.env.reset(options=random_start(self.env, self.rng))
+        self._frame = 0
+        yield self._observation
+        steps = self._play()
+        for self._frame in range(1, count):
+            self._observation = self.env.step(next(steps))[0]
+            yield self._observation
+
+    def _play(self) -> Iterator[np.ndarray]:
+        """Endless actions."""
+        counts = dict.fromkeys(TASKS, 0)
+        while True:
+            for task in self._halfway():
+                if self.rng.random() < _FINISH_PROBABILITY:
+                    yield from self._attempt(self._expert(task), _TASK_STEPS)
+            free = self._frame
+            if self.rng.random() < _PUSH_PROBABILITY:
+                yield from self._follow(self._push() or [self._detour()])
+            elif self.rng.random() < _DETOUR_PROBABILITY:
+                yield from self._follow([self._detour()])
+            task = self._choose(counts)
+            counts[task] += 1
+            if self.rng.random() < _FUMBLE_PROBABILITY:
+                yield from self._fumble(task)
+                if self.rng.random() < _RETREAT_PROBABILITY:
+                    yield from self._follow([self._detour()])
+                free = self._frame
+            if _ready(task, self._observation["scene_obs"]):
+                yield from self._execute(task, free)
+
+    def _push(self) -> list[Waypoint]:
+        return push_block(self._observation["scene_obs"], self._geometry, self.rng)
+
+    def _detour(self) -> Waypoint:
+        """Some pose over the table, so that the next task starts from anywhere."""
+        pose = random_pose(self.rng)
+        gripper = OPEN if self.rng.random() < 0.5 else CLOSED
+        return Waypoint(tuple(pose[:3]), tuple(pose[3:]), gripper, 0.03, _DETOUR_STEPS)
+
+    def _follow(self, waypoints: Sequence[Waypoint]) -> Iterator[np.ndarray]:
+        """Visit ``waypoints``, giving up each after its time."""
+        speed = self.rng.uniform(0.7, 1.0)
+        for waypoint in (*depart(self._observation["robot_obs"], waypoints[0]), *waypoints):
+            for _ in range(waypoint.max_steps):
+                robot_obs = self._observation["robot_obs"]
+                if reached(waypoint, robot_obs):
+                    break
+                action = toward(waypoint, robot_obs, self.env.target_pose, speed)
+                yield with_noise(action, self.rng, self.noise)
+
+    def _choose(self, counts: dict[str, int]) -> str:
+        """A task that can be done now; those done less often so far are likelier."""
+        scene_obs = self._observation["scene_obs"]
+        ready = [task for task in TASKS if _ready(task, scene_obs)]
+        weights = np.array([1.0 / (1 + counts[task]) ** 3 for task in ready])
+        return ready[self.rng.choice(len(ready), p=weights / weights.sum())]
+
+    def _fumble(self, task: str) -> Iterator[np.ndarray]:
+        """Go for ``task`` shakily, beside its object or not to the end."""
+        shift, steps = (0.0, 0.0, 0.0), _TASK_STEPS
+        if self.rng.random() < _BESIDE_PROBABILITY:
+            shifts = misses(task, self._geometry)
+            x, y, z = shifts[self.rng.integers(len(shifts))]
+            share = self.rng.uniform(0.1, 1.0)
+            shift = (share * x, share * y, share * z)
+        else:
+            steps = int(self.rng.integers(*_BREAK_OFF_STEPS))
+        manner = random_manner(self.rng, self.noise * self.rng.uniform(1.0, _SHAKINESS))
+        expert = self._expert(task, replace(manner, shift=shift))
+        yield from self._attempt(expert, steps)
+        # Waiting at an object changes nothing either.
+        held = self.env.target_pose
+        gripper = last_gripper(self._observation["robot_obs"])
+        waypoint = Waypoint(tuple(held[:3]), tuple(held[3:]), gripper)
+        for _ in range(self.rng.integers(*_HOLD_STEPS)):
+            action = toward(waypoint, self._observation["robot_obs"], self.env.target_pose)
+            yield with_noise(action, self.rng, self.noise)
+
+    def _attempt(self, expert: Expert, steps: int) -> Iterator[np.ndarray]:
+        """The rest of the expert's plan, for at most ``steps``."""
+        plans = expert.plans_done
+        for _ in range(steps):
+            action = expert.act(self._observation, self.env.target_pose)
+            if expert.plans_done > plans:
+                return
+            yield action
+
+    def _execute(self, task: str, free: int) -> Iterator[np.ndarray]:
+        expert = self._expert(task)
+        approach, start = self._frame, self._observation["scene_obs"]
+        for _ in range(_TASK_STEPS):
+            yield expert.act(self._observation, self.env.target_pose)
+            if tasks.achieved(task, start, self._observation["scene_obs"]):
+                break
+        else:
+            return
+        success = self._frame
+        for _ in range(self.rng.integers(1, 4)):
+            yield expert.act(self._observation, self.env.target_pose)
+        stop = self._frame + 1
+        if tasks.achieved(task, start, self._observation["scene_obs"]):
+            self.executions.append(Execution(task, free, approach, success, stop))
+        # A door or drawer that stops half-way could be moved in neither direction.
+        if isinstance(tasks.RULES[task], tasks.Move):
+            yield from self._attempt(expert, _FINISH_STEPS)
+
+    def _halfway(self) -> list[str]:
+        """One task for each door or drawer that stands where neither of its two can be done."""
+        scene_obs = self._observation["scene_obs"]
+        pairs = (("open_drawer", "close_drawer"), ("move_slider_left", "move_slider_right"))
+        return [
+            pair[self.rng.integers(2)]
+            for pair in pairs
+            if not any(_ready(task, scene_obs) for task in pair)
+        ]
+
+    def _expert(self, task: str, manner: Manner | None = None) -> Expert:
+        manner = manner or random_manner(self.rng, self.noise)
+        return Expert(task, self.rng, manner, self.env.scene)
+
+
+def misses(task: str, geometry: SceneGeometry) -> list[Vector]:
+    """Shifts with which the fingers pass the object of ``task`` without jamming."""
+
+    def inwards(x: float, distance: float) -> float:
+        return -distance if x > 0 else distance
+
+    if task in ("open_drawer", "close_drawer"):
+        return [(0.0, 0.0, 0.06)]
+    if task in ("move_slider_left", "move_slider_right"):
+        behind = -0.10 if task == "move_slider_left" else 0.10
+        return [(behind, 0.0, 0.0), (0.0, -0.06, 0.0)]
+    if task in ("turn_on_lightbulb", "turn_off_lightbulb"):
+        return [(inwards(geometry.switch[0], 0.14), 0.0, 0.0)]
+    return [(inwards(geometry.button[0], 0.08), 0.02, 0.0), (0.0, 0.0, 0.03)]
+
+
+def _ready(task: str, scene_obs: np.ndarray) -> bool:
+    """Startable with a margin, so that a slow finish still counts."""
+    shifted = scene_obs.copy()
+    rule: Any = tasks.RULES[task]
+    if isinstance(rule, tasks.Move):
+        shifted[rule.index] += np.sign(rule.distance) * _MARGIN_M
+    return bool(tasks.startable(task, shifted))

@@ -1,0 +1,1 @@
+"""The play table's own scene files: geometry, meshes, URDF, textures."""

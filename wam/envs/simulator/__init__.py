@@ -1,0 +1,1 @@
+"""The play table in PyBullet: engine, robot, table, cameras."""

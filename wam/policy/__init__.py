@@ -1,0 +1,1 @@
+"""The diffusion policy and its behaviour cloning."""

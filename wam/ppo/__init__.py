@@ -1,0 +1,1 @@
+"""DPPO inside the frozen world model."""

@@ -1,0 +1,1 @@
+"""What the promises of docs/reliability.md rest on: atomic files, signals, processes."""

@@ -1,0 +1,287 @@
+"""Training and calibration of the success classifier (algorithm contract 5.2 to 5.4).
+
+Shapes: S posterior draws, N frames of all demonstrations in a row, D demonstrations, F feature.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from wam.config import CHUNK, RewardConfig
+from wam.errors import WamError
+from wam.initialisation import seeded
+from wam.reliability.finite import check_weights
+from wam.reliability.interruption import deferred
+from wam.reward.classifier import SuccessClassifier, classifier_loss
+from wam.training.checkpoint import StateFile
+
+NEAR_MISS_FRAMES = 8
+"""Frames before the first success of a demonstration that weigh more."""
+PATIENCE = 10
+"""Epochs without a better validation score after which training stops."""
+MIN_RECALL = 0.5
+"""A threshold that misses more successes than this is not used, however precise."""
+
+_TEMPERATURES = torch.logspace(-1.5, 1.5, 121)
+
+
+class LabelledFeatures(NamedTuple):
+    """Latents of demonstrations with a success label per frame."""
+
+    real: torch.Tensor
+    """float32 [S, N, F], posterior features"""
+    imagined: torch.Tensor
+    """float32 [S, N, F], prior roll-outs with the same actions"""
+    label: torch.Tensor
+    """bool [N]"""
+    length: torch.Tensor
+    """int64 [D], frames per demonstration"""
+
+
+class Scores(NamedTuple):
+    """Precision and recall at a threshold; None where undefined."""
+
+    precision: float | None
+    recall: float | None
+
+
+def balanced_rows(
+    label: torch.Tensor, length: torch.Tensor, negatives: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Rows int64 [M] of one epoch: per demonstration ``negatives`` frames without success, and its
+    successes, of those at most as many.
+
+    Both are drawn without replacement, all of them where a demonstration has fewer.
+    """
+    rows: list[torch.Tensor] = []
+    first = 0
+    for frames in label.split(length.tolist()):
+        for kind in (frames, ~frames):
+            found = torch.nonzero(kind).squeeze(1)
+            if len(found) > negatives:
+                found = found[torch.randperm(len(found), generator=generator)[:negatives]]
+            rows.append(found + first)
+        first += len(frames)
+    return torch.cat(rows)
+
+
+def frame_weights(label: torch.Tensor, length: torch.Tensor, near_miss: float) -> torch.Tensor:
+    """Weight of every frame, float32 [N]: ``near_miss`` just before a success, 1 elsewhere."""
+    weight = torch.ones(len(label))
+    first = 0
+    for frames in label.split(length.tolist()):
+        if frames.any():
+            success = first + int(frames.int().argmax())
+            weight[max(first, success - NEAR_MISS_FRAMES) : success] = near_miss
+        first += len(frames)
+    return weight
+
+
+def train_classifier(
+    config: RewardConfig,
+    training: LabelledFeatures,
+    validation: LabelledFeatures,
+    generator: torch.Generator,
+    device: torch.device,
+    log: Callable[[dict[str, float]], None],
+    state: dict[str, Any] | None = None,
+    checkpoint: StateFile | None = None,
+) -> SuccessClassifier:
+    """A classifier with the weights of its best epoch, not calibrated yet.
+
+    ``checkpoint`` is given the state now and then, and when the process is asked to end, before
+    Interrupted is raised; with a ``state`` that it was given the training goes on from there, with
+    the same result.
+
+    The best epoch has the highest area under the precision-recall curve on ``validation``, the mean
+    of real and imagined features. ``log`` receives ``step`` (epoch), ``loss``, ``auprc_real`` and
+    ``auprc_imagined``. Raises WamError if the training labels are all equal, or if weights are not
+    finite after an epoch.
+    """
+    if training.label.all() or not training.label.any():
+        raise WamError(
+            f"demonstrations: {int(training.label.sum())} of {len(training.label)} frames are "
+            "successes; a classifier needs both kinds (more demonstrations, or other annotations)"
+        )
+    with seeded(generator):
+        model = SuccessClassifier(config, training.real.shape[-1]).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    weight = frame_weights(training.label, training.length, config.near_miss_weight)
+    best, best_epoch = float("-inf"), 0
+    best_weights = copy.deepcopy(model.state_dict())
+    first = 1
+    if state is not None:
+        first = state["epoch"] + 1
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+        best, best_epoch, best_weights = state["best"], state["best_epoch"], state["best_weights"]
+    with deferred() as asked:
+        for epoch in range(first, config.epochs + 1):
+            losses: list[torch.Tensor] = []
+            for feature, label, row_weight in _epoch(training, weight, config, generator):
+                loss = classifier_loss(
+                    model, feature.to(device), label.to(device), row_weight.to(device), config
+                )
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.detach())
+            check_weights(model, f"train-reward, epoch {epoch}", "lower reward.lr")
+            real, imagined = (
+                average_precision(*_scored(model, features, validation.label, device))
+                for features in (validation.real, validation.imagined)
+            )
+            log(
+                {
+                    "step": epoch,
+                    "loss": float(torch.stack(losses).mean()),
+                    "auprc_real": real,
+                    "auprc_imagined": imagined,
+                }
+            )
+            if (real + imagined) / 2 > best:
+                best, best_epoch = (real + imagined) / 2, epoch
+                best_weights = copy.deepcopy(model.state_dict())
+            elif epoch - best_epoch >= PATIENCE:
+                break
+            stop = asked()
+            if checkpoint and (stop or checkpoint.due):
+                checkpoint.save(
+                    {
+                        "epoch": epoch,
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "generator": generator.get_state(),
+                        "best": best,
+                        "best_epoch": best_epoch,
+                        "best_weights": best_weights,
+                    }
+                )
+            if stop:
+                break
+    model.load_state_dict(best_weights)
+    return model.eval()
+
+
+def calibrate(
+    model: SuccessClassifier,
+    feature: torch.Tensor,
+    label: torch.Tensor,
+    target_precision: float,
+    device: torch.device,
+) -> bool:
+    """Set the model's temperature and threshold on imagined features; whether the target is met.
+
+    The temperature minimises the log-loss. Of the thresholds that reach ``target_precision`` the
+    one with the highest recall is taken; if none does while finding half of the successes, the
+    most precise of those that find half. ``feature`` [S, N, F], ``label`` bool [N].
+    """
+    margin, truth = _scored(model, feature, label, device)
+    scaled = margin / _TEMPERATURES.unsqueeze(1)
+    signed = torch.where(truth, scaled, -scaled)
+    temperature = _TEMPERATURES[torch.nn.functional.softplus(-signed).mean(1).argmin()]
+    score, precision, recall = precision_recall_curve(torch.sigmoid(margin / temperature), truth)
+    usable = recall >= MIN_RECALL
+    met = usable & (precision >= target_precision)
+    if met.any():
+        index = torch.where(met, recall, -1.0).argmax()
+    else:
+        index = torch.where(usable, precision, -1.0).argmax()
+    # Between this score and the next lower one: rounding must not move a frame across.
+    lower = score[index + 1] if index + 1 < len(score) else 0.0
+    model.temperature.fill_(temperature)
+    model.threshold.fill_((score[index] + lower) / 2)
+    return bool(met.any())
+
+
+def scores(
+    model: SuccessClassifier, feature: torch.Tensor, label: torch.Tensor, device: torch.device
+) -> Scores:
+    """Precision and recall of the model's decisions; ``feature`` [S, N, F], ``label`` bool [N]."""
+    decision = torch.cat([model.success(draw.to(device)).cpu() for draw in feature])
+    truth = label.repeat(len(feature))
+    hits = int((decision & truth).sum())
+    found, successes = int(decision.sum()), int(truth.sum())
+    return Scores(hits / found if found else None, hits / successes if successes else None)
+
+
+def window_rates(
+    model: SuccessClassifier,
+    feature: torch.Tensor,
+    label: torch.Tensor,
+    length: torch.Tensor,
+    device: torch.device,
+) -> tuple[float | None, float | None]:
+    """How whole windows are judged if the model is asked after every fourth frame, as in PPO.
+
+    The share of windows with a success at such a frame in which it never sees one, and of those
+    without in which it does; None where there are no such windows. ``feature`` [S, N, F] of
+    windows of ``length`` [D], ``label`` bool [N].
+    """
+    decided = [model.success(draw.to(device)).cpu() for draw in feature]
+    counts = {True: [0, 0], False: [0, 0]}
+    first = 0
+    for frames in length.tolist():
+        asked = slice(first + CHUNK, first + frames, CHUNK)
+        kind = bool(label[asked].any())
+        for draw in decided:
+            counts[kind][0] += bool(draw[asked].any()) != kind
+            counts[kind][1] += 1
+        first += frames
+    missed, alarmed = (wrong / total if total else None for wrong, total in counts.values())
+    return missed, alarmed
+
+
+def precision_recall_curve(
+    score: torch.Tensor, truth: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Distinct scores in falling order with precision and recall of "at least this score"."""
+    order = score.argsort(descending=True, stable=True)
+    score, truth = score[order], truth[order]
+    hits = truth.cumsum(0).double()
+    last = torch.cat([score[1:] != score[:-1], torch.ones(1, dtype=torch.bool)])
+    precision = hits / torch.arange(1, len(score) + 1)
+    return score[last], precision[last], (hits / hits[-1].clamp(min=1))[last]
+
+
+def average_precision(score: torch.Tensor, truth: torch.Tensor) -> float:
+    """Area under the precision-recall curve, as the sum of precision times gain in recall."""
+    _, precision, recall = precision_recall_curve(score, truth)
+    gain = recall.diff(prepend=torch.zeros(1, dtype=recall.dtype))
+    return float((precision * gain).sum())
+
+
+def _epoch(
+    data: LabelledFeatures,
+    weight: torch.Tensor,
+    config: RewardConfig,
+    generator: torch.Generator,
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Shuffled batches (feature, label, weight) of real and imagined frames.
+
+    Each demonstration uses one posterior draw, chosen anew.
+    """
+    features, rows = [], []
+    for source in (data.real, data.imagined):
+        draw = torch.randint(len(source), data.length.shape, generator=generator)
+        chosen = balanced_rows(data.label, data.length, config.negatives_per_demo, generator)
+        features.append(source[draw.repeat_interleave(data.length)[chosen], chosen])
+        rows.append(chosen)
+    row = torch.cat(rows)
+    order = torch.randperm(len(row), generator=generator)
+    feature, row = torch.cat(features)[order], row[order]
+    parts = (feature, data.label[row], weight[row])
+    return list(zip(*(part.split(config.batch) for part in parts), strict=True))
+
+
+def _scored(
+    model: SuccessClassifier, feature: torch.Tensor, label: torch.Tensor, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Margins and labels of all draws, on the CPU."""
+    margin = torch.cat([model.margin(draw.to(device)).cpu() for draw in feature])
+    return margin, label.repeat(len(feature))

@@ -1,0 +1,1 @@
+"""Training the world model: the loop, its checkpoints, precision and optimisers."""

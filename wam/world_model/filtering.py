@@ -1,0 +1,181 @@
+"""From camera images to latent features: the one path of demonstrations and evaluation.
+
+Shapes: T time, B rows (episodes), S posterior draws per row, E embedding, F feature.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from wam.actions import NULL_ACTION, executable
+from wam.config import ACTION_SIZE, FILTERING, Filtering
+from wam.randomness import Generators, RankGenerator
+from wam.world_model.model import WorldModel
+from wam.world_model.rssm import RssmState
+
+
+class Observation(NamedTuple):
+    """What the world model sees of a step, [B, ...]; or of a sequence, [T, B, ...]."""
+
+    rgb_static: torch.Tensor
+    """uint8 [B, 64, 64, 3]"""
+    rgb_gripper: torch.Tensor
+    """uint8 [B, 64, 64, 3]"""
+    proprio: torch.Tensor
+    """float32 [B, 18], normalised"""
+
+
+class OnlineFilter:
+    """Latent states of B episodes that advance together, one environment step at a time.
+
+    With one generator per row an episode's features do not depend on which others run beside it.
+    Everything is kept on the world model's device.
+    """
+
+    def __init__(
+        self, world_model: WorldModel, generator: Generators, filtering: Filtering = FILTERING
+    ) -> None:
+        self._world_model, self._generator, self._filtering = world_model, generator, filtering
+        self._state: RssmState | None = None
+
+    @property
+    def feature(self) -> torch.Tensor:
+        """float32 [B, F] of the last observation. Raises RuntimeError before the first reset."""
+        if self._state is None:
+            raise RuntimeError("reset the filter first")
+        return self._state.feature
+
+    def reset(self, observation: Observation) -> torch.Tensor:
+        """Feature [B, F] of each episode's first observation, from the zero state."""
+        self._state = self._first(observation, self._generator)
+        return self.feature
+
+    def restart(
+        self, rows: Sequence[int], observation: Observation, generators: Sequence[torch.Generator]
+    ) -> torch.Tensor:
+        """Feature [B, F] once the episodes of ``rows`` begin anew with ``observation`` [R, ...].
+
+        From now on they draw from ``generators``. Raises ValueError if the rows share a generator.
+        """
+        if self._state is None:
+            raise RuntimeError("reset the filter first")
+        if isinstance(self._generator, torch.Generator | RankGenerator):
+            raise ValueError("single rows restart only with one generator per row")
+        own = list(self._generator)
+        for row, generator in zip(rows, generators, strict=True):
+            own[row] = generator
+        self._generator = own
+        fresh = self._first(observation, generators)
+        index = torch.tensor(rows, device=fresh.deter.device)
+        pairs = zip(self._state, fresh, strict=True)
+        self._state = RssmState(*(old.index_copy(0, index, new) for old, new in pairs))
+        return self.feature
+
+    @torch.no_grad()
+    def step(self, observation: Observation, action: torch.Tensor) -> torch.Tensor:
+        """Feature [B, F] after ``action`` [B, 7] led to ``observation``."""
+        if self._state is None:
+            raise RuntimeError("reset the filter first")
+        _, embedding = self._world_model.embed(*observation)
+        first = torch.zeros(len(action), dtype=torch.bool, device=action.device)
+        self._state = filter_step(
+            self._world_model,
+            self._state,
+            embedding,
+            action,
+            first,
+            self._generator,
+            self._filtering,
+        )
+        return self.feature
+
+    @torch.no_grad()
+    def _first(self, observation: Observation, generator: Generators) -> RssmState:
+        _, embedding = self._world_model.embed(*observation)
+        return first_state(self._world_model, embedding, generator, self._filtering)
+
+
+@torch.no_grad()
+def filter_sequence(
+    world_model: WorldModel,
+    observation: Observation,
+    action: torch.Tensor,
+    generator: Generators,
+    filtering: Filtering = FILTERING,
+) -> RssmState:
+    """Posterior states [T, B, ...] of sequences that start from the zero state.
+
+    ``observation`` [T, B, ...]; ``action`` float32 [T, B, 7], ``action[t]`` executed after frame t.
+    The same numbers as an :class:`OnlineFilter` fed with the same frames and generators.
+    """
+    # Embedded step by step, as online: a larger batch may round differently.
+    embedding = torch.stack(
+        [world_model.embed(*frames)[1] for frames in zip(*observation, strict=True)]
+    )
+    is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
+    is_first[0] = True
+    return filter_embeddings(world_model, embedding, action, is_first, generator, filtering)
+
+
+@torch.no_grad()
+def filter_embeddings(
+    world_model: WorldModel,
+    embedding: torch.Tensor,
+    action: torch.Tensor,
+    is_first: torch.Tensor,
+    generator: Generators,
+    filtering: Filtering = FILTERING,
+    draws: int = 1,
+) -> RssmState:
+    """As :func:`filter_sequence`, for images embedded before and several draws per row.
+
+    ``embedding`` [T, B, E]; ``is_first`` bool [T, B] resets a row wherever set, so that rows may
+    begin at different times. The result is [T, S * B, ...], draw by draw.
+    """
+    state = world_model.initial(embedding.shape[1] * draws, embedding.device)
+    states = []
+    for t in range(len(embedding)):
+        prev_action = (action[t - 1] if t else torch.zeros_like(action[0])).repeat(draws, 1)
+        seen, first = embedding[t].repeat(draws, 1), is_first[t].repeat(draws)
+        state = filter_step(world_model, state, seen, prev_action, first, generator, filtering)
+        states.append(state)
+    return RssmState(*(torch.stack(part) for part in zip(*states, strict=True)))
+
+
+@torch.no_grad()
+def first_state(
+    world_model: WorldModel, embedding: torch.Tensor, generator: Generators, filtering: Filtering
+) -> RssmState:
+    """Posterior state [B, ...] of first frames ``embedding`` [B, E], from the zero state."""
+    first = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
+    nothing = torch.zeros(len(embedding), ACTION_SIZE, device=embedding.device)
+    start = world_model.initial(len(embedding), embedding.device)
+    return filter_step(world_model, start, embedding, nothing, first, generator, filtering)
+
+
+def filter_step(
+    world_model: WorldModel,
+    state: RssmState,
+    embedding: torch.Tensor,
+    prev_action: torch.Tensor,
+    is_first: torch.Tensor,
+    generator: Generators,
+    filtering: Filtering,
+) -> RssmState:
+    """The next posterior state [B, ...]; ``prev_action`` is taken as the robot executes it.
+
+    Rows with ``is_first`` [B] see their frame ``burn_in`` times more, after the null action.
+    """
+    sample = filtering.sample
+    state = world_model.filter_step(
+        state, executable(prev_action), embedding, is_first, generator, sample
+    )
+    if not (filtering.burn_in and is_first.any()):
+        return state
+    rested, never = state, torch.zeros_like(is_first)
+    action = torch.tensor(NULL_ACTION, device=embedding.device).expand(len(embedding), -1)
+    for _ in range(filtering.burn_in):
+        rested = world_model.filter_step(rested, action, embedding, never, generator, sample)
+    pairs = zip(rested, state, strict=True)
+    return RssmState(*(torch.where(is_first.unsqueeze(-1), *pair) for pair in pairs))

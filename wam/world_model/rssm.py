@@ -1,0 +1,260 @@
+"""Recurrent state-space model with categorical latents (DreamerV2; algorithm contract 2.2).
+
+The current frame's embedding enters only the posterior of its own step; the recurrent state sees
+the previous latent and the action that led to the frame.
+
+B = batch, T = time, D = deterministic state, S = categorical variables, C = classes, Z = S C,
+A = action, E = embedding, H = hidden.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wam.actions import NULL_ACTION
+from wam.config import ACTION_SIZE, Sampling
+from wam.distributed import mean_over_ranks
+from wam.randomness import Generators, uniform
+from wam.world_model.nets import NORM_EPS
+
+
+class RssmState(NamedTuple):
+    """Deterministic and stochastic part of the latent state."""
+
+    deter: torch.Tensor
+    """float32 [..., D]"""
+    stoch: torch.Tensor
+    """float32 [..., Z], S one-hot vectors of C classes"""
+
+    @property
+    def feature(self) -> torch.Tensor:
+        """f = [deter; stoch], [..., D + Z]."""
+        return torch.cat(self, dim=-1)
+
+    def detach(self) -> "RssmState":
+        """The state without its history."""
+        return RssmState(self.deter.detach(), self.stoch.detach())
+
+
+class Observed(NamedTuple):
+    """What filtering a window yields."""
+
+    states: RssmState
+    """posterior states [T, B, ...]"""
+    posterior_logits: torch.Tensor
+    """float32 [T, B, S, C]"""
+    prior_logits: torch.Tensor
+    """float32 [T, B, S, C]"""
+
+
+class Rssm(nn.Module):
+    """The recurrent core: one step of the deterministic state, posterior and prior over the latent.
+
+    ``unimix`` is the share of a uniform distribution mixed into every categorical.
+    """
+
+    null_action: torch.Tensor
+
+    def __init__(
+        self,
+        *,
+        embedding: int,
+        deter: int,
+        stoch: int,
+        classes: int,
+        hidden: int,
+        unimix: float = 0.0,
+        gru: Literal["plain", "layernorm"] = "plain",
+    ) -> None:
+        super().__init__()
+        self.deter, self.stoch, self.classes, self.unimix = deter, stoch, classes, unimix
+        flat = stoch * classes
+        self.input_stoch = nn.Linear(flat, hidden)
+        self.input_action = nn.Linear(ACTION_SIZE, hidden, bias=False)
+        self.input_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
+        self.cell = (nn.GRUCell if gru == "plain" else LayerNormGRUCell)(hidden, deter)
+        self.posterior_deter = nn.Linear(deter, hidden)
+        self.posterior_embedding = nn.Linear(embedding, hidden, bias=False)
+        self.posterior_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
+        self.posterior_out = nn.Linear(hidden, flat)
+        self.prior_deter = nn.Linear(deter, hidden)
+        self.prior_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
+        self.prior_out = nn.Linear(hidden, flat)
+        self.register_buffer("null_action", torch.tensor(NULL_ACTION), persistent=False)
+
+    def initial(self, batch: int, device: torch.device | str) -> RssmState:
+        """The state before anything was seen: exact zeros."""
+        return RssmState(
+            torch.zeros(batch, self.deter, device=device),
+            torch.zeros(batch, self.stoch * self.classes, device=device),
+        )
+
+    def filter_step(
+        self,
+        state: RssmState,
+        prev_action: torch.Tensor,
+        embedding: torch.Tensor,
+        is_first: torch.Tensor,
+        generator: Generators,
+        sample: Sampling = "sample",
+    ) -> RssmState:
+        """Posterior state [B, ...] after ``prev_action`` [B, A] led to ``embedding`` [B, E].
+
+        Rows with ``is_first`` [B] forget ``state`` and ``prev_action``: their result depends on the
+        embedding alone.
+        """
+        keep = (~is_first).unsqueeze(-1).to(state.deter.dtype)
+        action_term = self.input_action(self._null_where(prev_action, is_first))
+        deter = self._advance(RssmState(state.deter * keep, state.stoch * keep), action_term)
+        logits = self._posterior(deter, self.posterior_embedding(embedding))
+        noise = self._noise(embedding.shape[0], generator, embedding.device, sample)
+        return RssmState(deter, self._draw(logits, noise))
+
+    def observe(
+        self,
+        embedding: torch.Tensor,
+        prev_action: torch.Tensor,
+        is_first: torch.Tensor,
+        state: RssmState,
+        generator: Generators,
+        sample: Sampling = "sample",
+        reset_actions: bool = True,
+    ) -> Observed:
+        """Filter a window: ``embedding`` [T, B, E], ``prev_action`` [T, B, A], ``is_first`` [T, B].
+
+        The same computation as T times :meth:`filter_step`, with everything that does not depend on
+        the recurrent state done for all steps at once. The prior of step t is the prediction made
+        before its frame was seen. Without ``reset_actions`` rows with ``is_first`` forget the state
+        alone, as the reference does (algorithm contract 1.7).
+        """
+        steps, batch = embedding.shape[:2]
+        keep = (~is_first).unsqueeze(-1).to(state.deter.dtype).unbind()
+        actions = self._null_where(prev_action, is_first) if reset_actions else prev_action
+        action_terms = self.input_action(actions).unbind()
+        embedding_terms = self.posterior_embedding(embedding).unbind()
+        noise = [self._noise(batch, generator, embedding.device, sample) for _ in range(steps)]
+        deters, stochs, all_logits = [], [], []
+        for t in range(steps):
+            masked = RssmState(state.deter * keep[t], state.stoch * keep[t])
+            deter = self._advance(masked, action_terms[t])
+            logits = self._posterior(deter, embedding_terms[t])
+            state = RssmState(deter, self._draw(logits, noise[t]))
+            deters.append(deter)
+            stochs.append(state.stoch)
+            all_logits.append(logits)
+        deter = torch.stack(deters)
+        states = RssmState(deter, torch.stack(stochs))
+        return Observed(states, torch.stack(all_logits), self.prior_logits(deter))
+
+    def imagine_step(
+        self,
+        state: RssmState,
+        action: torch.Tensor,
+        generator: Generators,
+        sample: Sampling = "sample",
+    ) -> RssmState:
+        """Prior state [B, ...] predicted for ``action`` [B, A] taken in ``state``."""
+        deter = self._advance(state, self.input_action(action))
+        noise = self._noise(action.shape[0], generator, action.device, sample)
+        return RssmState(deter, self._draw(self.prior_logits(deter), noise))
+
+    def prior_logits(self, deter: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [..., S, C] of the latent predicted from ``deter`` [..., D]."""
+        hidden = F.elu(self.prior_norm(self.prior_deter(deter)))
+        return self._logits(self.prior_out(hidden))
+
+    def _null_where(self, action: torch.Tensor, is_first: torch.Tensor) -> torch.Tensor:
+        """``action`` [..., A] with the null action in the rows of ``is_first`` [...]."""
+        return torch.where(is_first.unsqueeze(-1), self.null_action, action)
+
+    def _advance(self, state: RssmState, action_term: torch.Tensor) -> torch.Tensor:
+        """Next deterministic state [B, D], float32, from the projected action [B, H]."""
+        hidden = self.input_stoch(state.stoch) + action_term
+        return self.cell(F.elu(self.input_norm(hidden)), state.deter).float()
+
+    def _posterior(self, deter: torch.Tensor, embedding_term: torch.Tensor) -> torch.Tensor:
+        hidden = self.posterior_deter(deter) + embedding_term
+        return self._logits(self.posterior_out(F.elu(self.posterior_norm(hidden))))
+
+    def _logits(self, flat: torch.Tensor) -> torch.Tensor:
+        """Normalised log-probabilities [..., S, C], float32 under any autocast."""
+        logits = flat.float().unflatten(-1, (self.stoch, self.classes)).log_softmax(-1)
+        if self.unimix:
+            logits = torch.log((1 - self.unimix) * logits.exp() + self.unimix / self.classes)
+        return logits
+
+    def _noise(
+        self, batch: int, generator: Generators, device: torch.device, sample: Sampling
+    ) -> torch.Tensor | None:
+        """One uniform number per categorical [B, S], or None for the mode."""
+        return uniform((batch, self.stoch), generator, device) if sample == "sample" else None
+
+    def _draw(self, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        return StraightThrough.apply(logits, noise).flatten(-2)
+
+
+class LayerNormGRUCell(nn.Module):
+    """DreamerV2's cell: one LayerNorm over all gates, and the update gate nearly shut."""
+
+    def __init__(self, inputs: int, deter: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(inputs + deter, 3 * deter, bias=False)
+        self.norm = nn.LayerNorm(3 * deter, eps=NORM_EPS)
+
+    def forward(self, inputs: torch.Tensor, deter: torch.Tensor) -> torch.Tensor:
+        """Next state [B, D] of ``inputs`` [B, H] and ``deter`` [B, D]."""
+        gates = self.norm(self.gates(torch.cat([inputs, deter.to(inputs.dtype)], dim=-1)))
+        reset, candidate, update = gates.float().chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)
+        return update * candidate + (1 - update) * deter
+
+
+class StraightThrough(torch.autograd.Function):
+    """One-hot draw [..., C] from log-probabilities, with the gradient of the probabilities.
+
+    ``noise`` [...] uniform in [0, 1) selects the class by inverting the distribution function, None
+    takes the most probable class. One function instead of ``one_hot + probs - sg(probs)``: the
+    value is exactly one-hot.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        probabilities = logits.exp()
+        ctx.save_for_backward(probabilities)
+        if noise is None:
+            index = logits.argmax(-1, keepdim=True)
+        else:
+            distribution = probabilities.cumsum(-1)
+            # Rounding may leave the last sum below the noise: compare the first C - 1 only.
+            index = (distribution[..., :-1] <= noise.unsqueeze(-1)).sum(-1, keepdim=True)
+        return torch.zeros_like(logits).scatter_(-1, index, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (probabilities,) = ctx.saved_tensors
+        return gradient * probabilities, None
+
+
+def kl_divergence(posterior: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
+    """KL(posterior || prior) in nats, summed over S, of log-probabilities [..., S, C]: [...]."""
+    return (posterior.exp() * (posterior - prior)).sum((-2, -1))
+
+
+def kl_loss(
+    posterior: torch.Tensor, prior: torch.Tensor, balance: float, free_nats: float
+) -> torch.Tensor:
+    """Scalar balanced KL (DreamerV2, eq. 2) of log-probabilities [T, B, S, C].
+
+    ``balance`` is the weight of the term that trains the prior; each term is averaged over T and B
+    and then floored at ``free_nats``.
+    """
+    trains_prior = kl_divergence(posterior.detach(), prior).mean()
+    trains_posterior = kl_divergence(posterior, prior.detach()).mean()
+    if free_nats:
+        is_free = mean_over_ranks(trains_prior.detach()) < free_nats
+        trains_prior = torch.where(is_free, free_nats, trains_prior)
+        trains_posterior = torch.where(is_free, free_nats, trains_posterior)
+    return balance * trains_prior + (1 - balance) * trains_posterior
