@@ -31,7 +31,7 @@ from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.batches.from_shards import shard_batches
 from pipeline.batches.from_store import store_batches
 from pipeline.batches.loader import Delivery, Loader
-from pipeline.calvin import on_disk
+from pipeline.calvin import on_disk, small_files
 from pipeline.calvin.fields import CAMERAS, VECTORS
 from pipeline.params import Profile, load_profile
 from pipeline.pictures.images import to_model_size
@@ -341,7 +341,7 @@ def multiply(source: Path, target: Path, frames: int) -> None:
         files = sorted((source / split).glob("episode_*.npz"))
         for frame_id, path in enumerate(islice(cycle(files), count)):
             os.link(path, on_disk.frame_path(directory, frame_id))
-        on_disk.write_npy(directory / on_disk.EPISODE_TABLE, np.array([[0, count - 1]]))
+        small_files.write_npy(directory / on_disk.EPISODE_TABLE, np.array([[0, count - 1]]))
 
 
 def convert_all(source: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.calvin.fields import OWN_ARRAYS
+from pipeline.store.arrays import OWN_ARRAYS
 from wam.config import FinetuneConfig, PolicyConfig, WorldModelConfig, WorldModelTraining
 from wam.errors import WamError
 

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wam.config import ACTION_SIZE, PROPRIO_SIZE
-
-SCHEMA_VERSION = 3
-"""Version of the store's layout; a reader refuses any other."""
+from wam.config import ACTION_SIZE
 
 CAMERAS = ("rgb_static", "rgb_gripper")
 """What training needs; a store may hold one of them for other uses."""
@@ -69,52 +66,3 @@ TOLERANCE = 1e-3
 
 RAW_KEYS = (*CAMERAS, *VECTORS)
 """What a raw frame must hold; further keys are ignored unless ``convert`` is asked for them."""
-
-
-@dataclass(frozen=True)
-class StoreArray:
-    """One row per frame."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    """Shape of a row."""
-    meaning: str
-
-    @property
-    def is_image(self) -> bool:
-        """Whether a row is an image or larger, so that the file of a shard has chunks."""
-        return len(self.shape) > 1
-
-
-ROW_ARRAYS: dict[str, StoreArray] = {
-    "actions": StoreArray("float32", (ACTION_SIZE,), VECTORS["actions"].meaning),
-    "rel_actions": StoreArray("float32", (ACTION_SIZE,), VECTORS["rel_actions"].meaning),
-    "robot_obs": StoreArray("float64", (ROBOT_OBS_SIZE,), VECTORS["robot_obs"].meaning),
-    "scene_obs": StoreArray("float64", (SCENE_OBS_SIZE,), VECTORS["scene_obs"].meaning),
-    "proprio": StoreArray(
-        "float32",
-        (PROPRIO_SIZE,),
-        "position (m), rot6d, gripper width (m), joints (rad), gripper command; not normalised",
-    ),
-    "frame_id": StoreArray("int64", (), "id of the raw frame"),
-}
-"""What every store holds besides its images."""
-
-STATISTICS_OF = ("actions", "rel_actions", "robot_obs", "scene_obs", "proprio")
-"""The arrays whose range, mean and standard deviation the conversion computes."""
-
-MEANINGS = {
-    "rgb_static": "static camera, RGB, top row first",
-    "rgb_gripper": "wrist camera, RGB, top row first",
-    "depth_static": "static camera, depth along the optical axis (m), top row first",
-    "depth_gripper": "wrist camera, depth along the optical axis (m), top row first",
-}
-"""Of the images."""
-
-EPISODES = "episodes"
-"""int64 [E, 2]: first row and one past the last row of every episode."""
-EPISODE_SCENE = "episode_scene"
-"""int8 [E]: place of every episode's scene in the attribute ``scenes``, -1 where it is unknown."""
-
-OWN_ARRAYS = (*CAMERAS, *DEPTHS.values(), *ROW_ARRAYS, EPISODES, EPISODE_SCENE)
-"""All names that mean something in a store."""

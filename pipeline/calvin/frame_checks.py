@@ -14,7 +14,7 @@ from wam.errors import WamError
 
 
 @dataclass(frozen=True)
-class Finding:
+class DroppedEpisode:
     """Something wrong with an episode that was dropped for it."""
 
     split: str

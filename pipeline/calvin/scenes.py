@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.calvin import on_disk
+from pipeline.calvin import metadata
 from pipeline.calvin.fields import SCENE_OBS_SIZE
 from wam.envs.scene_files.geometry import scene_geometry
 from wam.errors import WamError
@@ -35,11 +35,11 @@ def episode_scenes(directory: Path, episodes: Sequence[tuple[int, int]]) -> list
     """
     named = {
         match[1]: ids
-        for name, ids in on_disk.read_scene_info(directory).items()
+        for name, ids in metadata.read_scene_info(directory).items()
         if (match := _NAME.fullmatch(name))
     }
     if len(named) <= 1:
-        scene = on_disk.read_recording_config(directory).scene or next(iter(named), None)
+        scene = metadata.read_recording_config(directory).scene or next(iter(named), None)
         return [scene] * len(episodes)
     return [_scene_of(named, start, stop) for start, stop in episodes]
 

@@ -16,8 +16,8 @@ from pipeline.evaluation.simulator import (
     warn_of_impossible,
     warn_of_other_images,
 )
+from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
-from pipeline.stages.extract import load_demos
 from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam.config import FinetuneConfig

@@ -12,11 +12,11 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.calvin.listing import load_index
 from pipeline.lerobot.data import FILE_MB, plan, write_files
 from pipeline.lerobot.labels import label_frames
 from pipeline.lerobot.meta import CODEBASE_VERSION, write_meta
 from pipeline.lerobot.split import Split
-from pipeline.stages.index import load_index
 from pipeline.store.group import store_path
 from pipeline.store.open import open_store
 from wam.errors import WamError

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from pipeline.calvin.fields import StoreArray
+from pipeline.store.arrays import StoreArray
 from wam.errors import WamError
 
 KEYS = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline import console
-from pipeline.calvin.on_disk import Annotation
+from pipeline.calvin.language import Annotation
 from pipeline.store.open import Store
 
 PLAY = "play"

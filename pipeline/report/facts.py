@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.artifacts.manifests import MANIFEST
 from pipeline.evaluation.origin import ORIGIN
+from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
 from pipeline.report.results import NAMES
 from pipeline.report.sources import (
@@ -19,7 +20,6 @@ from pipeline.report.sources import (
     optional_json,
     size,
 )
-from pipeline.stages.extract import load_demos
 from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam.config import FPS, VARIANTS

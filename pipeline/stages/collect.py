@@ -15,7 +15,7 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, Place, place
 from pipeline.artifacts.layout import SPLITS, Layout
-from pipeline.calvin import on_disk
+from pipeline.calvin import language, metadata, on_disk
 from pipeline.params import Profile
 from pipeline.play.episode import EpisodeJob
 from pipeline.play.windows import Window, select_windows, sentence
@@ -157,7 +157,7 @@ def _collect(
         record_all(missing, profile.env.workers)
         total = settings["training_frames"] + settings["validation_frames"]
         scenes = {f"calvin_scene_{profile.env.scene}": (0, total - 1)}
-        on_disk.write_scene_info(splits["training"], scenes)
+        metadata.write_scene_info(splits["training"], scenes)
         limits = (profile.collect.max_windows_per_task, profile.collect.max_starts_per_task)
         receipt = {
             "settings": settings,
@@ -210,14 +210,14 @@ def _finish_split(
         for w in marker["windows"]
     ]
     selected = select_windows(windows, limit)
-    on_disk.write_split(directory, [(job.first_id, job.first_id + job.frames - 1) for job in jobs])
-    on_disk.write_annotations(
-        directory, [on_disk.Annotation(w.task, sentence(w), w.start, w.stop) for w in selected]
+    metadata.write_split(directory, [(job.first_id, job.first_id + job.frames - 1) for job in jobs])
+    language.write_annotations(
+        directory, [language.Annotation(w.task, sentence(w), w.start, w.stop) for w in selected]
     )
     origin = simulator.origin()
-    on_disk.write_recording_config(
+    metadata.write_recording_config(
         directory,
-        on_disk.Recording(
+        metadata.Recording(
             scene=simulator.scene,
             renderer=origin["renderer"],
             robot_model=origin["robot_model"],

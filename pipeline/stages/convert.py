@@ -15,11 +15,11 @@ from pipeline import console, workers
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin.fields import SCHEMA_VERSION, STATISTICS_OF, StoreArray
-from pipeline.calvin.frame_checks import Finding
+from pipeline.calvin.frame_checks import DroppedEpisode
+from pipeline.calvin.listing import RawIndex, load_index
 from pipeline.calvin.moments import Moments
 from pipeline.params import Convert, Profile
-from pipeline.stages.index import RawIndex, load_index
+from pipeline.store.arrays import SCHEMA_VERSION, STATISTICS_OF, StoreArray
 from pipeline.store.group import create_arrays, finish_group, parameters, store_arrays, store_path
 from pipeline.store.shard_job import Piece, ShardJob, ShardRecord, read_record, write_shard
 from wam.errors import WamError
@@ -176,7 +176,7 @@ def _write_all(
         waiting = [job for job in jobs if read_record(job) is None]
         num_frames = sum(job.num_frames for job in jobs)
         done = num_frames - sum(job.num_frames for job in waiting)
-        findings: list[Finding] = []
+        findings: list[DroppedEpisode] = []
         with console.progress("convert", num_frames, "frames", done=done) as advance:
             for record in run_jobs(write_shard, waiting):
                 findings += record.findings
@@ -228,11 +228,11 @@ def _pieces(episodes: list[tuple[int, int]], start: int, stop: int) -> tuple[Pie
     return tuple(pieces)
 
 
-def _drop(index: RawIndex, findings: list[Finding]) -> RawIndex:
+def _drop(index: RawIndex, findings: list[DroppedEpisode]) -> RawIndex:
     """``index`` without the episodes of ``findings``, which are noted in it."""
     splits = {}
     for name, split in index.splits.items():
-        first: dict[tuple[int, int], Finding] = {}
+        first: dict[tuple[int, int], DroppedEpisode] = {}
         for finding in sorted(findings, key=lambda finding: finding.file):
             if finding.split == name:
                 first.setdefault(finding.episode, finding)

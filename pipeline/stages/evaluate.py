@@ -27,10 +27,10 @@ from pipeline.evaluation.simulator import (
     warn_of_other_images,
 )
 from pipeline.evaluation.statistics import wilson
+from pipeline.latents.demonstrations import Start, load_demos
 from pipeline.params import Profile
 from pipeline.pictures import clips
 from pipeline.report.results import FINETUNED, STAGES, Policy, link_figures
-from pipeline.stages.extract import Start, load_demos
 from pipeline.store.group import store_path
 from pipeline.store.open import open_store
 from wam.config import CHUNK, TASKS

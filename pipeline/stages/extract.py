@@ -5,7 +5,7 @@ split are held out and give the start states of the evaluation (CALVIN contract 
 into the store of the split.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,16 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin import on_disk
+from pipeline.calvin import language
+from pipeline.calvin.listing import SplitIndex, load_index
+from pipeline.latents.demonstrations import DEMOS_FILE, Demo, Start, TaskDemos
 from pipeline.params import Extract, Profile
-from pipeline.stages.index import SplitIndex, load_index
 from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam import tasks
 from wam.config import TASKS
 from wam.errors import WamError
 
-DEMOS_FILE = "demos.json"
 MAX_EXTENSION = 16
 """Play frames that may be added to a window in which the task is not yet achieved (5.3)."""
 PLAY_FRAMES = 64
@@ -32,60 +32,6 @@ NEAR_M = 0.05
 """A hand that comes this close to where a demonstration succeeded has tried, or nearly so."""
 CLEARANCE = 64
 """Frames between an imagination start and the next change of the task's variable (6.7)."""
-
-
-@dataclass(frozen=True)
-class Demo:
-    """Rows [start, stop) of one split's store that accomplish a task."""
-
-    start: int
-    stop: int
-    episode_start: int
-    """First row of the episode, for filtering with the preceding play as context."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """A held-out simulator state: the first frame of a validation window."""
-
-    frame_id: int
-    robot_obs: list[float]
-    """[15] float64"""
-    scene_obs: list[float]
-    """[24] float64"""
-
-
-@dataclass(frozen=True)
-class TaskDemos:
-    """What is learned from and evaluated on for one task."""
-
-    training: list[Demo]
-    validation: list[Demo]
-    starts: list[Start]
-    """The first frame of every validation window."""
-    imagination_starts: list[int]
-    """Rows of the training store from which the task can be imagined; no demonstrations."""
-    training_play: list[Demo]
-    """Windows of play that begin where the task can be done, whatever happens then"""
-    validation_play: list[Demo]
-
-
-@dataclass(frozen=True)
-class DemoSet:
-    """All tasks of a profile."""
-
-    tasks: dict[str, TaskDemos]
-    digest: str
-    """Of the source frame ids: equal digests mean identical demonstrations and starts."""
-
-    def __getitem__(self, task: str) -> TaskDemos:
-        """One task's part. Raises WamError for a task that was not extracted."""
-        if task not in self.tasks:
-            raise WamError(
-                f"task '{task}': no demonstrations; extracted were {', '.join(self.tasks)}. "
-                "Run 'wam extract' again"
-            )
-        return self.tasks[task]
 
 
 def run(profile: Profile, layout: Layout) -> None:
@@ -144,34 +90,11 @@ def run(profile: Profile, layout: Layout) -> None:
     console.done("extract", f"training + validation demonstrations: {counts}")
 
 
-def load_demos(directory: Path) -> DemoSet:
-    """What :func:`run` extracted. Raises WamError if it is absent or incomplete."""
-    manifests.read_manifest(directory, "extract")
-    content = manifests.read_json(directory / DEMOS_FILE)
-    try:
-        return DemoSet(
-            tasks={
-                task: TaskDemos(
-                    training=[Demo(**demo) for demo in demos["training"]],
-                    validation=[Demo(**demo) for demo in demos["validation"]],
-                    starts=[Start(**start) for start in demos["starts"]],
-                    imagination_starts=demos["imagination_starts"],
-                    training_play=[Demo(**demo) for demo in demos["training_play"]],
-                    validation_play=[Demo(**demo) for demo in demos["validation_play"]],
-                )
-                for task, demos in content["tasks"].items()
-            },
-            digest=content["digest"],
-        )
-    except KeyError as error:
-        raise WamError(f"{directory / DEMOS_FILE}: no {error}; run 'wam extract' again") from None
-
-
 def extract_task(
     task: str,
     training: Store,
     validation: Store,
-    annotations: dict[str, list[on_disk.Annotation]],
+    annotations: dict[str, list[language.Annotation]],
     settings: Extract,
 ) -> TaskDemos:
     """Demonstrations and starts of one task; independent of which other tasks there are.
@@ -205,16 +128,16 @@ def extract_task(
     )
 
 
-def _annotations(split: SplitIndex) -> list[on_disk.Annotation]:
+def _annotations(split: SplitIndex) -> list[language.Annotation]:
     if split.windows is None:
         raise WamError(
-            f"{Path(split.directory) / on_disk.ANNOTATIONS}: not found by 'wam index'; "
+            f"{Path(split.directory) / language.ANNOTATIONS}: not found by 'wam index'; "
             "extract needs the annotations of both splits"
         )
     return split.windows
 
 
-def _windows(task: str, store: Store, annotations: list[on_disk.Annotation]) -> list[Demo]:
+def _windows(task: str, store: Store, annotations: list[language.Annotation]) -> list[Demo]:
     """The annotated windows of ``task``, in the order of the annotations.
 
     Windows that do not lie inside one stored episode are left out (dropped episodes).

@@ -19,11 +19,11 @@ from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.calvin.fields import CAMERAS
+from pipeline.latents.demonstrations import Demo, TaskDemos, load_demos
 from pipeline.latents.features import SplitFeatures, TaskFeatures, no_features, save_features
 from pipeline.params import Features, Profile
 from pipeline.pictures.images import all_to_model_size
 from pipeline.seeding import task_generator
-from pipeline.stages.extract import Demo, TaskDemos, load_demos
 from pipeline.store.open import Store, open_store
 from wam import device as devices
 from wam import tasks

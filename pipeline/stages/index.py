@@ -8,7 +8,7 @@ stays the same, byte for byte, nothing downstream runs. What ``convert.frames`` 
 import hashlib
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,78 +18,24 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, place
 from pipeline.artifacts.layout import SPLITS, Layout
-from pipeline.calvin import conformance, on_disk
-from pipeline.calvin.fields import CAMERAS, VECTORS
-from pipeline.calvin.frame_checks import Finding, read_first_frame
+from pipeline.calvin import conformance, language, metadata, on_disk
+from pipeline.calvin.fields import VECTORS
+from pipeline.calvin.frame_checks import DroppedEpisode, read_first_frame
+from pipeline.calvin.listing import (
+    INDEX_FILE,
+    Episodes,
+    RawIndex,
+    SplitIndex,
+    checked_manifest,
+    load_index,
+)
 from pipeline.calvin.npz import Kind
 from pipeline.calvin.scenes import episode_scenes
 from pipeline.params import Convert, Profile
 from pipeline.untrusted.regular_file import what_is_there
 from wam.errors import WamError
 
-INDEX_FILE = "index.json"
 _MAX_STRAY_NAMES = 20
-
-
-Episodes = list[tuple[int, int]]
-"""Frame ids [start, stop) of every episode."""
-
-
-@dataclass(frozen=True)
-class SplitIndex:
-    """The frames of one split."""
-
-    directory: str
-    episodes: Episodes
-    """The episodes that are used, cut to ``convert.frames``; all their frames are there."""
-    scenes: list[str | None]
-    """Letter of every episode's scene; None where it is unknown."""
-    num_frames: int
-    digits: int
-    """Digits of the frame id in file names."""
-    digest: str
-    """Of names, sizes and, as ``index.verify`` says, times or contents; and of the small files."""
-    arrays: dict[str, Kind]
-    """Dtype and shape of every array of the first frame."""
-    renderer: str | None
-    annotations: dict[str, int] | None
-    """Number of annotated windows per task; None where the split has no annotations."""
-    windows: list[on_disk.Annotation] | None
-    """The annotated windows, for stages that run where the raw frames are not."""
-    num_stray: int
-    """Frame files that belong to no episode; they are ignored."""
-    stray: list[str]
-    """Names of the first few of them."""
-    findings: list[Finding]
-    robot_model: str | None = None
-    scene_source: str | None = None
-    backend: str | None = None
-
-    @property
-    def scene(self) -> str | None:
-        """The scene of all episodes; None if there are several, or one is unknown."""
-        return self.scenes[0] if len(set(self.scenes)) == 1 else None
-
-    @property
-    def image_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape (H, W, 3) of the cameras' images."""
-        return {name: self.arrays[name][1] for name in CAMERAS if name in self.arrays}
-
-
-@dataclass(frozen=True)
-class RawIndex:
-    """The content of ``index.json``."""
-
-    raw: str
-    verify: str
-    splits: dict[str, SplitIndex]
-    warnings: list[conformance.Finding]
-    """Errors and warnings of ``wam inspect`` that need no look into the frames."""
-
-    @property
-    def digest(self) -> str:
-        """Stands for all frames of both splits."""
-        return manifests.digest({name: split.digest for name, split in self.splits.items()})
 
 
 def run(profile: Profile, layout: Layout) -> None:
@@ -130,23 +76,6 @@ def run(profile: Profile, layout: Layout) -> None:
     )
 
 
-def load_index(directory: Path) -> RawIndex:
-    """The index in ``directory``. Raises WamError if it is absent, incomplete or damaged."""
-    _checked_manifest(directory)
-    content = manifests.read_json(directory / INDEX_FILE)
-    try:
-        return RawIndex(
-            content["raw"],
-            content["verify"],
-            {name: _split_of(split) for name, split in content["splits"].items()},
-            [conformance.Finding(**finding) for finding in content["warnings"]],
-        )
-    except (KeyError, TypeError) as error:
-        raise WamError(
-            f"{directory / INDEX_FILE}: made by another version ({error}); run 'wam index' again"
-        ) from None
-
-
 def index_split(directory: Path, split: str, verify: str, settings: Convert) -> SplitIndex:
     """Index the frames below one split's ``directory``; see :func:`run` for the errors."""
     skip_episodes = settings.on_error == "skip-episode"
@@ -170,9 +99,9 @@ def index_split(directory: Path, split: str, verify: str, settings: Convert) -> 
         scene for episode, scene in zip(episodes, scenes, strict=True) if episode not in dropped
     ]
     kept = [episode for episode in episodes if episode not in dropped]
-    recording = on_disk.read_recording_config(directory)
-    annotations = on_disk.annotations_path(directory)
-    windows = None if annotations is None else on_disk.read_annotations(directory)
+    recording = metadata.read_recording_config(directory)
+    annotations = language.annotations_path(directory)
+    windows = None if annotations is None else language.read_annotations(directory)
     return SplitIndex(
         directory=str(directory),
         episodes=kept,
@@ -227,7 +156,7 @@ def _kept(directory: Path, root: Path, params: dict[str, Any]) -> RawIndex | Non
     """The index of ``root`` with ``params`` that is in ``directory``; None if there is none."""
     try:
         index = load_index(directory)
-        is_same = _checked_manifest(directory)["params"] == params and index.raw == str(root)
+        is_same = checked_manifest(directory)["params"] == params and index.raw == str(root)
         return index if is_same else None
     except WamError:
         return None
@@ -246,36 +175,6 @@ def _save(directory: Path, index: RawIndex, params: dict[str, Any]) -> None:
             found.build(make, stage="index", params=params, inputs=inputs)
 
 
-def _checked_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a complete index, whose file is as it was written."""
-    manifest = manifests.read_manifest(directory, "index")
-    if not isinstance(manifest, dict) or "files" not in manifest:
-        raise WamError(f"{directory}: made by an earlier version; run 'wam index' again")
-    manifest = manifests.verified_manifest(directory)
-    if problem := manifests.file_problem(directory / INDEX_FILE, manifest["files"][INDEX_FILE]):
-        raise WamError(f"{directory / INDEX_FILE}: damaged ({problem}); run 'wam index' again")
-    return manifest
-
-
-def _split_of(content: dict[str, Any]) -> SplitIndex:
-    """A split of ``index.json``."""
-    windows = content["windows"]
-    return SplitIndex(
-        **{
-            **content,
-            "episodes": [tuple(episode) for episode in content["episodes"]],
-            "arrays": {
-                name: (dtype, tuple(shape)) for name, (dtype, shape) in content["arrays"].items()
-            },
-            "windows": windows and [on_disk.Annotation(**window) for window in windows],
-            "findings": [
-                Finding(**{**finding, "episode": tuple(finding["episode"])})
-                for finding in content["findings"]
-            ],
-        }
-    )
-
-
 def _select(
     directory: Path, split: str, episodes: Episodes, settings: Convert
 ) -> tuple[Episodes, list[str | None]]:
@@ -286,8 +185,8 @@ def _select(
         for (start, stop), scene in chosen:
             if scene is None:
                 raise WamError(
-                    f"{directory / on_disk.SCENE_INFO}: no scene for the episode of frames {start} "
-                    f"to {stop - 1}; convert.scenes needs one for each"
+                    f"{directory / metadata.SCENE_INFO}: no scene for the episode of frames "
+                    f"{start} to {stop - 1}; convert.scenes needs one for each"
                 )
         chosen = [(episode, scene) for episode, scene in chosen if scene in settings.scenes]
         if not chosen:
@@ -335,7 +234,7 @@ def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
 
 def _missing_frames(
     directory: Path, split: str, digits: int, episodes: Episodes, ids: np.ndarray
-) -> tuple[list[Finding], int]:
+) -> tuple[list[DroppedEpisode], int]:
     """A finding for every episode that is not complete, and how many frames are missing in all."""
     findings, num_missing = [], 0
     for start, stop in episodes:
@@ -349,7 +248,7 @@ def _missing_frames(
         instead = what_is_there(path)
         problem = f"frame missing inside the episode of frames {start} to {stop - 1}"
         problem += f"; there is {instead}" if instead else ""
-        findings.append(Finding(split, (start, stop), str(path), problem))
+        findings.append(DroppedEpisode(split, (start, stop), str(path), problem))
         num_missing += stop - start - len(present)
     return findings, num_missing
 
@@ -359,8 +258,8 @@ def _digest(
 ) -> str:
     """Digest of the frames that will be used, and of the small files beside them."""
     total = hashlib.blake2b(digest_size=16)
-    language = on_disk.ANNOTATIONS if annotations is None else annotations.relative_to(directory)
-    for name in (on_disk.EPISODE_TABLE, on_disk.SCENE_INFO, language, on_disk.RECORDING):
+    windows = language.ANNOTATIONS if annotations is None else annotations.relative_to(directory)
+    for name in (on_disk.EPISODE_TABLE, metadata.SCENE_INFO, windows, metadata.RECORDING):
         path = directory / name
         content = manifests.file_digest(path) if path.is_file() else "-"
         total.update(f"{name} {content}\n".encode())
@@ -404,5 +303,5 @@ def _first_arrays(
     raise problem
 
 
-def _count(windows: list[on_disk.Annotation]) -> dict[str, int]:
+def _count(windows: list[language.Annotation]) -> dict[str, int]:
     return dict(sorted(Counter(window.task for window in windows).items()))

@@ -12,8 +12,13 @@ import numpy as np
 import zarr
 
 from pipeline.artifacts import manifests
-from pipeline.calvin.fields import (
-    DEPTHS,
+from pipeline.calvin.fields import DEPTHS
+from pipeline.calvin.listing import SplitIndex
+from pipeline.calvin.scenes import SCENES, block_order
+from pipeline.evaluation.origin import ORIGIN
+from pipeline.params import Convert
+from pipeline.store import chunk_codec
+from pipeline.store.arrays import (
     EPISODE_SCENE,
     EPISODES,
     MEANINGS,
@@ -21,11 +26,6 @@ from pipeline.calvin.fields import (
     SCHEMA_VERSION,
     StoreArray,
 )
-from pipeline.calvin.scenes import SCENES, block_order
-from pipeline.evaluation.origin import ORIGIN
-from pipeline.params import Convert
-from pipeline.stages.index import SplitIndex
-from pipeline.store import chunk_codec
 from pipeline.store.shard_file import write_chunk_file
 from wam.config import FPS
 from wam.errors import WamError

@@ -16,11 +16,12 @@ import numpy as np
 
 from pipeline.artifacts import manifests
 from pipeline.calvin import on_disk
-from pipeline.calvin.fields import STATISTICS_OF, VECTORS, StoreArray
-from pipeline.calvin.frame_checks import Finding, check_frame, check_values, read_frame
+from pipeline.calvin.fields import VECTORS
+from pipeline.calvin.frame_checks import DroppedEpisode, check_frame, check_values, read_frame
 from pipeline.calvin.moments import Moments
 from pipeline.calvin.npz import Kind
 from pipeline.pictures.images import resized
+from pipeline.store.arrays import STATISTICS_OF, StoreArray
 from pipeline.store.shard_file import ShardFile, write_chunk_file, writing_shard
 from wam import proprio
 from wam.errors import WamError
@@ -98,7 +99,7 @@ class ShardRecord:
     """:class:`Moments` of the vectors."""
     files: dict[str, dict[str, Any]]
     """``bytes`` and ``digest`` of the shard's file in each array."""
-    findings: list[Finding]
+    findings: list[DroppedEpisode]
     """Episodes with an invalid frame; if there are any, nothing was written."""
 
 
@@ -205,7 +206,7 @@ def _read_block(
         check_values(paths[:num_read], vectors)
 
 
-def _invalid(job: ShardJob) -> Iterator[Finding]:
+def _invalid(job: ShardJob) -> Iterator[DroppedEpisode]:
     """The first invalid frame of every piece that has one."""
     for piece in job.pieces:
         for frame_id in range(piece.start, piece.stop):
@@ -214,5 +215,5 @@ def _invalid(job: ShardJob) -> Iterator[Finding]:
                 check_frame(path, job.kinds, job.raw_keys)
             except WamError as error:
                 file, _, problem = str(error).partition(": ")
-                yield Finding(job.split, piece.episode, file, problem)
+                yield DroppedEpisode(job.split, piece.episode, file, problem)
                 break

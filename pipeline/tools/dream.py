@@ -10,10 +10,10 @@ from pipeline.artifacts.layout import Layout
 from pipeline.batches.assemble import cut
 from pipeline.batches.from_store import store_frames
 from pipeline.batches.order import Windows, fixed_windows
+from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
 from pipeline.pictures import animation
 from pipeline.report.results import NAMES
-from pipeline.stages.extract import load_demos
 from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam import device as devices

@@ -15,12 +15,11 @@ from rich.table import Table
 from pipeline import lerobot
 from pipeline.artifacts import manifests
 from pipeline.artifacts.verify import verify as verify_artifact
-from pipeline.calvin import conformance
+from pipeline.calvin import conformance, listing
 from pipeline.calvin.conformance import SEVERITIES, Finding
-from pipeline.calvin.fields import EPISODES
 from pipeline.console import console, done, titled
-from pipeline.stages import index
-from pipeline.stages.extract import DEMOS_FILE, load_demos
+from pipeline.latents.demonstrations import DEMOS_FILE, load_demos
+from pipeline.store.arrays import EPISODES
 from pipeline.store.open import open_store, verify_store
 from wam.errors import WamError
 
@@ -154,7 +153,7 @@ def _print_findings(findings: list[Finding]) -> None:
 
 
 def _describe_index(path: Path) -> Rows:
-    found = index.load_index(path)
+    found = listing.load_index(path)
     rows: Rows = [("raw", found.raw), ("verify", found.verify)]
     for name, split in found.splits.items():
         rows += [

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.calvin import on_disk
+from pipeline.calvin import language, metadata, on_disk, small_files
 
 
 class Fine(str):
@@ -102,7 +102,7 @@ def dangling(path: Path) -> None:
 
 
 def table(rows: Any) -> Damage:
-    return lambda root: on_disk.write_npy(root / SPLIT / on_disk.EPISODE_TABLE, np.array(rows))
+    return lambda root: small_files.write_npy(root / SPLIT / on_disk.EPISODE_TABLE, np.array(rows))
 
 
 def pickled(name: str | Path, content: Any) -> Damage:
@@ -116,19 +116,19 @@ def pickled(name: str | Path, content: Any) -> Damage:
     return damage
 
 
-def language(
+def annotated(
     ann: Any = ("push",), task: Any = ("close_drawer",), indx: Any = ((102, 134),)
 ) -> Damage:
     """Annotations with other content."""
     return pickled(
-        on_disk.ANNOTATIONS,
+        language.ANNOTATIONS,
         {"language": {"ann": ann, "task": task}, "info": {"indx": indx, "episodes": []}},
     )
 
 
 def no_validation_annotations(root: Path) -> None:
     """Zips of mees/calvin#115 and mees/calvin#121 lack them."""
-    (root / "validation" / on_disk.ANNOTATIONS).unlink()
+    (root / "validation" / language.ANNOTATIONS).unlink()
 
 
 def stray_frame(root: Path) -> None:
@@ -148,13 +148,13 @@ def npz_as_table(path: Path) -> None:
 
 def two_folders(root: Path) -> None:
     """Annotations of two language models, none in the usual folder."""
-    usual = root / SPLIT / on_disk.ANNOTATIONS.parent
+    usual = root / SPLIT / language.ANNOTATIONS.parent
     shutil.copytree(usual, usual.with_name("lang_bert"))
     usual.rename(usual.with_name("lang_clip_resnet50"))
 
 
 def other_folder(root: Path) -> None:
-    usual = root / SPLIT / on_disk.ANNOTATIONS.parent
+    usual = root / SPLIT / language.ANNOTATIONS.parent
     usual.rename(usual.with_name("lang_clip_resnet50"))
 
 
@@ -299,12 +299,12 @@ CASES: Listed = {
     ),
     "episode negative": (table([[-5, 139]]), everywhere(r"episode \[-5, 139\]")),
     "lengths of one more": (
-        lambda root: on_disk.write_npy(root / SPLIT / on_disk.EPISODE_LENGTHS, np.array([40])),
+        lambda root: small_files.write_npy(root / SPLIT / on_disk.EPISODE_LENGTHS, np.array([40])),
         {"inspect": "1 lengths"},
     ),
     # Annotations.
     "annotations missing": (
-        removed(on_disk.ANNOTATIONS),
+        removed(language.ANNOTATIONS),
         {"inspect": "not found", "extract": "auto_lang_ann.npy: not found"},
     ),
     "no validation annotations": (
@@ -316,62 +316,71 @@ CASES: Listed = {
         {"inspect": "lang_clip", "index": Fine("lang_clip_resnet50"), "extract": Fine()},
     ),
     "annotations in two other folders": (two_folders, everywhere("lang_bert.*link one of these")),
-    "annotations a named pipe": (instead(on_disk.ANNOTATIONS, pipe), _NO_FILE),
+    "annotations a named pipe": (instead(language.ANNOTATIONS, pipe), _NO_FILE),
     "annotations a dangling link": (
-        instead(on_disk.ANNOTATIONS, dangling),
+        instead(language.ANNOTATIONS, dangling),
         everywhere("not found"),
     ),
-    "annotations cut": (cut(on_disk.ANNOTATIONS), everywhere("refused or damaged pickle")),
-    "annotations a list": (pickled(on_disk.ANNOTATIONS, [1, 2]), everywhere("expected a list")),
+    "annotations cut": (cut(language.ANNOTATIONS), everywhere("refused or damaged pickle")),
+    "annotations a list": (pickled(language.ANNOTATIONS, [1, 2]), everywhere("expected a list")),
     "annotations without info": (
-        pickled(on_disk.ANNOTATIONS, {"language": {"ann": [], "task": []}}),
+        pickled(language.ANNOTATIONS, {"language": {"ann": [], "task": []}}),
         everywhere("info.indx is None"),
     ),
-    "tasks too few": (language(task=()), everywhere("1 sentences, 0 tasks")),
-    "task a number": (language(task=(5,)), everywhere(r"language.task\[0\] is 5")),
-    "task a list": (language(task=(["close_drawer"],)), everywhere(r"language.task\[0\] is of")),
+    "tasks too few": (annotated(task=()), everywhere("1 sentences, 0 tasks")),
+    "task a number": (annotated(task=(5,)), everywhere(r"language.task\[0\] is 5")),
+    "task a list": (annotated(task=(["close_drawer"],)), everywhere(r"language.task\[0\] is of")),
     "task of another name": (
-        language(task=("closs_drawer",)),
+        annotated(task=("closs_drawer",)),
         {"inspect": "closs_drawer", "extract": "no annotated window"},
     ),
     "sentence in two wordings": (
-        language(ann=(["push the drawer", "shut it"],)),
+        annotated(ann=(["push the drawer", "shut it"],)),
         {"inspect": "several sentences", "index": Fine("several sentences for a window")},
     ),
-    "sentence without wording": (language(ann=([],)), everywhere(r"language.ann\[0\] is of type")),
-    "sentence in half a character": (language(ann=("\ud800",)), everywhere("valid Unicode")),
-    "window of 1e30": (language(indx=((0, 1e30),)), everywhere("holds 1e\\+30")),
-    "window infinite": (language(indx=((0, np.inf),)), everywhere("holds inf")),
-    "window of half a frame": (language(indx=((0, 1.5),)), everywhere("holds 1.5")),
-    "window of 2^63": (language(indx=((0, 2**63),)), everywhere("expected frame ids")),
-    "window of three": (language(indx=((0, 1, 2),)), everywhere("expected two frame ids")),
-    "window empty": (language(indx=((102, 102),)), {"inspect": "window", "index": "is empty"}),
+    "sentence without wording": (annotated(ann=([],)), everywhere(r"language.ann\[0\] is of type")),
+    "sentence in half a character": (annotated(ann=("\ud800",)), everywhere("valid Unicode")),
+    "window of 1e30": (annotated(indx=((0, 1e30),)), everywhere("holds 1e\\+30")),
+    "window infinite": (annotated(indx=((0, np.inf),)), everywhere("holds inf")),
+    "window of half a frame": (annotated(indx=((0, 1.5),)), everywhere("holds 1.5")),
+    "window of 2^63": (annotated(indx=((0, 2**63),)), everywhere("expected frame ids")),
+    "window of three": (annotated(indx=((0, 1, 2),)), everywhere("expected two frame ids")),
+    "window empty": (annotated(indx=((102, 102),)), {"inspect": "window", "index": "is empty"}),
     "window outside": (
-        language(indx=((5000, 5040),)),
+        annotated(indx=((5000, 5040),)),
         {"inspect": "frames of one episode", "extract": "no annotated window|do not lie"},
     ),
     # What the frames were made with.
     "recording no mapping": (
-        written(on_disk.RECORDING, b"- 1\n"),
+        written(metadata.RECORDING, b"- 1\n"),
         {"inspect": "scene", "index": Fine()},
     ),
-    "recording no YAML": (written(on_disk.RECORDING, b"{a: [1"), everywhere("not valid YAML")),
-    "recording in Latin-1": (written(on_disk.RECORDING, b"a: \xe9\n"), everywhere("not UTF-8")),
+    "recording no YAML": (written(metadata.RECORDING, b"{a: [1"), everywhere("not valid YAML")),
+    "recording in Latin-1": (written(metadata.RECORDING, b"a: \xe9\n"), everywhere("not UTF-8")),
     "recording with a key twice": (
-        written(on_disk.RECORDING, b"env: {use_egl: true}\nenv: {use_egl: false}\n"),
+        written(metadata.RECORDING, b"env: {use_egl: true}\nenv: {use_egl: false}\n"),
         everywhere("line 2: key 'env' is there twice"),
     ),
-    "robot a list": (written(on_disk.RECORDING, b"robot: {model: [1]}"), everywhere("robot.model")),
-    "recording a named pipe": (instead(on_disk.RECORDING, pipe), _NO_FILE),
-    "statistics no mapping": (written(on_disk.STATISTICS, b"- 1\n"), {"inspect": "a mapping"}),
-    "statistics a named pipe": (instead(on_disk.STATISTICS, pipe), {"inspect": "a named pipe"}),
+    "robot a list": (
+        written(metadata.RECORDING, b"robot: {model: [1]}"),
+        everywhere("robot.model"),
+    ),
+    "recording a named pipe": (instead(metadata.RECORDING, pipe), _NO_FILE),
+    "statistics no mapping": (written(metadata.STATISTICS, b"- 1\n"), {"inspect": "a mapping"}),
+    "statistics a named pipe": (instead(metadata.STATISTICS, pipe), {"inspect": "a named pipe"}),
     "scene of frame 1e20": (
-        pickled(on_disk.SCENE_INFO, {"calvin_scene_D": [0, 1e20]}),
+        pickled(metadata.SCENE_INFO, {"calvin_scene_D": [0, 1e20]}),
         everywhere("holds 1e\\+20"),
     ),
-    "scenes a list": (pickled(on_disk.SCENE_INFO, ["calvin_scene_D"]), everywhere("scene name")),
-    "scene of a number": (pickled(on_disk.SCENE_INFO, {5: [0, 1]}), everywhere("scene name is 5")),
-    "scene info a dangling link": (instead(on_disk.SCENE_INFO, dangling), everywhere("not found")),
+    "scenes a list": (pickled(metadata.SCENE_INFO, ["calvin_scene_D"]), everywhere("scene name")),
+    "scene of a number": (
+        pickled(metadata.SCENE_INFO, {5: [0, 1]}),
+        everywhere("scene name is 5"),
+    ),
+    "scene info a dangling link": (
+        instead(metadata.SCENE_INFO, dangling),
+        everywhere("not found"),
+    ),
     # Directories.
     "no validation": (
         lambda root: shutil.rmtree(root / "validation"),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.calvin import on_disk
+from pipeline.calvin import language, metadata, on_disk
 from tests.drill.bad_data import FIRST, Damage, Fine, Listed, edited, everywhere, frame, written
 
 _COMMAND = "touch canary"
@@ -30,7 +30,7 @@ class _Call:
         return self._reduced
 
 
-def annotations(payload: bytes, name: str | Path = on_disk.ANNOTATIONS) -> Damage:
+def annotations(payload: bytes, name: str | Path = language.ANNOTATIONS) -> Damage:
     """A 0-d object array whose pickle is ``payload``."""
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
     length = struct.pack("<H", len(header))
@@ -135,7 +135,7 @@ _DEEP = b"(" * 9000
 CASES: Listed = {
     # Code.
     "os.system in annotations": (annotations(_OBJECT), _CALL),
-    "os.system in scene_info": (annotations(_OBJECT, on_disk.SCENE_INFO), _CALL),
+    "os.system in scene_info": (annotations(_OBJECT, metadata.SCENE_INFO), _CALL),
     "os.system in the episode table": (
         written(on_disk.EPISODE_TABLE, npy(np.array(_Call(os.system, _COMMAND), object))),
         everywhere("holds Python objects"),
@@ -176,7 +176,7 @@ CASES: Listed = {
         _REFUSED,
     ),
     "os.system in YAML": (
-        written(on_disk.RECORDING, f"!!python/object/apply:os.system ['{_COMMAND}']".encode()),
+        written(metadata.RECORDING, f"!!python/object/apply:os.system ['{_COMMAND}']".encode()),
         everywhere("not valid YAML"),
     ),
     "code in a header": (
@@ -243,20 +243,20 @@ CASES: Listed = {
     ),
     # YAML.
     "aliases in the recording": (
-        written(on_disk.RECORDING, aliases(9, 10)),
+        written(metadata.RECORDING, aliases(9, 10)),
         everywhere("spelled out"),
     ),
     "aliases in the statistics": (
-        written(on_disk.STATISTICS, aliases(9, 10)),
+        written(metadata.STATISTICS, aliases(9, 10)),
         {"inspect": "spelled out"},
     ),
     "alias of itself": (
-        written(on_disk.RECORDING, b"scene: &a [*a]"),
+        written(metadata.RECORDING, b"scene: &a [*a]"),
         everywhere("a holds itself"),
     ),
     "merged keys": (
         written(
-            on_disk.RECORDING,
+            metadata.RECORDING,
             b"a: &a {k: 1}\n"
             + b"".join(
                 b"%c: &%c {<<: [%s]}\n" % (at, at, b",".join([b"*%c" % (at - 1)] * 10))
@@ -265,10 +265,10 @@ CASES: Listed = {
         ),
         everywhere("spelled out"),
     ),
-    "YAML nested": (written(on_disk.RECORDING, b"[" * 20_000), everywhere("nested deeper")),
-    "YAML of a megabyte": (written(on_disk.RECORDING, b"- a\n" * 250_000), everywhere("at most")),
+    "YAML nested": (written(metadata.RECORDING, b"[" * 20_000), everywhere("nested deeper")),
+    "YAML of a megabyte": (written(metadata.RECORDING, b"- a\n" * 250_000), everywhere("at most")),
     "number of 200,000 digits": (
-        written(on_disk.RECORDING, b"scene: " + b"9" * 200_000),
+        written(metadata.RECORDING, b"scene: " + b"9" * 200_000),
         everywhere("a number of"),
     ),
     # Paths.

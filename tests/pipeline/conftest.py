@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin import on_disk
+from pipeline.calvin import language, metadata, on_disk
 from pipeline.params import Profile, load_profile
 from pipeline.stages import convert, export, index
 from pipeline.store.group import store_path
@@ -63,12 +63,12 @@ def make_raw(root: Path, gripper_shape: tuple[int, int] = (72, 80)) -> None:
                 frame = make_frame(first + position, position, gripper_shape)
                 on_disk.write_frame(directory, first + position, frame)
             window = (first + 2, first + 34)
-            annotations.append(on_disk.Annotation("close_drawer", "push the drawer in", *window))
-            annotations.append(on_disk.Annotation("turn_on_led", "press the button", *window))
-        on_disk.write_split(directory, [(first, first + EPISODE - 1) for first in first_ids])
-        on_disk.write_annotations(directory, annotations)
-        on_disk.write_recording_config(
-            directory, on_disk.Recording("D", "tiny", "light", {"static": (64, 64)})
+            annotations.append(language.Annotation("close_drawer", "push the drawer in", *window))
+            annotations.append(language.Annotation("turn_on_led", "press the button", *window))
+        metadata.write_split(directory, [(first, first + EPISODE - 1) for first in first_ids])
+        language.write_annotations(directory, annotations)
+        metadata.write_recording_config(
+            directory, metadata.Recording("D", "tiny", "light", {"static": (64, 64)})
         )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.calvin.conformance import annotations, arrays, files, scenes, splits, values
 from pipeline.calvin.conformance.facts import describe
-from pipeline.calvin.conformance.finding import SEVERITIES, Finding
 from pipeline.calvin.conformance.survey import SAMPLE, Split, Survey, find_splits, read_survey
+from pipeline.calvin.finding import SEVERITIES, Finding
 
 SPLIT_CHECKS: tuple[Callable[[Split], Iterator[Finding]], ...] = (
     files.small_files,

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.calvin import on_disk
-from pipeline.calvin.conformance.finding import Finding, Severity
+from pipeline.calvin import language
 from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.finding import Finding, Severity
 from wam import tasks
 from wam.envs.oracle import PREDICATES
 
@@ -21,11 +21,11 @@ _RACE = 3
 
 def annotations_file(split: Split) -> Iterator[Finding]:
     """Annotations of another language model, and instructions in several wordings."""
-    if split.annotations_file != on_disk.ANNOTATIONS:
+    if split.annotations_file != language.ANNOTATIONS:
         yield Finding(
             check="annotations-folder",
             severity="warning",
-            file=split.file(on_disk.ANNOTATIONS),
+            file=split.file(language.ANNOTATIONS),
             found=f"not found, but {split.annotations_file}",
             expected="the folder that official loaders read",
             advice="The other one is used: its windows are the same, its embeddings are not needed",
@@ -132,14 +132,14 @@ def task_counts(split: Split) -> Iterator[Finding]:
         )
 
 
-def _inside_one_episode(split: Split, window: on_disk.Annotation) -> bool:
+def _inside_one_episode(split: Split, window: language.Annotation) -> bool:
     first, last = split.episode_of(np.array([window.start, window.stop - 1])).tolist()
     return first == last >= 0
 
 
 def _of_windows(
     split: Split,
-    windows: Sequence[on_disk.Annotation],
+    windows: Sequence[language.Annotation],
     *,
     check: str,
     severity: Severity,

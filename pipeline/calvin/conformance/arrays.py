@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from pipeline.calvin import on_disk
-from pipeline.calvin.conformance.finding import Finding, Severity
+from pipeline.calvin import metadata
 from pipeline.calvin.conformance.survey import Arrays, Split
 from pipeline.calvin.fields import CAMERAS, RAW_KEYS, VECTORS
+from pipeline.calvin.finding import Finding, Severity
 from wam.config import IMAGE_SIZE
 
 Problem = tuple[str, str, str]
@@ -132,7 +132,7 @@ def _text(keys: list[str], arrays: Arrays) -> str:
 
 def camera_sizes(split: Split) -> Iterator[Finding]:
     """Image sizes against the recording configuration."""
-    if not isinstance(split.recording, on_disk.Recording):
+    if not isinstance(split.recording, metadata.Recording):
         return
     for camera, size in split.recording.cameras.items():
         _, shape = split.sample.arrays.get(f"rgb_{camera}", ("", ()))
@@ -140,7 +140,7 @@ def camera_sizes(split: Split) -> Iterator[Finding]:
             yield Finding(
                 check="camera-size",
                 severity="warning",
-                file=split.file(on_disk.RECORDING),
+                file=split.file(metadata.RECORDING),
                 found=f"camera {camera} of {size[0]}x{size[1]} pixels",
                 expected=f"{shape[0]}x{shape[1]}, as rgb_{camera} has",
                 advice="The images may have been resized after the recording",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.calvin import on_disk
+from pipeline.calvin import metadata
 from pipeline.calvin.conformance.scenes import declared_scenes, release_of
 from pipeline.calvin.conformance.survey import Split, Survey
 from wam.envs.scene_files.geometry import SCENES
@@ -18,7 +18,7 @@ def describe(survey: Survey) -> dict[str, dict[str, Any]]:
 
 def _facts(split: Split) -> dict[str, Any]:
     lengths = split.episodes[:, 1] - split.episodes[:, 0] + 1
-    recording = split.recording if isinstance(split.recording, on_disk.Recording) else None
+    recording = split.recording if isinstance(split.recording, metadata.Recording) else None
     scenes = declared_scenes(split)
     release = release_of(split)
     tasks = Counter(window.task for window in split.windows)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.calvin import on_disk
-from pipeline.calvin.conformance.finding import Finding, Severity
+from pipeline.calvin import language, metadata, on_disk
 from pipeline.calvin.conformance.survey import Loaded, Split
 from pipeline.calvin.fields import ROBOT_OBS_SIZE, SCENE_OBS_SIZE
+from pipeline.calvin.finding import Finding, Severity
 from pipeline.untrusted.text import shortened
 from wam.config import ACTION_SIZE
 from wam.errors import WamError
@@ -65,21 +65,21 @@ def _small_files(split: Split) -> Iterator[tuple[str, str | Path, Loaded[Any], S
     )
     yield (
         "statistics",
-        on_disk.STATISTICS,
+        metadata.STATISTICS,
         split.statistics,
         "warning",
         "Not used here; official loaders normalise with it",
     )
     yield (
         "recording-config",
-        on_disk.RECORDING,
+        metadata.RECORDING,
         split.recording,
         "warning" if split.recording is None else "error",
         "Without it the scene and the renderer of the images are unknown",
     )
     yield (
         "annotations",
-        on_disk.ANNOTATIONS,
+        language.ANNOTATIONS,
         split.annotations,
         "error",
         "Demonstrations and held-out starts come from it. Some zips lack it in validation "
@@ -88,7 +88,7 @@ def _small_files(split: Split) -> Iterator[tuple[str, str | Path, Loaded[Any], S
     if split.name == "training" or split.scene_info is not None:
         yield (
             "scene-info",
-            on_disk.SCENE_INFO,
+            metadata.SCENE_INFO,
             split.scene_info,
             "warning",
             "It tells the scene of every episode where a split has several",
@@ -236,9 +236,9 @@ def stray_frames(split: Split) -> Iterator[Finding]:
 
 def recording(split: Split) -> Iterator[Finding]:
     """What the recording configuration should tell."""
-    if not isinstance(split.recording, on_disk.Recording):
+    if not isinstance(split.recording, metadata.Recording):
         return
-    file = split.file(on_disk.RECORDING)
+    file = split.file(metadata.RECORDING)
     if split.recording.scene is None:
         yield Finding(
             check="scene-unknown",
@@ -278,7 +278,7 @@ def statistics(split: Split) -> Iterator[Finding]:
         yield Finding(
             check="statistics-content",
             severity="warning",
-            file=split.file(on_disk.STATISTICS),
+            file=split.file(metadata.STATISTICS),
             found=problems[0],
             count=len(problems),
             expected="one NormalizeVector (mean, std) of robot_obs and of scene_obs, and bounds of "
@@ -295,7 +295,7 @@ def statistics(split: Split) -> Iterator[Finding]:
         yield Finding(
             check="statistics-prefix",
             severity="note",
-            file=split.file(on_disk.STATISTICS),
+            file=split.file(metadata.STATISTICS),
             found=f"_target_ is {foreign[0]}",
             count=len(foreign),
             expected=f"a name in {_TRANSFORM_PACKAGE}",

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.calvin import on_disk
-from pipeline.calvin.conformance.finding import Finding
+from pipeline.calvin import metadata
 from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.finding import Finding
 from pipeline.untrusted.text import shown
 from wam.envs.scene_files.geometry import SCENES, SceneGeometry, slope_y
 from wam.tasks import SLIDER
@@ -96,7 +96,7 @@ def scene_ranges(split: Split) -> Iterator[Finding]:
         yield Finding(
             check="scene-info-names",
             severity="warning",
-            file=split.file(on_disk.SCENE_INFO),
+            file=split.file(metadata.SCENE_INFO),
             found=f"scene {shown(foreign[0])}",
             count=len(foreign),
             expected="calvin_scene_A to D",
@@ -109,7 +109,7 @@ def scene_ranges(split: Split) -> Iterator[Finding]:
         yield Finding(
             check="scene-info-ranges",
             severity="warning",
-            file=split.file(on_disk.SCENE_INFO),
+            file=split.file(metadata.SCENE_INFO),
             found=f"{inside[lost[0]].sum()} scenes have episode {split.episodes[lost[0]].tolist()}",
             count=len(lost),
             expected="ranges [first, last], both inclusive, that give each episode one scene",
@@ -133,7 +133,7 @@ def scene_info(split: Split) -> Iterator[Finding]:
         yield Finding(
             check="scene-info",
             severity="warning",
-            file=split.file(on_disk.SCENE_INFO),
+            file=split.file(metadata.SCENE_INFO),
             found=found,
             expected=expected,
             advice="It counts only where it names several scenes. A known error: A for D in "
@@ -152,7 +152,7 @@ def recording_scene(split: Split) -> Iterator[Finding]:
         yield Finding(
             check="recording-scene",
             severity="error",
-            file=split.file(on_disk.RECORDING),
+            file=split.file(metadata.RECORDING),
             found=found,
             expected=expected,
             advice="Policies would be evaluated in another scene than that of their frames",
@@ -160,7 +160,7 @@ def recording_scene(split: Split) -> Iterator[Finding]:
 
 
 def _recorded_scene(split: Split) -> Ranges:
-    if isinstance(split.recording, on_disk.Recording) and split.recording.scene and len(split.ids):
+    if isinstance(split.recording, metadata.Recording) and split.recording.scene and len(split.ids):
         return {split.recording.scene: (int(split.ids[0]), int(split.ids[-1]))}
     return {}
 
@@ -189,7 +189,7 @@ def _recording_doubt(split: Split, declared: Ranges) -> tuple[str, str] | None:
     if _state_doubt(split, recorded):
         return None
     (scene,), (named,) = declared, recorded
-    return f"scene {scene}", f"scene {named}, which {on_disk.RECORDING} names"
+    return f"scene {scene}", f"scene {named}, which {metadata.RECORDING} names"
 
 
 def _state_doubt(split: Split, declared: Ranges) -> tuple[str, str] | None:

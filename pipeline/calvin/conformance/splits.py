@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.artifacts.layout import SPLITS
-from pipeline.calvin import on_disk
-from pipeline.calvin.conformance.finding import Finding
+from pipeline.calvin import metadata
 from pipeline.calvin.conformance.scenes import declared_scenes
 from pipeline.calvin.conformance.survey import Survey
 from pipeline.calvin.fields import CAMERAS
+from pipeline.calvin.finding import Finding
 
 
 def missing_split(survey: Survey) -> Iterator[Finding]:
@@ -66,14 +66,14 @@ def recordings(survey: Survey) -> Iterator[Finding]:
         return
     first, second = survey.splits.values()
     renderers = [
-        split.recording.renderer if isinstance(split.recording, on_disk.Recording) else None
+        split.recording.renderer if isinstance(split.recording, metadata.Recording) else None
         for split in (first, second)
     ]
     if None not in renderers and renderers[0] != renderers[1]:
         yield Finding(
             check="renderers-differ",
             severity="warning",
-            file=second.file(on_disk.RECORDING),
+            file=second.file(metadata.RECORDING),
             found=f"renderer {renderers[1]}",
             expected=f"{renderers[0]}, as in {first.name}",
             advice="Policies fail on images of the other renderer",

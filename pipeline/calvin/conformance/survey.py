@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline import console
 from pipeline.artifacts.layout import SPLITS
-from pipeline.calvin import on_disk
+from pipeline.calvin import language, metadata, on_disk
 from pipeline.calvin.fields import RAW_KEYS, VECTORS
 from wam import tasks
 from wam.errors import WamError
@@ -91,12 +91,12 @@ class Split:
     table: Loaded[np.ndarray]
     """int64 [E, 2]: rows of the episode table as they are on disk."""
     lengths: Loaded[np.ndarray]
-    annotations: Loaded[list[on_disk.Annotation]]
+    annotations: Loaded[list[language.Annotation]]
     """As they are on disk, with repeated entries."""
     scene_info: Loaded[dict[str, tuple[int, int]]]
-    recording: Loaded[on_disk.Recording]
+    recording: Loaded[metadata.Recording]
     statistics: Loaded[dict[str, Any]]
-    annotations_file: Path = on_disk.ANNOTATIONS
+    annotations_file: Path = language.ANNOTATIONS
     """Below :attr:`directory`."""
     num_rephrased: int = 0
     """Annotations with several sentences, of which the first is used."""
@@ -119,7 +119,7 @@ class Split:
         return self.ids[self.episode_of(self.ids) >= 0]
 
     @functools.cached_property
-    def windows(self) -> list[on_disk.Annotation]:
+    def windows(self) -> list[language.Annotation]:
         """The annotations that are not empty, without repeated entries."""
         listed = self.annotations if isinstance(self.annotations, list) else []
         return [window for window in dict.fromkeys(listed) if window.start < window.stop]
@@ -251,7 +251,7 @@ def _open_split(name: str, directory: Path, root: Path) -> Split:
         except WamError as error:
             return error
 
-    language = _annotations(directory)
+    windows = _annotations(directory)
     split = Split(
         name=name,
         directory=directory,
@@ -260,25 +260,25 @@ def _open_split(name: str, directory: Path, root: Path) -> Split:
         digits=np.array([digits for _, digits, _ in listed], np.int64),
         table=load(on_disk.EPISODE_TABLE, on_disk.read_episode_table),
         lengths=load(on_disk.EPISODE_LENGTHS, on_disk.read_episode_lengths),
-        annotations=None if isinstance(language, on_disk.AnnotationFile) else language,
-        scene_info=load(on_disk.SCENE_INFO, on_disk.read_scene_info),
-        recording=load(on_disk.RECORDING, on_disk.read_recording_config),
-        statistics=load(on_disk.STATISTICS, on_disk.read_statistics),
+        annotations=None if isinstance(windows, language.AnnotationFile) else windows,
+        scene_info=load(metadata.SCENE_INFO, metadata.read_scene_info),
+        recording=load(metadata.RECORDING, metadata.read_recording_config),
+        statistics=load(metadata.STATISTICS, metadata.read_statistics),
     )
-    if not isinstance(language, on_disk.AnnotationFile):
+    if not isinstance(windows, language.AnnotationFile):
         return split
     return replace(
         split,
-        annotations=language.annotations,
-        annotations_file=language.path.relative_to(directory),
-        num_rephrased=language.num_rephrased,
+        annotations=windows.annotations,
+        annotations_file=windows.path.relative_to(directory),
+        num_rephrased=windows.num_rephrased,
     )
 
 
-def _annotations(directory: Path) -> Loaded[on_disk.AnnotationFile]:
+def _annotations(directory: Path) -> Loaded[language.AnnotationFile]:
     try:
-        is_there = on_disk.annotations_path(directory) is not None
-        return on_disk.read_annotation_file(directory) if is_there else None
+        is_there = language.annotations_path(directory) is not None
+        return language.read_annotation_file(directory) if is_there else None
     except WamError as error:
         return error
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.calvin.conformance.finding import Finding, Severity
 from pipeline.calvin.conformance.survey import Split
 from pipeline.calvin.fields import TOLERANCE, VECTORS
+from pipeline.calvin.finding import Finding, Severity
 from wam.envs.scene_files.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
 from wam.tasks import LED, LIGHTBULB
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipeline.artifacts.layout import SPLITS, Layout
-from pipeline.calvin import conformance, on_disk
+from pipeline.calvin import conformance, language, metadata, on_disk, small_files
 from pipeline.calvin.conformance import annotations, arrays, scenes, survey, values
 from pipeline.calvin.conformance.survey import Split
 from pipeline.params import load_profile
@@ -74,13 +74,13 @@ def conformant(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for position in range(EPISODE):
                 on_disk.write_frame(directory, first + position, make_frame(position, 1e-5 * first))
             window = (first + 1, first + 35)
-            windows.append(on_disk.Annotation("close_drawer", "push the drawer shut", *window))
-            windows.append(on_disk.Annotation("turn_on_led", "press the button", *window))
-        on_disk.write_split(directory, [(first, first + EPISODE - 1) for first in first_ids])
-        on_disk.write_annotations(directory, windows)
-        on_disk.write_recording_config(
+            windows.append(language.Annotation("close_drawer", "push the drawer shut", *window))
+            windows.append(language.Annotation("turn_on_led", "press the button", *window))
+        metadata.write_split(directory, [(first, first + EPISODE - 1) for first in first_ids])
+        language.write_annotations(directory, windows)
+        metadata.write_recording_config(
             directory,
-            on_disk.Recording(
+            metadata.Recording(
                 "D",
                 "tiny",
                 "light",
@@ -88,7 +88,7 @@ def conformant(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 use_nullspace=True,
             ),
         )
-    on_disk.write_scene_info(root / "training", {"calvin_scene_D": (0, 235)})
+    metadata.write_scene_info(root / "training", {"calvin_scene_D": (0, 235)})
     return root
 
 
@@ -178,14 +178,14 @@ def table(*rows: tuple[int, int], split: str = TRAINING) -> Callable[[Path], Non
 
     def damage(root: Path) -> None:
         lengths = [abs(last - first) + 1 if last != first - 1 else 0 for first, last in rows]
-        on_disk.write_npy(root / split / on_disk.EPISODE_TABLE, np.array(rows))
-        on_disk.write_npy(root / split / on_disk.EPISODE_LENGTHS, np.array(lengths))
+        small_files.write_npy(root / split / on_disk.EPISODE_TABLE, np.array(rows))
+        small_files.write_npy(root / split / on_disk.EPISODE_LENGTHS, np.array(lengths))
 
     return damage
 
 
 def lengths(*values: int) -> Callable[[Path], None]:
-    return lambda root: on_disk.write_npy(
+    return lambda root: small_files.write_npy(
         root / TRAINING / on_disk.EPISODE_LENGTHS, np.array(values)
     )
 
@@ -205,14 +205,14 @@ def record(split: str = TRAINING, **changes: Any) -> Callable[[Path], None]:
     """Another recording configuration."""
 
     def damage(root: Path) -> None:
-        recording = on_disk.read_recording_config(root / split)
-        on_disk.write_recording_config(root / split, replace(recording, **changes))
+        recording = metadata.read_recording_config(root / split)
+        metadata.write_recording_config(root / split, replace(recording, **changes))
 
     return damage
 
 
 def scene_info(**ranges: tuple[int, int]) -> Callable[[Path], None]:
-    return lambda root: on_disk.write_scene_info(
+    return lambda root: metadata.write_scene_info(
         root / TRAINING, {f"calvin_scene_{letter}": ids for letter, ids in ranges.items()}
     )
 
@@ -221,10 +221,10 @@ def annotate(task: str, start: int, stop: int) -> Callable[[Path], None]:
     """One more annotation."""
 
     def damage(root: Path) -> None:
-        listed = on_disk.read_annotation_file(root / TRAINING).annotations
+        listed = language.read_annotation_file(root / TRAINING).annotations
         sentence = listed[0].sentence
-        on_disk.write_annotations(
-            root / TRAINING, [*listed, on_disk.Annotation(task, sentence, start, stop)]
+        language.write_annotations(
+            root / TRAINING, [*listed, language.Annotation(task, sentence, start, stop)]
         )
 
     return damage
@@ -275,9 +275,9 @@ def reuse_ids(root: Path) -> None:
     table((100, 135), split=VALIDATION)(root)
     moved = [
         replace(window, start=window.start + 100, stop=window.stop + 100)
-        for window in on_disk.read_annotations(directory)
+        for window in language.read_annotations(directory)
     ]
-    on_disk.write_annotations(directory, moved)
+    language.write_annotations(directory, moved)
 
 
 def shrink(*splits: str) -> Callable[[Path], None]:
@@ -305,17 +305,17 @@ CASES = {
     "damaged table": Case("episode-table-damaged", "error", garble(on_disk.EPISODE_TABLE)),
     "no lengths": Case("episode-lengths-missing", "warning", remove(on_disk.EPISODE_LENGTHS)),
     "damaged lengths": Case("episode-lengths-damaged", "warning", garble(on_disk.EPISODE_LENGTHS)),
-    "no statistics": Case("statistics-missing", "warning", remove(on_disk.STATISTICS)),
-    "damaged statistics": Case("statistics-damaged", "warning", garble(on_disk.STATISTICS)),
-    "no annotations": Case("annotations-missing", "error", remove(on_disk.ANNOTATIONS)),
+    "no statistics": Case("statistics-missing", "warning", remove(metadata.STATISTICS)),
+    "damaged statistics": Case("statistics-damaged", "warning", garble(metadata.STATISTICS)),
+    "no annotations": Case("annotations-missing", "error", remove(language.ANNOTATIONS)),
     "no validation annotations": Case(
-        "annotations-missing", "error", remove(on_disk.ANNOTATIONS, VALIDATION)
+        "annotations-missing", "error", remove(language.ANNOTATIONS, VALIDATION)
     ),
-    "damaged annotations": Case("annotations-damaged", "error", garble(on_disk.ANNOTATIONS)),
-    "no recording": Case("recording-config-missing", "warning", remove(on_disk.RECORDING)),
-    "damaged recording": Case("recording-config-damaged", "error", garble(on_disk.RECORDING)),
-    "no scene info": Case("scene-info-missing", "warning", remove(on_disk.SCENE_INFO)),
-    "damaged scene info": Case("scene-info-damaged", "warning", garble(on_disk.SCENE_INFO)),
+    "damaged annotations": Case("annotations-damaged", "error", garble(language.ANNOTATIONS)),
+    "no recording": Case("recording-config-missing", "warning", remove(metadata.RECORDING)),
+    "damaged recording": Case("recording-config-damaged", "error", garble(metadata.RECORDING)),
+    "no scene info": Case("scene-info-missing", "warning", remove(metadata.SCENE_INFO)),
+    "damaged scene info": Case("scene-info-damaged", "warning", garble(metadata.SCENE_INFO)),
     "no frames": Case("no-frames", "error", all_gone),
     "digits": Case(
         "digits",
@@ -333,7 +333,9 @@ CASES = {
     "missing last frame": Case("missing-frames", "error", remove(on_disk.frame_name(235))),
     "stray frame": Case("stray-frames", "warning", copy_frame(99)),
     "known stray frame": Case("known-stray-frames", "warning", copy_frame(37682)),
-    "no renderer": Case("renderer-unknown", "warning", edit_yaml(on_disk.RECORDING, drop_renderer)),
+    "no renderer": Case(
+        "renderer-unknown", "warning", edit_yaml(metadata.RECORDING, drop_renderer)
+    ),
     "no scene": Case("scene-unknown", "warning", record(scene=None)),
     "null space": Case("null-space", "warning", record(use_nullspace=False)),
     "other camera": Case(
@@ -342,9 +344,9 @@ CASES = {
     "no bounds": Case(
         "statistics-content",
         "warning",
-        edit_yaml(on_disk.STATISTICS, lambda content: content.pop("act_min_bound")),
+        edit_yaml(metadata.STATISTICS, lambda content: content.pop("act_min_bound")),
     ),
-    "old prefix": Case("statistics-prefix", "note", edit_yaml(on_disk.STATISTICS, old_prefix)),
+    "old prefix": Case("statistics-prefix", "note", edit_yaml(metadata.STATISTICS, old_prefix)),
     "scene info against frames": Case("scene-info", "warning", scene_info(A=(0, 235))),
     "scene info against recording": Case("scene-info", "warning", scene_info(B=(0, 235))),
     "scene info too short": Case("scene-info-ranges", "warning", scene_info(D=(0, 220))),
@@ -413,12 +415,12 @@ CASES = {
 
 
 def _rename_annotations(root: Path) -> None:
-    folder = root / TRAINING / on_disk.ANNOTATIONS.parent
+    folder = root / TRAINING / language.ANNOTATIONS.parent
     folder.rename(folder.with_name("lang_clip_resnet50"))
 
 
 def _rephrase(root: Path) -> None:
-    path = root / TRAINING / on_disk.ANNOTATIONS
+    path = root / TRAINING / language.ANNOTATIONS
     content = np.load(path, allow_pickle=True).item()
     content["language"]["ann"][0] = [content["language"]["ann"][0], "in other words"]
     path.unlink()
@@ -544,7 +546,7 @@ def test_more_windows_than_calvin_annotated(training: Split) -> None:
     """150 per task in the 512,077 frames of D, up to three more by a race (contract 1.5)."""
 
     def annotated(count: int) -> Split:
-        windows = [on_disk.Annotation("open_drawer", "x", at, at + 64) for at in range(count)]
+        windows = [language.Annotation("open_drawer", "x", at, at + 64) for at in range(count)]
         return with_episodes(training, *D_TRAINING, annotations=windows)
 
     assert not list(annotations.task_counts(annotated(153)))
@@ -583,13 +585,13 @@ def test_the_door_rules_scenes_out() -> None:
 
 def test_scene_of_a_configuration_that_spells_it_out(root: Path) -> None:
     """CALVIN's merged configuration holds the scene's content, not its name."""
-    path = root / TRAINING / on_disk.RECORDING
+    path = root / TRAINING / metadata.RECORDING
     content = yaml.safe_load(path.read_text())
     table_file = {"file": "calvin_table_D/urdf/calvin_table_D.urdf"}
     content["scene"] = {"objects": {"fixed_objects": {"table": table_file}}}
     path.unlink()
     path.write_text(yaml.safe_dump(content))
-    assert on_disk.read_recording_config(root / TRAINING).scene == "D"
+    assert metadata.read_recording_config(root / TRAINING).scene == "D"
     assert checks(root) == set()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.calvin import on_disk, safe_pickle
+from pipeline.calvin import language, metadata, on_disk, safe_pickle, small_files
 from wam.errors import WamError
 
 
@@ -35,7 +35,7 @@ def test_split_tables_and_statistics(raw_root: Path) -> None:
         on_disk.read_episodes(directory), [[100, 139], [140, 179], [200, 239]]
     )
     np.testing.assert_array_equal(np.load(directory / on_disk.EPISODE_LENGTHS), [40, 40, 40])
-    statistics = yaml.safe_load((directory / on_disk.STATISTICS).read_text())
+    statistics = yaml.safe_load((directory / metadata.STATISTICS).read_text())
     robot_obs = np.stack(
         [
             on_disk.read_frame(on_disk.frame_path(directory, frame_id), ["robot_obs"])["robot_obs"]
@@ -59,7 +59,7 @@ def test_split_tables_and_statistics(raw_root: Path) -> None:
     ],
 )
 def test_bad_episode_table_names_the_file(tmp_path: Path, table: np.ndarray, message: str) -> None:
-    on_disk.write_npy(tmp_path / on_disk.EPISODE_TABLE, table)
+    small_files.write_npy(tmp_path / on_disk.EPISODE_TABLE, table)
     with pytest.raises(WamError, match=rf"ep_start_end_ids.npy: .*{message}"):
         on_disk.read_episodes(tmp_path)
 
@@ -68,16 +68,16 @@ def test_bad_episode_table_names_the_file(tmp_path: Path, table: np.ndarray, mes
     "table", [np.array([[0, 2**63 - 1]]), np.array([[0, 2**64 - 1]], np.uint64)]
 )
 def test_ids_that_no_file_name_has_are_refused(tmp_path: Path, table: np.ndarray) -> None:
-    on_disk.write_npy(tmp_path / on_disk.EPISODE_TABLE, table)
+    small_files.write_npy(tmp_path / on_disk.EPISODE_TABLE, table)
     with pytest.raises(WamError, match=r"episode \[0, \d+\]; expected frame ids from 0 to 9{18}$"):
         on_disk.read_episodes(tmp_path)
 
 
 def test_annotations_round_trip_without_repeats(tmp_path: Path) -> None:
-    first = on_disk.Annotation("open_drawer", "pull the handle", 3, 67)
-    second = on_disk.Annotation("turn_on_led", "press the button", 40, 80)
-    on_disk.write_annotations(tmp_path, [first, second, first])
-    assert on_disk.read_annotations(tmp_path) == [first, second]
+    first = language.Annotation("open_drawer", "pull the handle", 3, 67)
+    second = language.Annotation("turn_on_led", "press the button", 40, 80)
+    language.write_annotations(tmp_path, [first, second, first])
+    assert language.read_annotations(tmp_path) == [first, second]
 
 
 @pytest.mark.parametrize("protocol", range(5))
@@ -87,12 +87,12 @@ def test_annotations_of_every_pickle_protocol(tmp_path: Path, protocol: int) -> 
         "language": {"ann": ["x"], "task": [np.str_("lift")], "emb": embeddings},
         "info": {"indx": [(np.int64(1), np.int64(5))], "episodes": []},
     }
-    path = tmp_path / on_disk.ANNOTATIONS
+    path = tmp_path / language.ANNOTATIONS
     path.parent.mkdir()
     _write_npy_pickle(path, pickle.dumps(np.array(content, dtype=object), protocol=protocol))
     read = safe_pickle.load(path)
     np.testing.assert_array_equal(read["language"]["emb"], embeddings)
-    assert on_disk.read_annotations(tmp_path) == [on_disk.Annotation("lift", "x", 1, 5)]
+    assert language.read_annotations(tmp_path) == [language.Annotation("lift", "x", 1, 5)]
 
 
 class _Call:
@@ -142,11 +142,11 @@ def _payloads(marker: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("name", _payloads(Path("x")))
 def test_malicious_pickle_is_refused_and_runs_nothing(tmp_path: Path, name: str) -> None:
     marker = tmp_path / "executed"
-    path = tmp_path / on_disk.ANNOTATIONS
+    path = tmp_path / language.ANNOTATIONS
     path.parent.mkdir()
     _write_npy_pickle(path, _payloads(marker)[name])
     with pytest.raises(WamError, match=r"auto_lang_ann\.npy: refused or damaged"):
-        on_disk.read_annotations(tmp_path)
+        language.read_annotations(tmp_path)
     assert not marker.exists()
 
 
@@ -161,7 +161,7 @@ def test_frames_with_pickled_arrays_are_refused(tmp_path: Path) -> None:
 
 
 def test_recording_config_round_trip_and_calvins_own(tmp_path: Path) -> None:
-    recording = on_disk.Recording(
+    recording = metadata.Recording(
         "B",
         "egl",
         "full",
@@ -169,25 +169,25 @@ def test_recording_config_round_trip_and_calvins_own(tmp_path: Path) -> None:
         scene_source="embedded",
         backend="embedded",
     )
-    on_disk.write_recording_config(tmp_path, recording)
-    assert on_disk.read_recording_config(tmp_path) == recording
-    path = tmp_path / on_disk.RECORDING
+    metadata.write_recording_config(tmp_path, recording)
+    assert metadata.read_recording_config(tmp_path) == recording
+    path = tmp_path / metadata.RECORDING
     path.write_text(
         "cameras: {static: {_target_: x, width: 200, height: 200, fov: 10}}\n"
         "env: {use_egl: true, cameras: '${cameras}'}\n"
         "scene: {_target_: x, name: calvin_scene_D, data_path: '${data_path}'}\n"
     )
-    assert on_disk.read_recording_config(tmp_path) == on_disk.Recording(
+    assert metadata.read_recording_config(tmp_path) == metadata.Recording(
         "D", "egl", None, {"static": (200, 200)}
     )
     path.unlink()
-    assert on_disk.read_recording_config(tmp_path) == on_disk.Recording(None, None)
+    assert metadata.read_recording_config(tmp_path) == metadata.Recording(None, None)
 
 
 def test_scene_info_round_trip(tmp_path: Path) -> None:
-    assert on_disk.read_scene_info(tmp_path) == {}
-    on_disk.write_scene_info(tmp_path, {"calvin_scene_D": (0, 99)})
-    assert on_disk.read_scene_info(tmp_path) == {"calvin_scene_D": (0, 99)}
+    assert metadata.read_scene_info(tmp_path) == {}
+    metadata.write_scene_info(tmp_path, {"calvin_scene_D": (0, 99)})
+    assert metadata.read_scene_info(tmp_path) == {"calvin_scene_D": (0, 99)}
 
 
 def _write_npy_pickle(path: Path, payload: bytes) -> None:
@@ -224,16 +224,16 @@ def _write_language(path: Path, ann: object, task: object, indx: object) -> None
 def test_annotations_of_another_kind_are_named(
     tmp_path: Path, ann: object, task: object, window: object, message: str
 ) -> None:
-    _write_language(tmp_path / on_disk.ANNOTATIONS, ann, task, [window])
+    _write_language(tmp_path / language.ANNOTATIONS, ann, task, [window])
     with pytest.raises(WamError, match=r"auto_lang_ann\.npy: .*" + message):
-        on_disk.read_annotations(tmp_path)
+        language.read_annotations(tmp_path)
 
 
 def test_of_several_sentences_the_first_counts(tmp_path: Path) -> None:
     sentences = [["push the drawer shut", "close it"], "lift", ("turn",)]
-    path = tmp_path / on_disk.ANNOTATIONS
+    path = tmp_path / language.ANNOTATIONS
     _write_language(path, sentences, ["a", "b", "c"], np.array([[0, 5], [5, 9], [9, 12]]))
-    file = on_disk.read_annotation_file(tmp_path)
+    file = language.read_annotation_file(tmp_path)
     assert [found.sentence for found in file.annotations] == [
         "push the drawer shut",
         "lift",
@@ -243,15 +243,15 @@ def test_of_several_sentences_the_first_counts(tmp_path: Path) -> None:
 
 
 def test_annotations_of_another_model_are_used_if_they_are_the_only_ones(tmp_path: Path) -> None:
-    assert on_disk.annotations_path(tmp_path) is None
+    assert language.annotations_path(tmp_path) is None
     _write_language(tmp_path / "lang_clip/auto_lang_ann.npy", ["x"], ["lift"], [[0, 5]])
-    assert on_disk.read_annotations(tmp_path) == [on_disk.Annotation("lift", "x", 0, 5)]
-    assert on_disk.read_annotation_file(tmp_path).path == tmp_path / "lang_clip/auto_lang_ann.npy"
+    assert language.read_annotations(tmp_path) == [language.Annotation("lift", "x", 0, 5)]
+    assert language.read_annotation_file(tmp_path).path == tmp_path / "lang_clip/auto_lang_ann.npy"
     _write_language(tmp_path / "lang_bert/auto_lang_ann.npy", ["x"], ["lift"], [[0, 5]])
     with pytest.raises(WamError, match=r"not found, but lang_bert/auto_lang_ann\.npy, lang_clip/"):
-        on_disk.read_annotations(tmp_path)
-    on_disk.write_annotations(tmp_path, [])
-    assert on_disk.annotations_path(tmp_path) == tmp_path / on_disk.ANNOTATIONS
+        language.read_annotations(tmp_path)
+    language.write_annotations(tmp_path, [])
+    assert language.annotations_path(tmp_path) == tmp_path / language.ANNOTATIONS
 
 
 def test_what_a_pickle_shares_stays_one_object(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_no_mutation_of_a_pickle_raises_anything_else(tmp_path: Path) -> None:
         "info": {"indx": [(np.int64(1), np.int64(5)), (3, 4)], "episodes": []},
     }
     chance = random.Random(0)
-    path = tmp_path / on_disk.ANNOTATIONS
+    path = tmp_path / language.ANNOTATIONS
     path.parent.mkdir()
     sound = [pickle.dumps(np.array(content, dtype=object), protocol=at) for at in range(5)]
     for _ in range(1500):
@@ -311,7 +311,7 @@ def test_no_mutation_of_a_pickle_raises_anything_else(tmp_path: Path) -> None:
             payload[at : at + chance.randint(0, 3)] = chance.randbytes(chance.randint(0, 3))
         _write_npy_pickle(path, bytes(payload))
         try:
-            on_disk.read_annotations(tmp_path)
+            language.read_annotations(tmp_path)
         except WamError as error:
             assert len(str(error)) < 500 and "\n" not in str(error)
 
@@ -326,11 +326,11 @@ def test_no_mutation_of_a_pickle_raises_anything_else(tmp_path: Path) -> None:
     ],
 )
 def test_recordings_of_another_kind_are_named(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / on_disk.RECORDING
+    path = tmp_path / metadata.RECORDING
     path.parent.mkdir()
     path.write_text(content)
     with pytest.raises(WamError, match=r"merged_config\.yaml: .*" + message):
-        on_disk.read_recording_config(tmp_path)
+        metadata.read_recording_config(tmp_path)
 
 
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
@@ -339,10 +339,10 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
     readers = {
         on_disk.EPISODE_TABLE: on_disk.read_episodes,
         on_disk.EPISODE_LENGTHS: on_disk.read_episode_lengths,
-        on_disk.STATISTICS: on_disk.read_statistics,
-        on_disk.SCENE_INFO: on_disk.read_scene_info,
-        on_disk.ANNOTATIONS: on_disk.read_annotations,
-        on_disk.RECORDING: on_disk.read_recording_config,
+        metadata.STATISTICS: metadata.read_statistics,
+        metadata.SCENE_INFO: metadata.read_scene_info,
+        language.ANNOTATIONS: language.read_annotations,
+        metadata.RECORDING: metadata.read_recording_config,
     }
     for name, read in readers.items():
         os.mkfifo(tmp_path / name)
@@ -355,6 +355,6 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ids", [(0, 1e20), (0,), "ab", (0, None)])
 def test_scene_ranges_of_another_kind_are_named(tmp_path: Path, ids: object) -> None:
-    np.save(tmp_path / on_disk.SCENE_INFO, np.array({"calvin_scene_D": ids}, dtype=object))
+    np.save(tmp_path / metadata.SCENE_INFO, np.array({"calvin_scene_D": ids}, dtype=object))
     with pytest.raises(WamError, match=r"scene_info\.npy: calvin_scene_D .*frame ids"):
-        on_disk.read_scene_info(tmp_path)
+        metadata.read_scene_info(tmp_path)

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.calvin import on_disk
+from pipeline.calvin import metadata
 from pipeline.calvin.scenes import block_order, canonical_blocks, episode_scenes
 from wam.errors import WamError
 
@@ -36,9 +36,9 @@ def test_bad_states_and_scenes_are_refused() -> None:
 
 
 def test_scene_info_counts_where_it_names_several_scenes(tmp_path: Path) -> None:
-    on_disk.write_recording_config(tmp_path, on_disk.Recording("B", "egl"))
+    metadata.write_recording_config(tmp_path, metadata.Recording("B", "egl"))
     ranges = {"calvin_scene_B": (0, 99), "calvin_scene_A": (100, 149), "calvin_scene_C": (160, 299)}
-    on_disk.write_scene_info(tmp_path, ranges)
+    metadata.write_scene_info(tmp_path, ranges)
     assert episode_scenes(tmp_path, EPISODES) == ["B", "A", None]
 
 
@@ -50,7 +50,7 @@ def test_one_scene_is_the_recordings(
     tmp_path: Path, recorded: str | None, info: str | None, expected: str | None
 ) -> None:
     if recorded:
-        on_disk.write_recording_config(tmp_path, on_disk.Recording(recorded, "egl"))
+        metadata.write_recording_config(tmp_path, metadata.Recording(recorded, "egl"))
     if info:
-        on_disk.write_scene_info(tmp_path, {f"calvin_scene_{info}": (0, 299)})
+        metadata.write_scene_info(tmp_path, {f"calvin_scene_{info}": (0, 299)})
     assert episode_scenes(tmp_path, EPISODES) == [expected] * 3

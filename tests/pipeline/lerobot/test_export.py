@@ -14,8 +14,7 @@ import pytest
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin.fields import StoreArray
-from pipeline.calvin.on_disk import ANNOTATIONS, Annotation
+from pipeline.calvin.language import ANNOTATIONS, Annotation
 from pipeline.lerobot import STAGE, data
 from pipeline.lerobot.features import KEYS, encode, features_of
 from pipeline.lerobot.labels import label_frames
@@ -23,6 +22,7 @@ from pipeline.lerobot.split import Split
 from pipeline.lerobot.statistics import count_levels, of_levels, of_vectors
 from pipeline.params import Profile
 from pipeline.stages import convert, export, index
+from pipeline.store.arrays import StoreArray
 from pipeline.store.open import Store, open_store
 from pipeline.tools import inspect
 from wam.errors import WamError

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import SPLITS, Layout
-from pipeline.calvin import on_disk
+from pipeline.calvin import language, metadata, on_disk
 from pipeline.calvin.fields import RAW_KEYS
 from pipeline.params import Profile, load_profile
 from pipeline.play.episode import EpisodeJob, hindsight_actions
@@ -66,7 +66,7 @@ def test_frames_are_calvins(collected: Layout) -> None:
                 np.testing.assert_array_equal(frame["actions"][:6], following["robot_obs"][:6])
                 assert frame["rel_actions"][6] == following["robot_obs"][14]
         first_id += FRAMES[split]
-        recording = on_disk.read_recording_config(directory)
+        recording = metadata.read_recording_config(directory)
         assert (recording.scene, recording.renderer, recording.robot_model) == (
             "D",
             "tiny",
@@ -74,15 +74,15 @@ def test_frames_are_calvins(collected: Layout) -> None:
         )
         assert (recording.scene_source, recording.backend) == ("embedded", "embedded")
         assert recording.cameras == {"static": (32, 32), "gripper": (24, 24)}
-    assert on_disk.read_scene_info(collected.raw / "training") == {"calvin_scene_D": (0, 269)}
-    assert not (collected.raw / "validation" / on_disk.SCENE_INFO).exists()
+    assert metadata.read_scene_info(collected.raw / "training") == {"calvin_scene_D": (0, 269)}
+    assert not (collected.raw / "validation" / metadata.SCENE_INFO).exists()
 
 
 def test_annotations_pass_the_oracle(collected: Layout) -> None:
     receipt = manifests.read_json(collected.raw_receipt)
     for split in SPLITS:
         directory = collected.raw / split
-        annotations = on_disk.read_annotations(directory)
+        annotations = language.read_annotations(directory)
         assert len(annotations) == sum(receipt["splits"][split]["windows"].values())
         for annotation in annotations:
             assert 8 <= annotation.stop - annotation.start <= 64
@@ -94,7 +94,7 @@ def test_annotations_pass_the_oracle(collected: Layout) -> None:
             )
             assert tasks.startable(annotation.task, start)
             assert tasks.achieved(annotation.task, start, end)
-    assert on_disk.read_annotations(collected.raw / "training")
+    assert language.read_annotations(collected.raw / "training")
 
 
 def test_second_run_does_nothing(

@@ -13,7 +13,7 @@ import zarr
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin import on_disk
+from pipeline.calvin import on_disk, small_files
 from pipeline.params import Profile
 from pipeline.stages import convert, index
 from pipeline.store.open import open_store, verify_store
@@ -231,7 +231,7 @@ def test_skip_episode_drops_it_and_says_why(
     assert finding["file"].endswith("episode_0000151.npz")
     # The store is the one that the data without that episode would give.
     table = on_disk.read_episodes(own_raw / "training")
-    on_disk.write_npy(own_raw / "training" / on_disk.EPISODE_TABLE, table[[0, 2]])
+    small_files.write_npy(own_raw / "training" / on_disk.EPISODE_TABLE, table[[0, 2]])
     other = Layout(tmp_path / "other")
     index.run(profile, other)
     convert.run(profile, other)

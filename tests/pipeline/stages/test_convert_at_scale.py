@@ -19,7 +19,7 @@ from pipeline import workers
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin import on_disk
+from pipeline.calvin import listing, on_disk, small_files
 from pipeline.params import Profile, load_profile
 from pipeline.stages import convert, index
 from pipeline.store.group import create_arrays, store_path
@@ -37,7 +37,7 @@ def test_the_scheduler_knows_few_jobs_at_a_time(
     from distributed import Client
 
     settings = replace(make_profile(raw_root).convert, shard_frames=8)
-    found = index.load_index(converted.index)
+    found = listing.load_index(converted.index)
     arrays = convert.store_arrays(found.splits["training"], settings)
     jobs = convert.plan(found, arrays, Build(tmp_path), settings)
     assert len(jobs) == 25
@@ -82,7 +82,7 @@ def project(raw_root: Path, tmp_path: Path) -> Path:
             os.link(source, on_disk.frame_path(directory, frame_id))
         middle, last = first_id + count // 2, first_id + count - 1
         table = np.array([(first_id, middle), (middle + 1, last)])
-        on_disk.write_npy(directory / on_disk.EPISODE_TABLE, table)
+        small_files.write_npy(directory / on_disk.EPISODE_TABLE, table)
         first_id += count
     profile = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["ci"]
     profile["raw"]["path"] = str(tmp_path / "raw")

@@ -13,7 +13,7 @@ import zarr
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
 from pipeline.batches.from_store import store_frames
-from pipeline.calvin import on_disk
+from pipeline.calvin import language, listing, metadata, on_disk
 from pipeline.params import Profile
 from pipeline.stages import convert, index
 from pipeline.store.open import Store, open_store
@@ -223,7 +223,7 @@ def test_scenes_are_recorded_and_chosen(
         "calvin_scene_A": (140, 199),
         "calvin_scene_C": (200, 299),
     }
-    on_disk.write_scene_info(own_raw / "training", ranges)
+    metadata.write_scene_info(own_raw / "training", ranges)
     layout = run(make_profile(own_raw), tmp_path / "data")
     store = training(layout)
     assert store.attrs["scene"] is None
@@ -242,7 +242,7 @@ def test_scenes_are_recorded_and_chosen(
     assert open_store(chosen.store / "validation.zarr").num_frames == 80
     with pytest.raises(WamError, match=r"no episode of D in .*training; its frames are from A, B"):
         run(make_profile(own_raw), tmp_path / "none", scenes=("D",))
-    on_disk.write_scene_info(own_raw / "training", ranges | {"calvin_scene_C": (201, 299)})
+    metadata.write_scene_info(own_raw / "training", ranges | {"calvin_scene_C": (201, 299)})
     with pytest.raises(WamError, match="no scene for the episode of frames 200 to 239"):
         run(make_profile(own_raw), tmp_path / "unknown", scenes=("A",))
 
@@ -274,7 +274,7 @@ def test_plain_zarr_tells_where_the_store_is_from(
     attrs = dict(group.attrs)
     assert attrs["scenes"] == ["D"]
     assert attrs["source"] == str(raw_root / "training")
-    assert attrs["source_digest"] == index.load_index(converted.index).splits["training"].digest
+    assert attrs["source_digest"] == listing.load_index(converted.index).splits["training"].digest
     assert attrs["parameters"]["shard_frames"] == 32
     assert "workers" not in attrs["parameters"]
     assert {"wam", "numpy", "zarr"} <= attrs["versions"].keys()
@@ -288,7 +288,7 @@ def test_findings_lie_beside_the_store(
 ) -> None:
     directory = own_raw / "training"
     shutil.copy(on_disk.frame_path(directory, 100), on_disk.frame_path(directory, 99))
-    (own_raw / "validation" / on_disk.ANNOTATIONS).unlink()
+    (own_raw / "validation" / language.ANNOTATIONS).unlink()
     layout = run(make_profile(own_raw), tmp_path / "data")
     findings = manifests.read_json(layout.store / convert.FINDINGS)
     assert findings["dropped_episodes"] == []

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin import on_disk
+from pipeline.calvin import language, metadata, on_disk
+from pipeline.latents import demonstrations
 from pipeline.params import Profile
 from pipeline.stages import convert, extract, index
 from pipeline.store.open import open_store
@@ -34,7 +35,7 @@ def _run(profile: Profile, layout: Layout) -> None:
 
 
 def test_demos_are_annotated_windows(layout: Layout) -> None:
-    demos = extract.load_demos(layout.demos)["close_drawer"]
+    demos = demonstrations.load_demos(layout.demos)["close_drawer"]
     assert len(demos.training) == 2, "extract.demos_per_task of the 3"
     assert len(demos.validation) == 2, "all"
     store = open_store(layout.store / "training.zarr")
@@ -48,7 +49,7 @@ def test_demos_are_annotated_windows(layout: Layout) -> None:
 def test_starts_are_the_exact_first_states_of_validation_windows(
     layout: Layout, raw_root: Path
 ) -> None:
-    demos = extract.load_demos(layout.demos)["turn_on_led"]
+    demos = demonstrations.load_demos(layout.demos)["turn_on_led"]
     assert [start.frame_id for start in demos.starts] == [2, 52]
     for start in demos.starts:
         path = on_disk.frame_path(raw_root / "validation", start.frame_id)
@@ -60,16 +61,16 @@ def test_starts_are_the_exact_first_states_of_validation_windows(
 def test_draw_depends_on_seed_and_not_on_the_other_tasks(
     layout: Layout, raw_root: Path, make_profile: MakeProfile, tmp_path: Path
 ) -> None:
-    before = (layout.demos / extract.DEMOS_FILE).read_bytes()
+    before = (layout.demos / demonstrations.DEMOS_FILE).read_bytes()
     profile = make_profile(raw_root)
     extract.run(profile, layout)
-    assert (layout.demos / extract.DEMOS_FILE).read_bytes() == before
+    assert (layout.demos / demonstrations.DEMOS_FILE).read_bytes() == before
     alone = Layout(tmp_path)
     _run(replace(profile, tasks=("turn_on_led",)), alone)
-    both = extract.load_demos(layout.demos)
-    assert extract.load_demos(alone.demos)["turn_on_led"] == both["turn_on_led"]
+    both = demonstrations.load_demos(layout.demos)
+    assert demonstrations.load_demos(alone.demos)["turn_on_led"] == both["turn_on_led"]
     with pytest.raises(WamError, match="'close_drawer': no demonstrations; extracted were turn_on"):
-        extract.load_demos(alone.demos)["close_drawer"]
+        demonstrations.load_demos(alone.demos)["close_drawer"]
 
 
 def test_window_is_extended_to_the_first_success(
@@ -77,15 +78,15 @@ def test_window_is_extended_to_the_first_success(
 ) -> None:
     # The LED goes on at frame 20 of an episode: just behind, too far behind, inside.
     windows = [(105, 118), (141, 144), (201, 225)]
-    annotations = [on_disk.Annotation("turn_on_led", "press", *window) for window in windows]
-    on_disk.write_annotations(own_raw / "training", annotations)
+    annotations = [language.Annotation("turn_on_led", "press", *window) for window in windows]
+    language.write_annotations(own_raw / "training", annotations)
     layout = Layout(tmp_path / "data")
     profile = make_profile(own_raw)
     profile = replace(
         profile, tasks=("turn_on_led",), extract=replace(profile.extract, demos_per_task=3)
     )
     _run(profile, layout)
-    demos = extract.load_demos(layout.demos)["turn_on_led"].training
+    demos = demonstrations.load_demos(layout.demos)["turn_on_led"].training
     assert [(demo.start, demo.stop) for demo in demos] == [(5, 21), (41, 44), (81, 105)]
 
 
@@ -106,9 +107,9 @@ def test_imagination_starts_satisfy_the_precondition_and_keep_clear(
                 "scene_obs": scene_obs,
             }
             on_disk.write_frame(root / split, frame_id, frame)
-        on_disk.write_split(root / split, [(0, 179)])
-        on_disk.write_annotations(
-            root / split, [on_disk.Annotation("turn_on_led", "x", 80, 110)] * 2
+        metadata.write_split(root / split, [(0, 179)])
+        language.write_annotations(
+            root / split, [language.Annotation("turn_on_led", "x", 80, 110)] * 2
         )
     layout = Layout(tmp_path / "data")
     profile = make_profile(root)
@@ -118,7 +119,7 @@ def test_imagination_starts_satisfy_the_precondition_and_keep_clear(
         extract=replace(profile.extract, play_starts_per_task=1000, play_windows_per_task=60),
     )
     _run(profile, layout)
-    found = extract.load_demos(layout.demos)["turn_on_led"]
+    found = demonstrations.load_demos(layout.demos)["turn_on_led"]
     # Off until 99: the last frame with 64 unchanged ones behind it is 35.
     assert found.imagination_starts == list(range(36))
     # Half of the windows of play see the LED go on at frame 100, the others begin too early.
@@ -136,13 +137,13 @@ def test_demonstrations_of_an_older_format_name_the_stage_to_repeat(
 ) -> None:
     layout = Layout(Path(shutil.copytree(converted.root, tmp_path / "data")))
     extract.run(make_profile(raw_root), layout)
-    path = layout.demos / extract.DEMOS_FILE
+    path = layout.demos / demonstrations.DEMOS_FILE
     content = json.loads(path.read_text())
     for task in content["tasks"].values():
         del task["training_play"]
     path.write_text(json.dumps(content))
     with pytest.raises(WamError, match=r"demos.json: no 'training_play'; run 'wam extract' again"):
-        extract.load_demos(layout.demos)
+        demonstrations.load_demos(layout.demos)
 
 
 def test_task_without_annotations_is_an_error_with_counts(
@@ -159,7 +160,7 @@ def test_task_without_annotations_is_an_error_with_counts(
 def test_missing_annotations_are_named(
     own_raw: Path, make_profile: MakeProfile, tmp_path: Path
 ) -> None:
-    (own_raw / "validation" / on_disk.ANNOTATIONS).unlink()
+    (own_raw / "validation" / language.ANNOTATIONS).unlink()
     with pytest.raises(WamError, match=r"validation/lang_annotations/auto_lang_ann.npy: not found"):
         _run(make_profile(own_raw), Layout(tmp_path / "data"))
 
@@ -199,4 +200,4 @@ def test_demonstrations_are_found_without_the_raw_frames(
     convert.run(profile, elsewhere)
     shutil.rmtree(own_raw)
     extract.run(profile, elsewhere)
-    assert extract.load_demos(elsewhere.demos) == extract.load_demos(layout.demos)
+    assert demonstrations.load_demos(elsewhere.demos) == demonstrations.load_demos(layout.demos)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin import on_disk
+from pipeline.calvin import language, listing, on_disk, small_files
 from pipeline.params import Profile
 from pipeline.stages import index
 from wam.errors import WamError
@@ -22,14 +22,14 @@ def test_index_describes_both_splits(
 ) -> None:
     layout = Layout(tmp_path)
     index.run(make_profile(raw_root), layout)
-    found = index.load_index(layout.index)
+    found = listing.load_index(layout.index)
     training = found.splits["training"]
     assert training.episodes == [(100, 140), (140, 180), (200, 240)]
     assert (training.num_frames, training.digits, training.scene) == (120, 7, "D")
     assert training.renderer == "tiny"
     assert training.image_shapes == {"rgb_static": (64, 64, 3), "rgb_gripper": (72, 80, 3)}
     assert training.annotations == {"close_drawer": 3, "turn_on_led": 3}
-    assert training.windows == on_disk.read_annotations(raw_root / "training")
+    assert training.windows == language.read_annotations(raw_root / "training")
     assert found.splits["validation"].num_frames == 80
 
 
@@ -61,12 +61,12 @@ def test_new_annotations_change_the_index(
 ) -> None:
     layout = Layout(tmp_path / "data")
     index.run(make_profile(own_raw), layout)
-    before = index.load_index(layout.index).digest
-    on_disk.write_annotations(
-        own_raw / "training", [on_disk.Annotation("open_drawer", "x", 101, 120)]
+    before = listing.load_index(layout.index).digest
+    language.write_annotations(
+        own_raw / "training", [language.Annotation("open_drawer", "x", 101, 120)]
     )
     index.run(make_profile(own_raw), layout)
-    assert index.load_index(layout.index).digest != before
+    assert listing.load_index(layout.index).digest != before
 
 
 def test_missing_frame_is_named_and_leaves_nothing(
@@ -79,7 +79,7 @@ def test_missing_frame_is_named_and_leaves_nothing(
         index.run(make_profile(own_raw), layout)
     assert not layout.root.exists()
     index.run(make_profile(own_raw, on_error="skip-episode"), layout)
-    training = index.load_index(layout.index).splits["training"]
+    training = listing.load_index(layout.index).splits["training"]
     assert training.episodes == [(100, 140), (200, 240)]
     assert [finding.episode for finding in training.findings] == [(140, 180)]
 
@@ -107,13 +107,13 @@ def test_what_is_no_file_is_a_missing_frame(
     with pytest.raises(WamError, match=rf"0000150.npz: frame missing inside.*there is.*{words}"):
         index.run(make_profile(own_raw), layout)
     index.run(make_profile(own_raw, on_error="skip-episode"), layout)
-    assert index.load_index(layout.index).splits["training"].episodes == [(100, 140), (200, 240)]
+    assert listing.load_index(layout.index).splits["training"].episodes == [(100, 140), (200, 240)]
 
 
 def test_billions_of_claimed_frames_take_no_memory(
     own_raw: Path, make_profile: MakeProfile, tmp_path: Path
 ) -> None:
-    on_disk.write_npy(own_raw / "training" / on_disk.EPISODE_TABLE, np.array([[0, 10**17]]))
+    small_files.write_npy(own_raw / "training" / on_disk.EPISODE_TABLE, np.array([[0, 10**17]]))
     with pytest.raises(WamError, match=r"0000000.npz: frame missing.*in all: 99999999999999881"):
         index.run(make_profile(own_raw), Layout(tmp_path / "data"))
 
@@ -125,20 +125,20 @@ def test_the_only_annotations_are_used_wherever_they_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     layout = Layout(tmp_path / "data")
-    usual = own_raw / "training" / on_disk.ANNOTATIONS.parent
+    usual = own_raw / "training" / language.ANNOTATIONS.parent
     other = usual.with_name("lang_clip_resnet50")
     usual.rename(other)
     index.run(make_profile(own_raw), layout)
-    found = index.load_index(layout.index)
+    found = listing.load_index(layout.index)
     assert found.splits["training"].annotations == {"close_drawer": 3, "turn_on_led": 3}
     assert "lang_clip_resnet50/auto_lang_ann.npy" in capsys.readouterr().out
-    on_disk.write_annotations(
-        own_raw / "training", [on_disk.Annotation("open_drawer", "x", 101, 120)]
+    language.write_annotations(
+        own_raw / "training", [language.Annotation("open_drawer", "x", 101, 120)]
     )
-    (own_raw / "training" / on_disk.ANNOTATIONS).replace(other / on_disk.ANNOTATIONS.name)
+    (own_raw / "training" / language.ANNOTATIONS).replace(other / language.ANNOTATIONS.name)
     usual.rmdir()
     index.run(make_profile(own_raw), layout)
-    assert index.load_index(layout.index).digest != found.digest
+    assert listing.load_index(layout.index).digest != found.digest
     shutil.copytree(other, usual.with_name("lang_bert"))
     with pytest.raises(WamError, match=r"not found, but lang_bert/.*link one of these"):
         index.run(make_profile(own_raw), layout)
@@ -151,11 +151,11 @@ def test_stray_frames_are_reported_and_ignored(
     shutil.copy(on_disk.frame_path(directory, 100), on_disk.frame_path(directory, 99))
     layout = Layout(tmp_path / "data")
     index.run(make_profile(own_raw), layout)
-    training = index.load_index(layout.index).splits["training"]
+    training = listing.load_index(layout.index).splits["training"]
     assert (training.num_stray, training.stray) == (1, ["episode_0000099.npz"])
     assert training.num_frames == 120
     assert "belongs to no episode" in capsys.readouterr().out
-    warnings = index.load_index(layout.index).warnings
+    warnings = listing.load_index(layout.index).warnings
     assert "stray-frames" in {warning.check for warning in warnings}
 
 
@@ -167,7 +167,7 @@ def test_other_digit_counts_are_detected_and_mixed_ones_refused(
         path.rename(directory / f"episode_{int(path.stem[8:]):06d}.npz")
     layout = Layout(tmp_path / "data")
     index.run(make_profile(own_raw), layout)
-    assert index.load_index(layout.index).splits["validation"].digits == 6
+    assert listing.load_index(layout.index).splits["validation"].digits == 6
     (directory / "episode_000005.npz").rename(directory / "episode_00005.npz")
     with pytest.raises(WamError, match="digits"):
         index.run(make_profile(own_raw), layout)
@@ -193,7 +193,7 @@ def test_missing_directories_are_named(
     assert not layout.root.exists()
 
 
-def listing(directory: Path) -> dict[str, tuple[bytes, int]]:
+def files_of(directory: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in directory.iterdir()}
 
 
@@ -208,14 +208,14 @@ def test_an_index_of_the_same_frames_is_not_touched(
     manifest = manifests.read_json(path)
     del manifest["manifest_digest"]
     manifests.write_json(path, manifests.sealed({**manifest, "provenance": {"commit": "abc"}}))
-    before = listing(layout.index)
+    before = files_of(layout.index)
     index.run(profile, layout)
-    assert listing(layout.index) == before
+    assert files_of(layout.index) == before
     index.run(make_profile(own_raw, on_error="skip-episode"), layout)
     assert manifests.read_json(path)["params"]["on_error"] == "skip-episode"
 
 
-@pytest.mark.parametrize("name", [index.INDEX_FILE, manifests.MANIFEST])
+@pytest.mark.parametrize("name", [listing.INDEX_FILE, manifests.MANIFEST])
 def test_a_damaged_index_is_named_and_made_anew(
     raw_root: Path, make_profile: MakeProfile, tmp_path: Path, name: str
 ) -> None:
@@ -226,7 +226,7 @@ def test_a_damaged_index_is_named_and_made_anew(
     for content in (before[:-9], b"{}", b"", before[:50] + bytes([before[50] ^ 1]) + before[51:]):
         path.write_bytes(content)
         with pytest.raises(WamError, match=name if content != b"{}" else "run 'wam index' again"):
-            index.load_index(layout.index)
+            listing.load_index(layout.index)
         index.run(make_profile(raw_root), layout)
         assert path.read_bytes() == before
 
@@ -236,7 +236,7 @@ def test_an_index_of_an_earlier_version_asks_for_a_new_one(
 ) -> None:
     layout = Layout(tmp_path / "data")
     index.run(make_profile(raw_root), layout)
-    path, manifest = layout.index / index.INDEX_FILE, layout.index / manifests.MANIFEST
+    path, manifest = layout.index / listing.INDEX_FILE, layout.index / manifests.MANIFEST
     content = manifests.read_json(path)
     for split in content["splits"].values():
         del split["windows"]
@@ -246,22 +246,22 @@ def test_an_index_of_an_earlier_version_asks_for_a_new_one(
         manifest, manifests.sealed({"stage": "index", "files": {path.name: entry}})
     )
     with pytest.raises(WamError, match=r"made by another version .*windows.*'wam index' again"):
-        index.load_index(layout.index)
+        listing.load_index(layout.index)
     manifests.write_json(manifest, {"stage": "index", "index": manifests.file_digest(path)})
     with pytest.raises(WamError, match=r"made by an earlier version; run 'wam index' again"):
-        index.load_index(layout.index)
+        listing.load_index(layout.index)
 
 
 def test_damaged_annotations_are_named(
     own_raw: Path, make_profile: MakeProfile, tmp_path: Path
 ) -> None:
     layout = Layout(tmp_path / "data")
-    path = own_raw / "validation" / on_disk.ANNOTATIONS
+    path = own_raw / "validation" / language.ANNOTATIONS
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(WamError, match=r"validation/lang_annotations/auto_lang_ann.npy: "):
         index.run(make_profile(own_raw), layout)
-    on_disk.write_annotations(path.parents[1], [on_disk.Annotation("open_drawer", "x", 10, 10)])
+    language.write_annotations(path.parents[1], [language.Annotation("open_drawer", "x", 10, 10)])
     with pytest.raises(WamError, match=r"auto_lang_ann.npy: info.indx \(10, 10\).*is empty"):
         index.run(make_profile(own_raw), layout)
     assert not layout.root.exists()
@@ -278,13 +278,13 @@ def test_without_the_raw_frames_their_index_is_kept(
     layout = Layout(tmp_path / "data")
     profile = make_profile(own_raw)
     index.run(profile, layout)
-    before = listing(layout.index)
+    before = files_of(layout.index)
     shutil.rmtree(own_raw)
     if left != "nothing":
         own_raw.mkdir()
     capsys.readouterr()
     index.run(profile, layout)
-    assert listing(layout.index) == before
+    assert files_of(layout.index) == before
     note, done = capsys.readouterr().out.splitlines()
     assert note == f"{own_raw}: the raw frames are not here; {layout.index} is kept"
     assert "120 training and 80 validation frames" in done
@@ -295,4 +295,4 @@ def test_without_the_raw_frames_their_index_is_kept(
     ):
         with pytest.raises(WamError, match=r"directory not found|run 'wam collect' first"):
             index.run(other, layout)
-    assert listing(layout.index) == before
+    assert files_of(layout.index) == before

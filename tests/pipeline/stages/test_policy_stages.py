@@ -19,10 +19,10 @@ from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build
 from pipeline.artifacts.layout import Layout
 from pipeline.finetuning import ensemble, task
+from pipeline.latents.demonstrations import Demo, TaskDemos
 from pipeline.latents.features import SplitFeatures, TaskFeatures, load_features, save_features
 from pipeline.params import Features, Profile, load_profile
 from pipeline.stages import finetune, train_policy, train_reward
-from pipeline.stages.extract import Demo, TaskDemos
 from pipeline.stages.featurize import CONTEXT_FRAMES, FeatureMaker
 from tests.pipeline.artifact import artifact, content
 from wam.actions import executable
