@@ -27,7 +27,7 @@ import psutil
 import torch
 
 from pipeline import console, workers
-from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.batches.from_shards import shard_batches
 from pipeline.batches.from_store import store_batches
 from pipeline.batches.loader import Delivery, Loader
@@ -36,7 +36,6 @@ from pipeline.calvin.fields import CAMERAS, VECTORS
 from pipeline.params import Profile, load_profile
 from pipeline.pictures.images import to_model_size
 from pipeline.stages import collect, convert, export, index
-from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from pipeline.webdataset.read import open_split
 from wam.device import keep_freed_memory

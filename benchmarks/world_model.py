@@ -29,13 +29,12 @@ from torch.optim.optimizer import (
 from torch.utils.data import DataLoader
 
 from pipeline import console
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.batches.from_store import store_batches
 from pipeline.batches.loader import Delivery, Loader
 from pipeline.batches.order import all_windows
 from pipeline.params import Profile, load_profile
 from pipeline.stages import collect, convert, index
-from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam import device as devices
 from wam.batch import Batch

@@ -81,7 +81,7 @@ STAGES: dict[str, Stage] = {
         argument="policies",
         choices=(*VARIANTS, "controls"),
     ),
-    "report": Stage("pipeline.report.build", "results table and HTML report of the profile"),
+    "report": Stage("pipeline.stages.report", "results table and HTML report of the profile"),
 }
 
 
@@ -151,7 +151,7 @@ def _run(arguments: argparse.Namespace) -> None:
         _describe(arguments.profile, profile)
         return
     if arguments.command == "results":
-        importlib.import_module("pipeline.report.build").show(Layout.of(arguments.profile))
+        importlib.import_module("pipeline.stages.report").show(Layout.of(arguments.profile))
         return
     if arguments.command == "export":
         export = importlib.import_module("pipeline.stages.export")

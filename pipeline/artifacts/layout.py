@@ -111,3 +111,8 @@ def check_profile_name(name: str) -> None:
             f"profile {name[:80]!r}: expected up to 64 letters, digits, '_', '-' and '.', and no "
             "'.' at the beginning"
         )
+
+
+def store_path(store: Path, split: str) -> Path:
+    """The Zarr group of one split."""
+    return store / f"{split}.zarr"

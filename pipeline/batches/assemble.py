@@ -1,45 +1,19 @@
-"""Cutting batches from frames (algorithm contract 1.9), wherever the frames come from."""
+"""Batches from windows of frames (algorithm contract 1.9), wherever the frames come from."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from pipeline.batches.order import Windows
+from pipeline.store.frames import Frames
 from wam.actions import NULL_ACTION, executable
 from wam.batch import Batch
 from wam.config import ACTION_SIZE, IMAGE_SIZE, PROPRIO_SIZE
 from wam.proprio import ProprioNormalizer
 
-CopyRows = Callable[[int, np.ndarray], None]
-"""``copy(start, target)`` copies the rows from ``start`` on over all rows of ``target``."""
 
-
-class Frames(NamedTuple):
-    """Consecutive frames, of which windows are cut; the names are the store's."""
-
-    rgb_static: CopyRows
-    """To uint8 [n, 64, 64, 3]."""
-    rgb_gripper: CopyRows
-    proprio: np.ndarray
-    """float32 [N, 18], not normalised"""
-    rel_actions: np.ndarray
-    """float32 [N, 7]"""
-
-    @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Frames":
-        """The frames in arrays [N, ...] by name, of which nothing is copied."""
-        return cls(
-            partial(_copy_rows, arrays["rgb_static"]),
-            partial(_copy_rows, arrays["rgb_gripper"]),
-            arrays["proprio"],
-            arrays["rel_actions"],
-        )
-
-
-def cut(
+def assemble(
     frames: Sequence[Frames],
     windows: Windows,
     length: int,
@@ -85,7 +59,3 @@ def cut(
     return Batch(
         rgb_static, rgb_gripper, *(field.pin_memory() if pinned else field for field in small)
     )
-
-
-def _copy_rows(rows: np.ndarray, start: int, target: np.ndarray) -> None:
-    target[...] = rows[start : start + len(target)]

@@ -15,8 +15,8 @@ import numpy as np
 
 from pipeline import console
 from pipeline.artifacts import locks
-from pipeline.batches.assemble import Frames
 from pipeline.batches.mapped import mapped
+from pipeline.store.frames import Frames
 from wam.config import ACTION_SIZE, IMAGE_SIZE, PROPRIO_SIZE
 from wam.errors import WamError
 from wam.reliability.atomic import replacing, sweep

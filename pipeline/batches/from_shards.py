@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.artifacts import manifests
-from pipeline.batches.assemble import Frames, cut
+from pipeline.batches.assemble import assemble
 from pipeline.batches.decoded import Cache, announce, cache_file, joined, memory_mapped
 from pipeline.batches.loader import Delivery, Loader
 from pipeline.batches.order import Position, TarWindows, Windows, fixed_windows
+from pipeline.store.frames import Frames
 from pipeline.webdataset.read import ShardSplit, Tar
 from wam.batch import Batch
 
@@ -63,7 +64,7 @@ def shard_batches(
     def make(item: _Item) -> Batch:
         frames = [tar.frames() for tar in item.tars]
         windows = Windows(item.starts - first_rows[item.numbers], np.ones(rows, bool))
-        return cut(frames, windows, window, normalizer, pinned=delivery.pinned)
+        return assemble(frames, windows, window, normalizer, pinned=delivery.pinned)
 
     if cache != "none":
         announce(split.tars[-1].stop, "memory" if cache == "ram" else str(cache_directory))
@@ -93,7 +94,7 @@ def shard_validation_windows(split: ShardSplit, window: int, count: int, seed: i
         for s in starts.tolist()
     ]
     windows = Windows(np.zeros(count, np.int64), np.ones(count, bool))
-    return cut(frames, windows, window, split.proprio_normalizer())
+    return assemble(frames, windows, window, split.proprio_normalizer())
 
 
 class _OpenTar:

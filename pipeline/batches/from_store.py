@@ -7,12 +7,13 @@ from typing import Literal
 import numpy as np
 
 from pipeline.artifacts import manifests
-from pipeline.batches.assemble import Frames, cut
+from pipeline.batches.assemble import assemble
 from pipeline.batches.decoded import Cache, announce, cache_file, in_memory, memory_mapped
 from pipeline.batches.loader import Delivery, Loader
 from pipeline.batches.order import RandomWindows, Streams, Windows, fixed_windows
 from pipeline.pictures.images import all_to_model_size
 from pipeline.store.array_reader import ArrayReader
+from pipeline.store.frames import Frames
 from pipeline.store.open import Store
 from wam.batch import Batch
 
@@ -74,7 +75,7 @@ def store_batches(
 
     def make(windows: Windows) -> Batch:
         part = Windows(windows.starts[own], windows.is_first[own])
-        return cut([frames] * rows, part, window, normalizer, pinned=delivery.pinned)
+        return assemble([frames] * rows, part, window, normalizer, pinned=delivery.pinned)
 
     identity = {
         "reader": reader,
@@ -93,7 +94,7 @@ def validation_windows(store: Store, window: int, count: int, seed: int) -> Batc
     """
     starts = fixed_windows(store.episodes, window, count, seed)
     windows = Windows(starts, np.ones(count, bool))
-    return cut([store_frames(store)] * count, windows, window, store.proprio_normalizer())
+    return assemble([store_frames(store)] * count, windows, window, store.proprio_normalizer())
 
 
 def _copy_images(reader: ArrayReader, start: int, target: np.ndarray) -> None:

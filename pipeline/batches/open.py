@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline.artifacts import manifests
-from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.batches.from_shards import shard_batches, shard_validation_windows
 from pipeline.batches.from_store import store_batches, validation_windows
 from pipeline.batches.loader import Delivery, Loader
 from pipeline.params import Profile
-from pipeline.store.group import store_path
 from pipeline.store.open import open_store
 from pipeline.webdataset.read import open_split
 from wam.batch import Batch

@@ -1,4 +1,4 @@
-"""Which link between imagination and simulation is weak, asked of every simulated roll-out.
+"""Do classifier and world model agree with the simulator? Asked of every simulated roll-out.
 
 Success in imagination needs a classifier that knows success when it sees it, and a world model that
 predicts what actions do. Both are tested on what a policy really did, where the oracle knows the
@@ -18,7 +18,7 @@ from wam.randomness import Generators, row_generators
 from wam.reward.classifier import SuccessClassifier
 
 
-class Links(NamedTuple):
+class Verdicts(NamedTuple):
     """What the models say of B episodes, bool [B] each."""
 
     recognised: torch.Tensor
@@ -34,13 +34,13 @@ class Links(NamedTuple):
 
 
 @torch.no_grad()
-def examine(
+def verdicts(
     agent: Agent,
     classifier: SuccessClassifier,
     experience: Experience,
     seeds: Sequence[int],
     max_decisions: int,
-) -> Links:
+) -> Verdicts:
     """The models' view of ``experience``; ``seeds`` give every episode its own random numbers."""
     model, chunks = agent.world_model, experience.chunks
     lasted = torch.arange(len(chunks), device=agent.device).unsqueeze(1) < experience.decisions
@@ -49,7 +49,7 @@ def examine(
     imagined = imagined_outcome(
         model, classifier, _Sampler(agent), experience.first, max_decisions, randoms[1]
     )
-    return Links(
+    return Verdicts(
         recognised=(classifier.success(experience.features) & lasted).any(0),
         replayed=(classifier.success(replayed) & lasted).any(0),
         imagined=imagined,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import console
-from pipeline.evaluation.origin import mismatch
+from pipeline.evaluation.compatibility import mismatch
 from pipeline.params import Profile
 from pipeline.pictures.images import to_model_size
 from wam.envs.backend import SimulatorConfig, make_env

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline import console
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.evaluation.simulator import (
     open_pool,
     simulator_for,
@@ -18,7 +18,6 @@ from pipeline.evaluation.simulator import (
 )
 from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
-from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam.config import FinetuneConfig
 from wam.envs.backend import require_packages

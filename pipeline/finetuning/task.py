@@ -45,7 +45,7 @@ class ImaginedSuccess(NamedTuple):
     """None without validation demonstrations"""
 
 
-class Parts(NamedTuple):
+class TaskInputs(NamedTuple):
     """What the fine-tuning of one task starts from, on the device."""
 
     world_model: WorldModel
@@ -61,7 +61,7 @@ class Parts(NamedTuple):
     """D of these: draws of one start are no further starts"""
     demos: SplitFeatures
     """all features of the training demonstrations, on the CPU"""
-    doubt: DisagreementEnsemble | None
+    ensemble: DisagreementEnsemble | None
     """None: states unlike the data cost nothing"""
     simulator: "Simulator | None"
     """where episodes run; None: in the world model"""
@@ -72,7 +72,7 @@ def finetune(
     work: Path,
     task: str,
     seed: int,
-    parts: Parts,
+    inputs: TaskInputs,
     profile: Profile,
     advance: Callable[..., None],
 ) -> None:
@@ -84,37 +84,37 @@ def finetune(
     """
     config = profile.finetune
     directory.mkdir(parents=True, exist_ok=True)
-    demos = parts.starts[0]
+    demos = inputs.starts[0]
     device, feature = demos.device, demos.shape[-1]
     generator = task_generator(seed, task, device)
-    dppo = Dppo(parts.base.base, feature, config, task_generator(seed, task, part=1))
-    env = _environment(task, parts, config, generator)
+    dppo = Dppo(inputs.base.base, feature, config, task_generator(seed, task, part=1))
+    env = _environment(task, inputs, config, generator)
     journal = Journal(directory / METRICS_FILE)
     checkpoint = StateFile(work / CHECKPOINT_FILE, journal)
     state = checkpoint.load()
     if state is None:
-        first = _imagined_success(parts, dppo, config, task, seed)
+        first = _imagined_success(inputs, dppo, config, task, seed)
     else:
         dppo.load_state_dict(state["dppo"])
         _check_length(dppo.iteration, config, work)
         generator.set_state(state["generator"])
         first = ImaginedSuccess(*state["imagined_success_first"])
-    parted = False
+    warned = False
     advance(dppo.iteration, task)
-    curriculum = _curriculum(parts, config, task)
+    curriculum = _curriculum(inputs, config, task)
     with deferred() as asked:
         while dppo.iteration < config.iterations:
-            placed = _place_starts(env, parts, curriculum, dppo.iteration)
+            placed = _place_starts(env, inputs, curriculum, dppo.iteration)
             try:
                 record = dppo.train_iteration(env, generator) | placed
             except WamError as error:
                 raise WamError(f"{task} seed {seed}: {error}") from None
             last_one = dppo.iteration == config.iterations
             if last_one or dppo.iteration % config.validate_every == 0:
-                now = _imagined_success(parts, dppo, config, task, seed)
+                now = _imagined_success(inputs, dppo, config, task, seed)
                 record |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
-                if not parted and (warning := parting(first, now, parts.num_held_out)):
-                    parted = True
+                if not warned and (warning := overfitting(first, now, inputs.num_held_out)):
+                    warned = True
                     console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
             journal.append(record)
             advance(1, _note(task, seed, record))
@@ -129,12 +129,12 @@ def finetune(
                 )
             if stop:
                 return
-    _check_frozen(parts, directory, work)
+    _check_frozen(inputs, directory, work)
     description = policy_description(profile.policy, feature, config.finetuned_steps)
     save_model(directory, dppo.policy, description)
     final = journal.records()[-1]
     if "training_starts_success" not in final:  # the run was to be longer
-        now = _imagined_success(parts, dppo, config, task, seed)
+        now = _imagined_success(inputs, dppo, config, task, seed)
         final |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
     summary = {
         "imagined_success_first": first.training,
@@ -166,7 +166,7 @@ def _check_length(iteration: int, config: FinetuneConfig, place: Path) -> None:
         )
 
 
-def parting(first: ImaginedSuccess, now: ImaginedSuccess, held_out: int) -> str | None:
+def overfitting(first: ImaginedSuccess, now: ImaginedSuccess, held_out: int) -> str | None:
     """What is wrong if success on training starts has risen and that on held-out starts has not.
 
     ``held_out`` is the number of held-out starts, which bounds how exactly their success is known.
@@ -195,40 +195,40 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def _environment(
-    task: str, parts: Parts, config: FinetuneConfig, generator: torch.Generator
+    task: str, inputs: TaskInputs, config: FinetuneConfig, generator: torch.Generator
 ) -> Environment:
-    if parts.simulator is not None:
-        return parts.simulator.environment(task, config, generator)
+    if inputs.simulator is not None:
+        return inputs.simulator.environment(task, config, generator)
     return LatentEnv(
-        parts.world_model,
-        parts.classifier,
-        parts.starts,
+        inputs.world_model,
+        inputs.classifier,
+        inputs.starts,
         config.envs,
         config.max_decisions,
         generator,
         config.group if config.advantage == "group" else None,
-        parts.doubt,
+        inputs.ensemble,
         config.disagreement_scale,
     )
 
 
-def _check_frozen(parts: Parts, directory: Path, work: Path) -> None:
+def _check_frozen(inputs: TaskInputs, directory: Path, work: Path) -> None:
     """Discard the run and raise WamError if the world model is not what it was."""
-    now = weights_digest(parts.world_model)
-    if now != parts.weights:
+    now = weights_digest(inputs.world_model)
+    if now != inputs.weights:
         shutil.rmtree(directory)
         shutil.rmtree(work)
         raise WamError(
-            f"{directory}: the world model's weights changed while fine-tuning ({parts.weights} "
+            f"{directory}: the world model's weights changed while fine-tuning ({inputs.weights} "
             f"before, {now} after), so the policy was discarded; they have to stay frozen"
         )
 
 
-def _curriculum(parts: Parts, config: FinetuneConfig, task: str) -> StartCurriculum | None:
+def _curriculum(inputs: TaskInputs, config: FinetuneConfig, task: str) -> StartCurriculum | None:
     """The curriculum of the demonstrations' starts; those of play stay what they are."""
     if not config.start_curriculum:
         return None
-    demos, device = parts.demos, parts.starts[0].device
+    demos, device = inputs.demos, inputs.starts[0].device
     iterations = config.start_curriculum * config.iterations
     try:
         return StartCurriculum(demos.posterior.to(device), demos.label, demos.length, iterations)
@@ -237,7 +237,7 @@ def _curriculum(parts: Parts, config: FinetuneConfig, task: str) -> StartCurricu
 
 
 def _place_starts(
-    env: Environment, parts: Parts, curriculum: StartCurriculum | None, iteration: int
+    env: Environment, inputs: TaskInputs, curriculum: StartCurriculum | None, iteration: int
 ) -> dict[str, Any]:
     """Let episodes start where the curriculum is; returns what the iteration's record says of it.
 
@@ -246,14 +246,14 @@ def _place_starts(
     if curriculum is None:
         return {}
     assert isinstance(env, LatentEnv)
-    demos, play = parts.starts
+    demos, play = inputs.starts
     position = curriculum.position(iteration)
     env.start_from([demos if position is None else curriculum.starts(position), play])
     return {"start_position": position}
 
 
 def _imagined_success(
-    parts: Parts, dppo: Dppo, config: FinetuneConfig, task: str, seed: int
+    inputs: TaskInputs, dppo: Dppo, config: FinetuneConfig, task: str, seed: int
 ) -> ImaginedSuccess:
     """Imagined success from the demonstrations' starts, sampled as at evaluation."""
 
@@ -261,8 +261,8 @@ def _imagined_success(
         # The same random numbers before and after: a fair comparison.
         generator = task_generator(seed, task, starts.device, part=2)
         outcome = imagined_outcome(
-            parts.world_model,
-            parts.classifier,
+            inputs.world_model,
+            inputs.classifier,
             dppo.policy,
             starts,
             config.max_decisions,
@@ -270,8 +270,8 @@ def _imagined_success(
         )
         return float(outcome.float().mean())
 
-    held_out = share(parts.held_out) if len(parts.held_out) else None
-    return ImaginedSuccess(share(parts.starts[0]), held_out)
+    held_out = share(inputs.held_out) if len(inputs.held_out) else None
+    return ImaginedSuccess(share(inputs.starts[0]), held_out)
 
 
 def _note(task: str, seed: int, record: dict[str, Any]) -> str:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.artifacts.manifests import MANIFEST
-from pipeline.evaluation.origin import ORIGIN
+from pipeline.evaluation.results import VARIANT_NAMES
 from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
-from pipeline.report.results import NAMES
 from pipeline.report.sources import (
     commit,
     fingerprint,
@@ -20,7 +19,7 @@ from pipeline.report.sources import (
     optional_json,
     size,
 )
-from pipeline.store.group import store_path
+from pipeline.store.arrays import SIMULATOR_ATTRIBUTES
 from pipeline.store.open import Store, open_store
 from wam.config import FPS, VARIANTS
 
@@ -155,7 +154,7 @@ def _places(layout: Layout) -> list[tuple[str, Path]]:
         ("shards", layout.shards),
         ("demonstrations", layout.demos),
         *(
-            (f"{kind} · {NAMES[variant]}", place(variant))
+            (f"{kind} · {VARIANT_NAMES[variant]}", place(variant))
             for kind, place in (
                 ("world model", layout.world_model),
                 ("features", layout.features),
@@ -175,7 +174,7 @@ def _origin(records: Sequence[Mapping[str, Any]]) -> str:
     """What the recordings or results were made with, every value that occurs."""
     found = {
         name: sorted({str(record.get(name) or "unknown") for record in records}) or ["unknown"]
-        for name in ORIGIN
+        for name in SIMULATOR_ATTRIBUTES
     }
     return ", ".join(f"{name.replace('_', ' ')} {' and '.join(v)}" for name, v in found.items())
 

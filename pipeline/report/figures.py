@@ -19,7 +19,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from pipeline.report.results import Policy, Results
+from pipeline.evaluation.results import Policy, Results
 
 COLOURS = {
     "wam": "#4f6df5",

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.layout import Layout
+from pipeline.evaluation.results import FINETUNED, VARIANT_NAMES, Agreement, Policy, Results
 from pipeline.report import facts
 from pipeline.report.figures import COLOURS, Comparison, Panel, Series, dumbbells, panels
-from pipeline.report.results import FINETUNED, NAMES, Links, Policy, Results
 from pipeline.report.sources import data_uri, optional_json, records
 
 CAMERAS = ("static", "gripper")
@@ -48,7 +48,7 @@ def validation(layout: Layout, variants: Sequence[str]) -> Table | None:
         for key, label, form in _MEASURES
         if any(key in summary for summary in found.values())
     ]
-    return {"columns": [NAMES[v] for v in found], "rows": rows} if rows else None
+    return {"columns": [VARIANT_NAMES[v] for v in found], "rows": rows} if rows else None
 
 
 def films(layout: Layout, variants: Sequence[str]) -> list[dict[str, Any]]:
@@ -57,7 +57,7 @@ def films(layout: Layout, variants: Sequence[str]) -> list[dict[str, Any]]:
     for variant in variants:
         paths = [(c, layout.world_model(variant) / f"film_{c}.png") for c in CAMERAS]
         strips = [{"camera": c, "source": data_uri(path)} for c, path in paths if path.is_file()]
-        groups.append({"label": NAMES[variant], "films": strips})
+        groups.append({"label": VARIANT_NAMES[variant], "films": strips})
     return groups
 
 
@@ -90,7 +90,7 @@ def finetuning(
                 records(layout.finetune(variant) / task / f"seed-{seed}" / "metrics.jsonl")
                 for seed in seeds
             ]
-            label = NAMES[variant] + (" (simulated)" if variant in simulated else "")
+            label = VARIANT_NAMES[variant] + (" (simulated)" if variant in simulated else "")
             line = _mean(runs, "explored_success")
             if line:
                 x, mean, low, high = line
@@ -103,13 +103,13 @@ def finetuning(
 def imagined_against_simulated(results: Results) -> str | None:
     """What the world models promise of every policy's starts, and what the simulator gives."""
     rows = [
-        Comparison(task, policy, links.imagined_success, results.cells[task, policy].rate.value)
-        for task, policy, links in _links(results)
+        Comparison(task, policy, found.imagined_success, results.cells[task, policy].rate.value)
+        for task, policy, found in _agreement(results)
     ]
     return dumbbells(rows, "imagined against simulated success") if rows else None
 
 
-def links(results: Results) -> Table | None:
+def agreement(results: Results) -> Table | None:
     """How well classifier and world model know which of a policy's roll-outs succeed."""
     rows = [
         [
@@ -125,16 +125,16 @@ def links(results: Results) -> Table | None:
                 )
             ),
         ]
-        for task, policy, found in _links(results)
+        for task, policy, found in _agreement(results)
     ]
     columns = ["simulated", "imagined", "same actions imagined", "classifier on real frames"]
     return {"columns": columns, "rows": rows} if rows else None
 
 
-def _links(results: Results) -> list[tuple[str, Policy, Links]]:
+def _agreement(results: Results) -> list[tuple[str, Policy, Agreement]]:
     """What is known of each task and policy, in the order of the table."""
     keys = [(task, policy) for task in results.tasks for policy in results.policies]
-    return [(*key, results.links[key]) for key in keys if key in results.links]
+    return [(*key, results.agreement[key]) for key in keys if key in results.agreement]
 
 
 def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> Table | None:
@@ -155,7 +155,7 @@ def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> Ta
                     _format(summary.get(f"{kind}_windows_imagined"), "{:.0%}")
                     for kind in ("missed", "false_alarm")
                 )
-                rows.append([task.replace("_", " "), NAMES[variant], *pairs, *windows])
+                rows.append([task.replace("_", " "), VARIANT_NAMES[variant], *pairs, *windows])
     columns = ["imagined", "real", "windows missed", "false alarms"]
     return {"columns": columns, "rows": rows} if rows else None
 
@@ -171,7 +171,7 @@ def selection(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> 
     ]
     if not found:
         return None
-    names = " and ".join(NAMES[variant] for variant in dict.fromkeys(found))
+    names = " and ".join(VARIANT_NAMES[variant] for variant in dict.fromkeys(found))
     return (
         f"Not entirely held out: epoch and threshold of {len(found)} reward classifiers ({names}) "
         "were chosen on the validation demonstrations, whose first frames are the starts of this "
@@ -212,7 +212,7 @@ def _lines(
         points = [(record[x], record[key]) for record in journal if record.get(key) is not None]
         if points:
             xs, ys = zip(*points, strict=True)
-            lines.append(Series(NAMES[variant] + suffix, COLOURS[variant], xs, ys, dashed))
+            lines.append(Series(VARIANT_NAMES[variant] + suffix, COLOURS[variant], xs, ys, dashed))
     return lines
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.artifacts.layout import Layout
+from pipeline.evaluation.results import VARIANT_NAMES
 from pipeline.report.figures import COLOURS, Panel, Series, panels
-from pipeline.report.results import NAMES
 from pipeline.report.sections import CAMERAS, Table
 from pipeline.report.sources import optional_json
 from wam.config import ACTION_NAMES, VARIANTS
@@ -68,7 +68,7 @@ def quality(found: Mapping[str, Any] | None) -> Table | None:
         if VARIANTS[0] in entry:
             label, form = _MEASURES[name]
             rows.append([label, *(form.format(entry[v]["both"]) for v in VARIANTS), ""])
-    names = [NAMES[variant] for variant in VARIANTS]
+    names = [VARIANT_NAMES[variant] for variant in VARIANTS]
     return {"columns": [*names, f"{' - '.join(names)} [95 %]"], "rows": rows}
 
 
@@ -82,14 +82,14 @@ def probes(found: Mapping[str, Any] | None) -> Table | None:
     """What the encoders tell about the actions, and the predicted frames."""
     if not found:
         return None
-    encoders = {"untrained": "untrained"} | {v: NAMES[v] for v in VARIANTS}
+    encoders = {"untrained": "untrained"} | {v: VARIANT_NAMES[v] for v in VARIANTS}
     rows = [
         [f"{label}, {kind_label}", *_score(found["probe"][encoder][kind])]
         for kind, kind_label in _PROBES.items()
         for encoder, label in encoders.items()
     ]
     rows += [
-        [f"{NAMES[v]}, predicted frames", *_score(found["action_faithfulness"][v])]
+        [f"{VARIANT_NAMES[v]}, predicted frames", *_score(found["action_faithfulness"][v])]
         for v in VARIANTS
     ]
     majority = found["probe"]["untrained"]["linear"]["gripper_majority"]
@@ -104,7 +104,7 @@ def scene_probes(found: Mapping[str, Any] | None) -> Table | None:
         return None
     rows = [
         [
-            f"{NAMES[v]}, {label}",
+            f"{VARIANT_NAMES[v]}, {label}",
             *(f"{found['scene_probe'][v][view][name]:.2f}" for name in FIXTURES),
         ]
         for v in VARIANTS
@@ -129,7 +129,7 @@ def _interval(difference: Mapping[str, float] | None, form: str) -> str:
 def _line(variant: str, records: Sequence[Mapping[str, float]], key: str) -> Series:
     """The mean over sequences; the band of the sequences' spread would hide the difference."""
     x, y = zip(*((record["horizon"], record[key]) for record in records), strict=True)
-    return Series(NAMES[variant], COLOURS[variant], x, y)
+    return Series(VARIANT_NAMES[variant], COLOURS[variant], x, y)
 
 
 def _score(scores: Mapping[str, Any]) -> list[str]:

@@ -14,13 +14,13 @@ from typing import Any
 from pipeline import console, workers
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.calvin.frame_checks import DroppedEpisode
 from pipeline.calvin.listing import RawIndex, load_index
 from pipeline.calvin.moments import Moments
 from pipeline.params import Convert, Profile
 from pipeline.store.arrays import SCHEMA_VERSION, STATISTICS_OF, StoreArray
-from pipeline.store.group import create_arrays, finish_group, parameters, store_arrays, store_path
+from pipeline.store.group import create_arrays, finish_group, parameters, store_arrays
 from pipeline.store.shard_job import Piece, ShardJob, ShardRecord, read_record, write_shard
 from wam.errors import WamError
 

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from pipeline import console
 from pipeline.artifacts.building import Build, build
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
+from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, Policy, agreement_of
 from pipeline.evaluation.simulator import (
     num_workers,
     open_pool,
@@ -30,8 +31,6 @@ from pipeline.evaluation.statistics import wilson
 from pipeline.latents.demonstrations import Start, load_demos
 from pipeline.params import Profile
 from pipeline.pictures import clips
-from pipeline.report.results import FINETUNED, STAGES, Policy, link_figures
-from pipeline.store.group import store_path
 from pipeline.store.open import open_store
 from wam.config import CHUNK, TASKS
 from wam.envs.backend import SimulatorConfig, make_env, require_packages
@@ -118,7 +117,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
     _show(name, summary)
     stages = dict.fromkeys(job.stage for job in jobs)
     rates = ", ".join(
-        f"{STAGES[stage]} {_rate([row for row in rollouts if row['stage'] == stage])}"
+        f"{POLICY_STAGES[stage]} {_rate([row for row in rollouts if row['stage'] == stage])}"
         for stage in stages
     )
     console.done(f"evaluate {name}", f"{rates} · {layout.evaluation(name)}")
@@ -135,7 +134,7 @@ def summarise(job: Job, rollouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         "success_rate": rate.value,
         "ci_low": rate.low,
         "ci_high": rate.high,
-        **(agreement._asdict() if (agreement := link_figures(rollouts)) else {}),
+        **(agreement._asdict() if (agreement := agreement_of(rollouts)) else {}),
     }
 
 
@@ -227,7 +226,7 @@ def _roll_out(
                     profile.evaluate.ddim_steps,
                 )
                 outcome, experience = roll_out(agent, pool, episodes, max_steps, tally)
-                found = agreement.examine(
+                found = agreement.verdicts(
                     agent,
                     load_reward(layout.reward(variant) / job.task, device),
                     experience,
@@ -354,7 +353,7 @@ def _show(name: str, summary: Sequence[Mapping[str, Any]]) -> None:
             table.add_section()
         table.add_row(
             "" if previous == row["task"] else row["task"],
-            STAGES[row["stage"]],
+            POLICY_STAGES[row["stage"]],
             str(row["seed"]),
             f"{row['successes']}/{row['episodes']}",
             f"{100 * row['success_rate']:.1f} %",

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from pipeline import console
 from pipeline.artifacts.building import Build, build
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
 from pipeline.batches.from_store import validation_windows
 from pipeline.batches.order import fixed_windows
@@ -27,10 +27,9 @@ from pipeline.evaluation.perceptual import (
     frechet_distance,
     open_available,
 )
+from pipeline.evaluation.results import trained_apart
 from pipeline.evaluation.statistics import paired_difference
 from pipeline.params import EvaluateWorldModel, Profile
-from pipeline.report.results import trained_apart
-from pipeline.store.group import store_path
 from pipeline.store.open import open_store
 from wam import device as devices
 from wam.batch import Batch

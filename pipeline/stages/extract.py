@@ -13,12 +13,11 @@ import numpy as np
 from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.calvin import language
 from pipeline.calvin.listing import SplitIndex, load_index
 from pipeline.latents.demonstrations import DEMOS_FILE, Demo, Start, TaskDemos
 from pipeline.params import Extract, Profile
-from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam import tasks
 from wam.config import TASKS

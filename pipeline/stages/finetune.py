@@ -17,7 +17,7 @@ from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
 from pipeline.finetuning.ensemble import fit_ensemble
-from pipeline.finetuning.task import Parts, finetune, weights_digest
+from pipeline.finetuning.task import TaskInputs, finetune, weights_digest
 from pipeline.latents.features import TaskFeatures, load_features
 from pipeline.params import Profile
 from wam import device as devices
@@ -73,21 +73,23 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
 
     def make(target: Build) -> None:
         target.manifest.update(environment=config.environment, **origin)
-        doubt = None
+        ensemble = None
         if config.disagreement_scale:
             source, model = layout.features(variant), world_model.config
-            doubt = fit_ensemble(target, ENSEMBLE, source, profile, model, device)
+            ensemble = fit_ensemble(target, ENSEMBLE, source, profile, model, device)
         total = len(profile.tasks) * len(config.seeds) * config.iterations
         with console.progress(f"finetune {variant}", total, "iterations") as advance:
             for task in profile.tasks:
-                parts = _load(layout, variant, task, world_model, weights, doubt, simulator, device)
+                task_inputs = _load(
+                    layout, variant, task, world_model, weights, ensemble, simulator, device
+                )
                 for seed in config.seeds:
                     part = f"{task}/seed-{seed}"
                     directory, work = target.directory / part, target.work / part
                     if _is_finished(target, part, config):
                         advance(config.iterations, task)
                         continue
-                    finetune(directory, work, task, seed, parts, profile, advance)
+                    finetune(directory, work, task, seed, task_inputs, profile, advance)
                     target.finish(part, directory.iterdir())
         target.manifest["world_model_weights"] = {
             "before": weights,
@@ -158,17 +160,17 @@ def _load(
     task: str,
     world_model: WorldModel,
     weights: str,
-    doubt: DisagreementEnsemble | None,
+    ensemble: DisagreementEnsemble | None,
     simulator: "Simulator | None",
     device: torch.device,
-) -> Parts:
+) -> TaskInputs:
     base = load_policy(layout.policy(variant) / task, device)
     if not isinstance(base, DiffusionPolicy):
         raise WamError(f"{layout.policy(variant) / task}: a fine-tuned policy; expected kind 'bc'")
     features = load_features(layout.features(variant), task)
     classifier = load_reward(layout.reward(variant) / task, device)
-    demos, play, held_out = (part.to(device) for part in _starts(features))
-    return Parts(
+    demos, play, held_out = (starts.to(device) for starts in _starts(features))
+    return TaskInputs(
         world_model=world_model,
         weights=weights,
         classifier=classifier,
@@ -177,7 +179,7 @@ def _load(
         held_out=held_out,
         num_held_out=len(features.validation.length),
         demos=features.training,
-        doubt=doubt,
+        ensemble=ensemble,
         simulator=simulator,
     )
 

@@ -52,3 +52,6 @@ EPISODE_SCENE = "episode_scene"
 """int8 [E]: place of every episode's scene in the attribute ``scenes``, -1 where it is unknown."""
 OWN_ARRAYS = (*CAMERAS, *DEPTHS.values(), *ROW_ARRAYS, EPISODES, EPISODE_SCENE)
 """All names that mean something in a store."""
+
+SIMULATOR_ATTRIBUTES = ("backend", "renderer", "robot_model", "scene_source")
+"""What is recorded with every frame and result; None where a recording does not say."""

@@ -15,7 +15,6 @@ from pipeline.artifacts import manifests
 from pipeline.calvin.fields import DEPTHS
 from pipeline.calvin.listing import SplitIndex
 from pipeline.calvin.scenes import SCENES, block_order
-from pipeline.evaluation.origin import ORIGIN
 from pipeline.params import Convert
 from pipeline.store import chunk_codec
 from pipeline.store.arrays import (
@@ -24,16 +23,12 @@ from pipeline.store.arrays import (
     MEANINGS,
     ROW_ARRAYS,
     SCHEMA_VERSION,
+    SIMULATOR_ATTRIBUTES,
     StoreArray,
 )
 from pipeline.store.shard_file import write_chunk_file
 from wam.config import FPS
 from wam.errors import WamError
-
-
-def store_path(store: Path, split: str) -> Path:
-    """The Zarr group of one split."""
-    return store / f"{split}.zarr"
 
 
 def store_arrays(split: SplitIndex, settings: Convert) -> dict[str, StoreArray]:
@@ -121,7 +116,7 @@ def finish_group(
             "scene": split.scene,
             "scenes": scenes,
             "block_order": {scene: block_order(scene) for scene in scenes},
-            **{name: getattr(split, name) for name in ORIGIN},
+            **{name: getattr(split, name) for name in SIMULATOR_ATTRIBUTES},
             "source": split.directory,
             "source_digest": split.digest,
             "source_image_shapes": {key: list(v) for key, v in split.image_shapes.items()},

@@ -16,7 +16,12 @@ import zarr
 from pipeline.artifacts import manifests
 from pipeline.artifacts.verify import Verdict, verify
 from pipeline.store.array_reader import ArrayReader
-from pipeline.store.arrays import EPISODE_SCENE, EPISODES, SCHEMA_VERSION, StoreArray
+from pipeline.store.arrays import (
+    EPISODE_SCENE,
+    EPISODES,
+    SCHEMA_VERSION,
+    StoreArray,
+)
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
 

@@ -6,15 +6,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import console
-from pipeline.artifacts.layout import Layout
-from pipeline.batches.assemble import cut
+from pipeline.artifacts.layout import Layout, store_path
+from pipeline.batches.assemble import assemble
 from pipeline.batches.from_store import store_frames
 from pipeline.batches.order import Windows, fixed_windows
+from pipeline.evaluation.results import VARIANT_NAMES
 from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
 from pipeline.pictures import animation
-from pipeline.report.results import NAMES
-from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam import device as devices
 from wam.batch import Batch
@@ -57,11 +56,11 @@ def run(
     model, normalizer = load_world_model(layout.world_model(variant), device)
     _check_length(store, start, steps)
     windows = Windows(np.array([start]), np.ones(1, bool))
-    batch: Batch = cut([store_frames(store)], windows, steps + 1, normalizer)
+    batch: Batch = assemble([store_frames(store)], windows, steps + 1, normalizer)
     (part,) = predict(model, batch, settings.seed + seed, device, profile.features.filtering)
     output = output or layout.dream(variant, name.replace(" ", "_"))
     output.parent.mkdir(parents=True, exist_ok=True)
-    animation.write(output, _frames(part, f"{NAMES[variant]} · {name}"), _FRAME_MS)
+    animation.write(output, _frames(part, f"{VARIANT_NAMES[variant]} · {name}"), _FRAME_MS)
     console.done("dream", f"{steps} imagined steps of {name} → {output}")
 
 

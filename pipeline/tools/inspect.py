@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline import lerobot
 from pipeline.artifacts import manifests
 from pipeline.artifacts.verify import verify as verify_artifact
 from pipeline.calvin import conformance, listing
 from pipeline.calvin.conformance import SEVERITIES, Finding
 from pipeline.console import console, done, titled
 from pipeline.latents.demonstrations import DEMOS_FILE, load_demos
+from pipeline.lerobot import write as lerobot
 from pipeline.store.arrays import EPISODES
 from pipeline.store.open import open_store, verify_store
 from wam.errors import WamError

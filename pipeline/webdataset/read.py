@@ -18,9 +18,9 @@ from numcodecs import Zstd
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pipeline.artifacts import manifests
-from pipeline.batches.assemble import Frames
 from pipeline.calvin.fields import CAMERAS
 from pipeline.pictures.images import all_to_model_size
+from pipeline.store.frames import Frames
 from pipeline.webdataset.remote import Source
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer

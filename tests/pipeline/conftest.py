@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.calvin import language, metadata, on_disk
 from pipeline.params import Profile, load_profile
 from pipeline.stages import convert, export, index
-from pipeline.store.group import store_path
 from pipeline.store.open import open_store
 from tests.pipeline.artifact import artifact
 from wam.config import VARIANTS

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.batches.assemble import Frames
 from pipeline.batches.decoded import cache_file, in_memory, joined, memory_mapped
+from pipeline.store.frames import Frames
 from wam.errors import WamError
 
 NUM_FRAMES = 23

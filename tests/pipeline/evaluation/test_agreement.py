@@ -3,9 +3,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from pipeline.evaluation.agreement import examine
+from pipeline.evaluation.agreement import verdicts
+from pipeline.evaluation.results import link_figures
 from pipeline.evaluation.rollout import Agent, Experience
-from pipeline.report.results import link_figures
 from wam.randomness import Generators
 
 
@@ -67,14 +67,14 @@ def test_each_link_is_asked_of_what_really_happened() -> None:
         decisions=[3, 2, 2],
     )
     policy = Always(2.0)
-    links = examine(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 3)  # type: ignore[arg-type]
+    found = verdicts(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 3)  # type: ignore[arg-type]
     # The third episode ended before its third decision: what was recorded then does not count.
-    assert links.recognised.tolist() == [True, True, False]
-    assert links.replayed.tolist() == [True, True, False]
-    assert links.imagined.tolist() == [True, True, True]
+    assert found.recognised.tolist() == [True, True, False]
+    assert found.replayed.tolist() == [True, True, False]
+    assert found.imagined.tolist() == [True, True, True]
     assert policy.ddim_steps == {5}
-    links = examine(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 2)  # type: ignore[arg-type]
-    assert not links.imagined.any()
+    found = verdicts(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 2)  # type: ignore[arg-type]
+    assert not found.imagined.any()
 
 
 def test_figures_are_those_of_the_confusion_matrix() -> None:

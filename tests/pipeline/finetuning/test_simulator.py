@@ -14,11 +14,10 @@ import pytest
 pytest.importorskip("pybullet")
 
 from pipeline.artifacts import manifests
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.finetuning import simulator, task
 from pipeline.params import Profile
 from pipeline.stages import finetune
-from pipeline.store.group import store_path
 from pipeline.store.open import open_store
 from tests.pipeline.artifact import artifact
 from tests.pipeline.stages.test_policy_stages import TASK, VARIANT, Killed, layout, profile, trained

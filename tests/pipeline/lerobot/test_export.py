@@ -15,11 +15,12 @@ import pytest
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
 from pipeline.calvin.language import ANNOTATIONS, Annotation
-from pipeline.lerobot import STAGE, data
+from pipeline.lerobot import data
 from pipeline.lerobot.features import KEYS, encode, features_of
 from pipeline.lerobot.labels import label_frames
 from pipeline.lerobot.split import Split
 from pipeline.lerobot.statistics import count_levels, of_levels, of_vectors
+from pipeline.lerobot.write import STAGE
 from pipeline.params import Profile
 from pipeline.stages import convert, export, index
 from pipeline.store.arrays import StoreArray

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.layout import Layout
+from pipeline.evaluation.results import Agreement, Difference, Policy, merge, trained_apart
 from pipeline.evaluation.statistics import Estimate, wilson
 from pipeline.params import Profile
 from pipeline.pictures import clips
 from pipeline.pictures.strip import write_film_strip
-from pipeline.report import build
-from pipeline.report.results import Difference, Links, Policy, merge, trained_apart
-from pipeline.stages import extract
+from pipeline.stages import extract, report
 from pipeline.stages.evaluate import Job, summarise
 from tests.pipeline.artifact import artifact, remade
 from wam.config import VARIANTS
@@ -220,7 +219,7 @@ def run(profile: Profile, converted: Layout, tmp_path_factory: pytest.TempPathFa
     layout = Layout(Path(shutil.copytree(converted.root, root)))
     extract.run(profile, layout)
     make_run(profile, layout)
-    build.run(profile, layout)
+    report.run(profile, layout)
     return layout
 
 
@@ -314,7 +313,7 @@ def test_the_summary_lists_every_pass(run: Layout, profile: Profile) -> None:
     keys = {"variant", "task", "stage", "seed", "successes", "episodes"}
     keys |= {"success_rate", "ci_low", "ci_high"}
     for row in rows:
-        assert set(row) == keys | (set(Links._fields) if row["variant"] else set())
+        assert set(row) == keys | (set(Agreement._fields) if row["variant"] else set())
     assert {row["variant"] for row in rows} == {None, "wam", "dreamerv2"}
 
 
@@ -426,7 +425,7 @@ def test_it_says_that_classifiers_were_chosen_on_the_starts(
             path = layout.reward(variant) / task / "summary.json"
             path.write_text(path.read_text().replace("validation", "training"))
         remade(layout.reward(variant))
-    build.run(profile, layout)
+    report.run(profile, layout)
     assert "Not entirely held out" not in read_page(layout)[0]
     assert "Not entirely held out" not in (layout.results / "table.txt").read_text()
 
@@ -466,20 +465,20 @@ def test_the_page_says_how_the_variants_training_differs(
     for variant, precision in zip(VARIANTS, ("fp32", "bf16"), strict=True):
         remade(layout.world_model(variant), **trained_as(precision, "cuda"))
     shutil.rmtree(layout.report)
-    build.run(profile, layout)
+    report.run(profile, layout)
     notice = "The world models were trained with precision "
     assert notice in read_page(layout)[0]
     assert notice not in read_page(run)[0]
 
 
 def test_the_table_can_be_shown_again(run: Layout, capsys: pytest.CaptureFixture[str]) -> None:
-    build.show(run)
+    report.show(run)
     assert "macro average" in capsys.readouterr().out
 
 
 def test_a_report_made_twice_is_the_same(run: Layout, profile: Profile, tmp_path: Path) -> None:
     again = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
-    build.run(profile, again)
+    report.run(profile, again)
     assert read_page(again)[0] == read_page(run)[0]
 
 
@@ -494,7 +493,7 @@ def test_a_result_of_the_simulator_never_passes_for_one_of_imagination(
             path = directory / name
             path.write_text(path.read_text().replace('"ppo"', '"ppo_simulator"'))
         remade(directory)
-    build.run(profile, layout)
+    report.run(profile, layout)
     usual = (run.results / "table.txt").read_text()
     table = (layout.results / "table.txt").read_text()
     header, old = table.splitlines()[0], usual.splitlines()[0]
@@ -516,7 +515,7 @@ def test_what_is_missing_is_not_invented(
     rng = np.random.default_rng(0)
     with artifact(layout.evaluation("controls"), renderer="tiny") as directory:
         _evaluation(directory, "controls", profile, 5, rng)
-    build.run(profile, layout)
+    report.run(profile, layout)
     text, reader = read_page(layout)
     for part in ("paired differences", "film strips", "classifier scores", "store"):
         assert f"{part}: not computed" in text
@@ -529,5 +528,5 @@ def test_what_is_missing_is_not_invented(
 
 def test_nothing_evaluated_is_an_error(profile: Profile, tmp_path: Path) -> None:
     with pytest.raises(WamError, match="run 'wam evaluate' first"):
-        build.run(profile, Layout(tmp_path))
+        report.run(profile, Layout(tmp_path))
     assert not list(tmp_path.iterdir())

@@ -18,11 +18,11 @@ import yaml
 from pipeline import workers
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.calvin import listing, on_disk, small_files
 from pipeline.params import Profile, load_profile
 from pipeline.stages import convert, index
-from pipeline.store.group import create_arrays, store_path
+from pipeline.store.group import create_arrays
 from pipeline.store.shard_job import write_shard
 from tests.pipeline.artifact import content
 

@@ -199,7 +199,7 @@ def test_held_out_starts_are_watched_beside_the_training_ones(
 
 
 @pytest.mark.parametrize(
-    ("first", "now", "starts", "parts"),
+    ("first", "now", "starts", "warns"),
     [
         ((0.5, 0.5), (0.9, 0.5), 400, True),
         ((0.5, 0.5), (0.9, 0.85), 400, False),
@@ -208,11 +208,11 @@ def test_held_out_starts_are_watched_beside_the_training_ones(
         ((0.5, None), (0.9, None), 0, False),
     ],
 )
-def test_a_warning_when_training_and_held_out_starts_part(
-    first: tuple, now: tuple, starts: int, parts: bool
+def test_a_warning_when_only_training_starts_improve(
+    first: tuple, now: tuple, starts: int, warns: bool
 ) -> None:
     sides = (task.ImaginedSuccess(*side) for side in (first, now))
-    assert (task.parting(*sides, starts) is not None) == parts
+    assert (task.overfitting(*sides, starts) is not None) == warns
 
 
 class Killed(Exception):

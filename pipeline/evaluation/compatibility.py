@@ -5,9 +5,6 @@ from typing import Any
 
 from wam.envs.backend import CALVIN_ROBOT
 
-ORIGIN = ("backend", "renderer", "robot_model", "scene_source")
-"""What is recorded with every frame and result; None where a recording does not say."""
-
 _CALVIN = {"renderer": "egl", "robot_model": CALVIN_ROBOT, "scene_source": "calvin"}
 """What shapes the images, as in CALVIN's own recordings, which do not say all of it."""
 _SIZES = {"rgb_static": "static_size", "rgb_gripper": "gripper_size"}
@@ -16,9 +13,9 @@ _SIZES = {"rgb_static": "static_size", "rgb_gripper": "gripper_size"}
 def mismatch(data: Mapping[str, Any], simulator: Mapping[str, Any]) -> str | None:
     """How the images of the two differ, as a sentence without its end; None where they do not.
 
-    ``data`` are the attributes of a store; ``simulator`` is what :data:`ORIGIN` names, ``scene``
-    and the sizes of a simulator's configuration: what is not there is not compared. Neither is the
-    scene of data that do not tell it.
+    ``data`` are the attributes of a store; ``simulator`` is what
+    :data:`SIMULATOR_ATTRIBUTES` names, ``scene`` and the sizes of a simulator's configuration: what
+    is not there is not compared. Neither is the scene of data that do not tell it.
     """
     made, used = [], []
     for name, calvins in _CALVIN.items():

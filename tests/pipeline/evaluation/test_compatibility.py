@@ -1,6 +1,6 @@
 """Whether a policy sees the images that it learned from."""
 
-from pipeline.evaluation.origin import mismatch
+from pipeline.evaluation.compatibility import mismatch
 
 OFFICIAL = {"renderer": "egl", "robot_model": "panda_longer_finger", "scene_source": "calvin"}
 EMBEDDED = {"renderer": "tiny", "robot_model": "light", "scene_source": "embedded"}

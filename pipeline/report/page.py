@@ -1,35 +1,26 @@
-"""Stage ``report``: the results of a profile as tables, and as one page to look at."""
+"""The results of a profile as one page to look at."""
 
 import dataclasses
-import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from rich.console import Console
-from rich.table import Table
 
-from pipeline import console
-from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.manifests import read_manifest, write_json
-from pipeline.evaluation.origin import mismatch
+from pipeline.evaluation.compatibility import mismatch
+from pipeline.evaluation.results import (
+    VARIANT_NAMES,
+    Policy,
+    Results,
+    trained_apart,
+)
 from pipeline.evaluation.statistics import Estimate
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections, world_model
-from pipeline.report.results import (
-    NAMES,
-    Policy,
-    Results,
-    merge,
-    percent,
-    points,
-    trained_apart,
-)
 from pipeline.report.sources import manifest
+from pipeline.report.tables import about_intervals
 from wam.config import CHUNK, VARIANTS
 
 PAGE = "index.html"
@@ -48,44 +39,6 @@ _UPPER_BOUND = (
     "policies were fine-tuned in the simulator with the task oracle's reward, as an upper bound "
     "(finetune.environment): these are not results of PPO in imagination."
 )
-
-
-def run(profile: Profile, layout: Layout) -> None:
-    """Write ``layout.results`` (summary, tables) and ``layout.report`` (the page), print the table.
-
-    What has not been computed is shown as such. Raises WamError if nothing was evaluated at all.
-    """
-    directories = [layout.evaluation(name) for name in facts.evaluations()]
-    if not any(manifest(directory) for directory in directories):
-        read_manifest(directories[0], "evaluate")
-    inputs = facts.fingerprints(layout)  # which compares all files with their digests
-    results = merge(directories, profile.tasks, VARIANTS)
-    params = dataclasses.asdict(profile)
-    selection = sections.selection(layout, VARIANTS, profile.tasks)
-    notes = [*_notes(results), *([selection] if selection else [])]
-
-    def make_results(target: Build) -> None:
-        path = target.directory
-        write_json(path / "summary.json", results.rows)
-        write_json(path / "metrics.json", _metrics(results))
-        if (evaluated := world_model.result(layout)) is not None:
-            write_json(path / world_model.RESULT_FILE, evaluated)
-        (path / "table.md").write_text(_markdown(results, notes))
-        (path / "table.txt").write_text(_plain(results, notes))
-
-    def make_page(target: Build) -> None:
-        (target.directory / PAGE).write_text(render(profile, layout, results))
-
-    build(layout.results, make_results, stage="results", params=params, inputs=inputs)
-    build(layout.report, make_page, stage="report", params=params, inputs=inputs)
-    show(layout)
-    console.done("report", str(layout.report / PAGE))
-
-
-def show(layout: Layout) -> None:
-    """Print the results table of a finished run. Raises WamError if there is none."""
-    read_manifest(layout.results, "report")
-    console.console.print((layout.results / "table.txt").read_text(), end="")
 
 
 def render(profile: Profile, layout: Layout, results: Results) -> str:
@@ -125,7 +78,7 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
         "chunk": CHUNK,
         "policies": [{"label": p.label, "colour": figures.colour(p)} for p in results.policies],
         "rows": _rows(results),
-        "intervals": _about_intervals(results),
+        "intervals": about_intervals(results),
         "selection": sections.selection(layout, variants, tasks),
         "differences": _differences(results),
         "figures": {key: Markup(svg) if svg else None for key, svg in charts.items()},
@@ -133,7 +86,7 @@ def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
         "validation": sections.validation(layout, variants),
         "films": sections.films(layout, variants),
         "rewards": sections.rewards(layout, variants, tasks),
-        "links": sections.links(results),
+        "agreement": sections.agreement(results),
         "quality": world_model.quality(evaluated),
         "not_computed": world_model.not_computed(evaluated),
         "probes": world_model.probes(evaluated),
@@ -164,7 +117,7 @@ def _notices(profile: Profile, layout: Layout, found: dict[str, Any]) -> list[st
     if profile.env.scene_source == "embedded":
         notices.append(_EMBEDDED if profile.raw.path is None else _MIXED)
     if simulated := facts.tuned_in_simulator(layout):
-        names = " and ".join(NAMES[variant] for variant in simulated)
+        names = " and ".join(VARIANT_NAMES[variant] for variant in simulated)
         notices.append(f"{names}: {_UPPER_BOUND}")
     if apart := trained_apart({v: manifest(layout.world_model(v)) for v in VARIANTS}):
         notices.append(apart)
@@ -237,72 +190,6 @@ def _differences(results: Results) -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def _metrics(results: Results) -> dict[str, dict[str, float]]:
-    """Macro averages for ``dvc metrics``: policy -> success rate."""
-    return {
-        policy.variant or "controls": {
-            other.stage: estimate.value
-            for other, estimate in results.macro.items()
-            if other.variant == policy.variant
-        }
-        for policy in results.macro
-    }
-
-
-def _body(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table as text."""
-    header = ["success % [95 % interval]", *(policy.label for policy in results.policies)]
-    body = []
-    for task in results.tasks:
-        cells = (results.cells.get((task, policy)) for policy in results.policies)
-        body.append([task, *("-" if cell is None else percent(cell.rate) for cell in cells)])
-    if len(results.tasks) > 1:
-        averages = (results.macro.get(policy) for policy in results.policies)
-        body.append(["macro average", *("-" if a is None else percent(a) for a in averages)])
-    return header, body
-
-
-def _about_intervals(results: Results) -> str:
-    """What the intervals speak of."""
-    if results.num_seeds == 1:
-        return (
-            "Intervals speak of the trained models at hand, over start states: there is one of "
-            "each, and none says what training with another seed would give."
-        )
-    return (
-        "Intervals speak of start states and, where a policy has several seeds of PPO (up to "
-        f"{results.num_seeds}), of PPO with other seeds. World models and cloned policies are one "
-        "each: no interval says what training those with another seed would give."
-    )
-
-
-def _notes(results: Results) -> list[str]:
-    differences = (
-        f"{one.first.label} - {one.second.label}: {points(one.estimate)} points ({one.scope})"
-        for one in results.differences
-    )
-    return [*differences, _about_intervals(results)]
-
-
-def _markdown(results: Results, notes: Sequence[str]) -> str:
-    header, body = _body(results)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return table + "".join(f"\n{note}  " for note in notes) + "\n"
-
-
-def _plain(results: Results, notes: Sequence[str]) -> str:
-    header, body = _body(results)
-    table = Table(show_edge=False, pad_edge=False)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
-    for index, row in enumerate(body):
-        table.add_row(*row, end_section=index == len(results.tasks) - 1)
-    buffer = io.StringIO()
-    Console(file=buffer, width=200, color_system=None, markup=False).print(table)
-    return buffer.getvalue() + "".join(f"{note}\n" for note in notes)
 
 
 def _plain_values(value: Any) -> Any:

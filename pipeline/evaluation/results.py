@@ -12,8 +12,8 @@ from pipeline.artifacts.manifests import read_json
 from pipeline.evaluation.statistics import Estimate, success_difference, success_rate
 from wam.errors import WamError
 
-NAMES = {"wam": "WAM", "dreamerv2": "DreamerV2"}
-STAGES = {
+VARIANT_NAMES = {"wam": "WAM", "dreamerv2": "DreamerV2"}
+POLICY_STAGES = {
     "expert": "Expert",
     "zero": "Zero action",
     "bc": "BC",
@@ -34,7 +34,7 @@ class Policy(NamedTuple):
 
     @property
     def label(self) -> str:
-        return f"{NAMES.get(self.variant or '', '')} {STAGES[self.stage]}".strip()
+        return f"{VARIANT_NAMES.get(self.variant or '', '')} {POLICY_STAGES[self.stage]}".strip()
 
 
 class Cell(NamedTuple):
@@ -50,7 +50,7 @@ class Cell(NamedTuple):
         return self.starts * self.seeds
 
 
-class Links(NamedTuple):
+class Agreement(NamedTuple):
     """How far classifier and world model agree with the simulator about a policy's roll-outs.
 
     Every figure is over roll-outs; None where undefined.
@@ -107,7 +107,7 @@ class Results:
     macro: dict[Policy, Estimate]
     """Only of policies with a result on every task"""
     differences: list[Difference]
-    links: dict[tuple[str, Policy], Links]
+    agreement: dict[tuple[str, Policy], Agreement]
     """Pooled over seeds"""
 
     @property
@@ -156,15 +156,15 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
         for first, second in pairs
         if first in macro and second in macro
     ]
-    links = {key: found for key, group in grouped.items() if (found := link_figures(group))}
-    return Results(tasks, policies, rows, cells, macro, differences, links)
+    agreement = {key: found for key, group in grouped.items() if (found := agreement_of(group))}
+    return Results(tasks, policies, rows, cells, macro, differences, agreement)
 
 
-def link_figures(rollouts: Sequence[Mapping[str, Any]]) -> Links | None:
+def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:
     """The figures of ``rollouts``; None for those of a control, which say nothing about it."""
     if not all("imagined" in rollout for rollout in rollouts):
         return None
-    return Links(
+    return Agreement(
         *_precision_and_recall(rollouts, "recognised"),
         *_precision_and_recall(rollouts, "replayed"),
         sum(rollout["imagined"] for rollout in rollouts) / len(rollouts),
@@ -172,10 +172,10 @@ def link_figures(rollouts: Sequence[Mapping[str, Any]]) -> Links | None:
 
 
 def _precision_and_recall(
-    rollouts: Sequence[Mapping[str, Any]], link: str
+    rollouts: Sequence[Mapping[str, Any]], verdict: str
 ) -> tuple[float | None, float | None]:
-    hits = sum(rollout["success"] and rollout[link] for rollout in rollouts)
-    claimed = sum(rollout[link] for rollout in rollouts)
+    hits = sum(rollout["success"] and rollout[verdict] for rollout in rollouts)
+    claimed = sum(rollout[verdict] for rollout in rollouts)
     successes = sum(rollout["success"] for rollout in rollouts)
     return hits / claimed if claimed else None, hits / successes if successes else None
 
@@ -243,7 +243,7 @@ def trained_apart(manifests: Mapping[str, Mapping[str, Any]]) -> str | None:
     for name, values in settings.items():
         known = {v: value or "unknown" for v, value in values.items() if manifests[v]}
         if len(set(known.values())) > 1:
-            said = (f"{value} ({NAMES[variant]})" for variant, value in known.items())
+            said = (f"{value} ({VARIANT_NAMES[variant]})" for variant, value in known.items())
             parts.append(f"{name} {' and '.join(said)}")
     if not parts:
         return None

@@ -1,0 +1,79 @@
+"""The results as text: Markdown, a table for the terminal, figures for ``dvc metrics``."""
+
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.evaluation.results import (
+    Results,
+    percent,
+    points,
+)
+
+
+def metrics(results: Results) -> dict[str, dict[str, float]]:
+    """Macro averages for ``dvc metrics``: policy -> success rate."""
+    return {
+        policy.variant or "controls": {
+            other.stage: estimate.value
+            for other, estimate in results.macro.items()
+            if other.variant == policy.variant
+        }
+        for policy in results.macro
+    }
+
+
+def _body(results: Results) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table as text."""
+    header = ["success % [95 % interval]", *(policy.label for policy in results.policies)]
+    body = []
+    for task in results.tasks:
+        cells = (results.cells.get((task, policy)) for policy in results.policies)
+        body.append([task, *("-" if cell is None else percent(cell.rate) for cell in cells)])
+    if len(results.tasks) > 1:
+        averages = (results.macro.get(policy) for policy in results.policies)
+        body.append(["macro average", *("-" if a is None else percent(a) for a in averages)])
+    return header, body
+
+
+def about_intervals(results: Results) -> str:
+    """What the intervals speak of."""
+    if results.num_seeds == 1:
+        return (
+            "Intervals speak of the trained models at hand, over start states: there is one of "
+            "each, and none says what training with another seed would give."
+        )
+    return (
+        "Intervals speak of start states and, where a policy has several seeds of PPO (up to "
+        f"{results.num_seeds}), of PPO with other seeds. World models and cloned policies are one "
+        "each: no interval says what training those with another seed would give."
+    )
+
+
+def notes(results: Results) -> list[str]:
+    differences = (
+        f"{one.first.label} - {one.second.label}: {points(one.estimate)} points ({one.scope})"
+        for one in results.differences
+    )
+    return [*differences, about_intervals(results)]
+
+
+def markdown(results: Results, notes: Sequence[str]) -> str:
+    header, body = _body(results)
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return table + "".join(f"\n{note}  " for note in notes) + "\n"
+
+
+def plain(results: Results, notes: Sequence[str]) -> str:
+    header, body = _body(results)
+    table = Table(show_edge=False, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for index, row in enumerate(body):
+        table.add_row(*row, end_section=index == len(results.tasks) - 1)
+    buffer = io.StringIO()
+    Console(file=buffer, width=200, color_system=None, markup=False).print(table)
+    return buffer.getvalue() + "".join(f"{note}\n" for note in notes)

@@ -1,0 +1,54 @@
+"""Stage ``report``: the results of a profile as tables, and as one page to look at."""
+
+import dataclasses
+
+from pipeline import console
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.manifests import read_manifest, write_json
+from pipeline.evaluation.results import (
+    merge,
+)
+from pipeline.params import Profile
+from pipeline.report import facts, sections, tables, world_model
+from pipeline.report.page import PAGE, render
+from pipeline.report.sources import manifest
+from wam.config import VARIANTS
+
+
+def run(profile: Profile, layout: Layout) -> None:
+    """Write ``layout.results`` (summary, tables) and ``layout.report`` (the page), print the table.
+
+    What has not been computed is shown as such. Raises WamError if nothing was evaluated at all.
+    """
+    directories = [layout.evaluation(name) for name in facts.evaluations()]
+    if not any(manifest(directory) for directory in directories):
+        read_manifest(directories[0], "evaluate")
+    inputs = facts.fingerprints(layout)  # which compares all files with their digests
+    results = merge(directories, profile.tasks, VARIANTS)
+    params = dataclasses.asdict(profile)
+    selection = sections.selection(layout, VARIANTS, profile.tasks)
+    notes = [*tables.notes(results), *([selection] if selection else [])]
+
+    def make_results(target: Build) -> None:
+        path = target.directory
+        write_json(path / "summary.json", results.rows)
+        write_json(path / "metrics.json", tables.metrics(results))
+        if (evaluated := world_model.result(layout)) is not None:
+            write_json(path / world_model.RESULT_FILE, evaluated)
+        (path / "table.md").write_text(tables.markdown(results, notes))
+        (path / "table.txt").write_text(tables.plain(results, notes))
+
+    def make_page(target: Build) -> None:
+        (target.directory / PAGE).write_text(render(profile, layout, results))
+
+    build(layout.results, make_results, stage="results", params=params, inputs=inputs)
+    build(layout.report, make_page, stage="report", params=params, inputs=inputs)
+    show(layout)
+    console.done("report", str(layout.report / PAGE))
+
+
+def show(layout: Layout) -> None:
+    """Print the results table of a finished run. Raises WamError if there is none."""
+    read_manifest(layout.results, "report")
+    console.console.print((layout.results / "table.txt").read_text(), end="")
