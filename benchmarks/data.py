@@ -30,7 +30,7 @@ from pipeline import console, workers
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.batches.from_shards import shard_batches
 from pipeline.batches.from_store import store_batches
-from pipeline.batches.loader import Delivery, Loader
+from pipeline.batches.loader import BatchLoader, Delivery
 from pipeline.calvin import on_disk, small_files
 from pipeline.calvin.fields import CAMERAS, VECTORS
 from pipeline.params import Profile, load_profile
@@ -190,7 +190,7 @@ def readers(profile: Profile, layout: Layout, work: Path, rounds: int) -> dict[s
     """Each reader with one worker against what training the ``small`` world model consumes."""
     store = open_store(store_path(layout.store, "training"))
     one = Delivery(workers=1)
-    kinds: dict[str, Callable[[], Loader[Any]]] = {
+    kinds: dict[str, Callable[[], BatchLoader[Any]]] = {
         "windows": lambda: _windows(store, "none", one),
         "streams": lambda: store_batches(
             store, "streams", batch=BATCH, window=WINDOW, seed=0, delivery=one
@@ -406,7 +406,7 @@ def ratio(ours: float, theirs: float) -> float:
     return round(ours / theirs, 2)
 
 
-def _windows(store: Store, cache: Any, delivery: Delivery | None = None) -> Loader[Any]:
+def _windows(store: Store, cache: Any, delivery: Delivery | None = None) -> BatchLoader[Any]:
     return store_batches(
         store,
         "windows",

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.artifacts import manifests
 from pipeline.batches.assemble import assemble
 from pipeline.batches.decoded import Cache, announce, cache_file, joined, memory_mapped
-from pipeline.batches.loader import Delivery, Loader
+from pipeline.batches.loader import BatchLoader, Delivery
 from pipeline.batches.order import Position, TarWindows, Windows, fixed_windows
 from pipeline.store.frames import Frames
 from pipeline.webdataset.read import ShardSplit, Tar
@@ -34,7 +34,7 @@ def shard_batches(
     cache_directory: Path | None = None,
     shuffle_tars: int = 8,
     delivery: Delivery = _ONE_WORKER,
-) -> Loader["_Item"]:
+) -> BatchLoader["_Item"]:
     """Batches of ``batch`` rows over all ranks, in the order of :class:`TarWindows`.
 
     Without a cache every rank fetches its tars once per epoch, and holds about ``shuffle_tars`` of
@@ -77,7 +77,7 @@ def shard_batches(
         "world_size": delivery.world_size,
         "source_digest": manifests.digest([tar.digest for tar in split.tars]),
     }
-    return Loader(_OpenTars(order, load, keep=cache != "none"), make, identity, delivery)
+    return BatchLoader(_OpenTars(order, load, keep=cache != "none"), make, identity, delivery)
 
 
 def shard_validation_windows(split: ShardSplit, window: int, count: int, seed: int) -> Batch:

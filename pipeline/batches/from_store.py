@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.artifacts import manifests
 from pipeline.batches.assemble import assemble
 from pipeline.batches.decoded import Cache, announce, cache_file, in_memory, memory_mapped
-from pipeline.batches.loader import Delivery, Loader
+from pipeline.batches.loader import BatchLoader, Delivery
 from pipeline.batches.order import RandomWindows, Streams, Windows, fixed_windows
 from pipeline.pictures.images import all_to_model_size
 from pipeline.store.array_reader import ArrayReader
@@ -56,7 +56,7 @@ def store_batches(
     cache_directory: Path | None = None,
     keeps_state: bool = False,
     delivery: Delivery = _ONE_WORKER,
-) -> Loader[Windows]:
+) -> BatchLoader[Windows]:
     """Batches of ``batch`` rows over all ranks: :class:`Streams` or :class:`RandomWindows`.
 
     The ranks' batches side by side are the batch of a single process. ``keeps_state`` is that of
@@ -84,7 +84,7 @@ def store_batches(
         "window": window,
         "source_digest": manifests.digest([store.attrs["source_digest"], store.episodes.tolist()]),
     }
-    return Loader(order, make, identity, delivery)
+    return BatchLoader(order, make, identity, delivery)
 
 
 def validation_windows(store: Store, window: int, count: int, seed: int) -> Batch:

@@ -57,7 +57,7 @@ class Delivery:
         return batch // self.world_size
 
 
-class Loader(Generic[Item]):
+class BatchLoader(Generic[Item]):
     """Infinite iterator over :class:`Batch` [T, B] in the order of ``order``.
 
     ``make(item)`` returns the batch of an item of the order as CPU tensors, in any thread.

@@ -8,7 +8,7 @@ from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.batches.from_shards import shard_batches, shard_validation_windows
 from pipeline.batches.from_store import store_batches, validation_windows
-from pipeline.batches.loader import Delivery, Loader
+from pipeline.batches.loader import BatchLoader, Delivery
 from pipeline.params import Profile
 from pipeline.store.open import open_store
 from pipeline.webdataset.read import open_split
@@ -20,7 +20,7 @@ from wam.proprio import ProprioNormalizer
 class TrainingData(NamedTuple):
     """The readers of one run."""
 
-    batches: Loader[Any]
+    batches: BatchLoader[Any]
     """Of the training split; to be closed."""
     validation: Batch
     """Held-out windows, fixed by the seed; the same from the store and from its shards."""

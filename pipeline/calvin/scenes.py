@@ -18,7 +18,6 @@ from pipeline.calvin.fields import SCENE_OBS_SIZE
 from wam.envs.scene_files.geometry import scene_geometry
 from wam.errors import WamError
 
-SCENES = ("A", "B", "C", "D")
 CANONICAL_BLOCKS = ("red", "blue", "pink")
 
 _NAME = re.compile(r"calvin_scene_([A-D])")

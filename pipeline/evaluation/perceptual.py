@@ -28,7 +28,7 @@ FrameDistance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ClipFeatures = Callable[[torch.Tensor], torch.Tensor]
 """Features [B, D] of clips [T, B, 3, 64, 64] in [-1, 1]."""
 
-Backend = TypeVar("Backend")
+Metric = TypeVar("Metric")
 
 _IMAGES_AT_ONCE = 100
 _CLIP_PIXELS = 224
@@ -40,15 +40,15 @@ class Unavailable(Exception):
 
 
 def open_available(
-    registry: Mapping[str, Callable[[EvaluateWorldModel, torch.device], Backend]],
+    registry: Mapping[str, Callable[[EvaluateWorldModel, torch.device], Metric]],
     settings: EvaluateWorldModel,
     device: torch.device,
-) -> tuple[dict[str, Backend], dict[str, str]]:
+) -> tuple[dict[str, Metric], dict[str, str]]:
     """The distances of ``registry`` that can be computed, and why the others cannot.
 
     Raises WamError for a file that the settings name and that is not what it should be.
     """
-    found: dict[str, Backend] = {}
+    found: dict[str, Metric] = {}
     missing: dict[str, str] = {}
     for name, open_backend in registry.items():
         try:

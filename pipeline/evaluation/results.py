@@ -25,7 +25,7 @@ FINETUNED = {"world_model": "ppo", "simulator": "ppo_simulator"}
 of imagination and never shares its name."""
 
 
-class Policy(NamedTuple):
+class PolicyName(NamedTuple):
     """A column of the table."""
 
     variant: str | None
@@ -69,8 +69,8 @@ class Agreement(NamedTuple):
 class Difference(NamedTuple):
     """Macro average of ``first - second`` over the same starts."""
 
-    first: Policy
-    second: Policy
+    first: PolicyName
+    second: PolicyName
     estimate: Estimate
     seeds: tuple[int, int]
     """Of PPO, of either side. World model and cloned policy are one each."""
@@ -100,14 +100,14 @@ class Results:
     """Everything that was rolled out; absent combinations are absent, never zero."""
 
     tasks: tuple[str, ...]
-    policies: tuple[Policy, ...]
+    policies: tuple[PolicyName, ...]
     rows: list[dict[str, Any]]
     """One per variant, task, stage and seed, as in ``summary.json``"""
-    cells: dict[tuple[str, Policy], Cell]
-    macro: dict[Policy, Estimate]
+    cells: dict[tuple[str, PolicyName], Cell]
+    macro: dict[PolicyName, Estimate]
     """Only of policies with a result on every task"""
     differences: list[Difference]
-    agreement: dict[tuple[str, Policy], Agreement]
+    agreement: dict[tuple[str, PolicyName], Agreement]
     """Pooled over seeds"""
 
     @property
@@ -131,13 +131,13 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
     rollouts = [rollout for rollout in rollouts if rollout["task"] in tasks]
     tuned = {variant: _finetuned(rows, variant) for variant in variants}
     policies = (
-        Policy(None, "expert"),
-        Policy(None, "zero"),
-        *(Policy(variant, stage) for variant in variants for stage in ("bc", tuned[variant])),
+        PolicyName(None, "expert"),
+        PolicyName(None, "zero"),
+        *(PolicyName(variant, stage) for variant in variants for stage in ("bc", tuned[variant])),
     )
     grouped = defaultdict(list)
     for rollout in rollouts:
-        grouped[rollout["task"], Policy(rollout["variant"], rollout["stage"])].append(rollout)
+        grouped[rollout["task"], PolicyName(rollout["variant"], rollout["stage"])].append(rollout)
     outcomes = {key: _outcomes(group) for key, group in grouped.items()}
     cells = {
         key: Cell(int(table.sum()), len(table), table.shape[1], success_rate([table]))
@@ -149,8 +149,10 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
         if all((task, policy) in cells for task in tasks)
     }
     stages = ("bc", *FINETUNED.values())
-    pairs = [(Policy("wam", stage), Policy("dreamerv2", stage)) for stage in stages]
-    pairs += [(Policy(variant, tuned[variant]), Policy(variant, "bc")) for variant in variants]
+    pairs = [(PolicyName("wam", stage), PolicyName("dreamerv2", stage)) for stage in stages]
+    pairs += [
+        (PolicyName(variant, tuned[variant]), PolicyName(variant, "bc")) for variant in variants
+    ]
     differences = [
         _difference(outcomes, tasks, first, second)
         for first, second in pairs
@@ -201,7 +203,7 @@ def _outcomes(rollouts: Sequence[Mapping[str, Any]]) -> _Outcomes:
         by_seed[rollout["seed"]][rollout["frame_id"]] = rollout["success"]
     frame_ids = sorted(set().union(*by_seed.values()))
     if any(len(successes) != len(frame_ids) for successes in by_seed.values()):
-        label = Policy(rollouts[0]["variant"], rollouts[0]["stage"]).label
+        label = PolicyName(rollouts[0]["variant"], rollouts[0]["stage"]).label
         raise WamError(
             f"{rollouts[0]['task']}, {label}: seeds were evaluated from different starts; "
             "evaluate them again"
@@ -211,10 +213,10 @@ def _outcomes(rollouts: Sequence[Mapping[str, Any]]) -> _Outcomes:
 
 
 def _difference(
-    outcomes: Mapping[tuple[str, Policy], _Outcomes],
+    outcomes: Mapping[tuple[str, PolicyName], _Outcomes],
     tasks: Sequence[str],
-    first: Policy,
-    second: Policy,
+    first: PolicyName,
+    second: PolicyName,
 ) -> Difference:
     """Raises WamError unless both were rolled out from the same starts."""
     sides = [[outcomes[task, policy] for task in tasks] for policy in (first, second)]

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.lerobot.features import ROW_NUMBERS, Feature, encode
-from pipeline.lerobot.split import Split
+from pipeline.lerobot.split import LeRobotSplit
 from pipeline.lerobot.statistics import Statistics, count_levels, no_levels, of_levels
 from wam.errors import WamError
 from wam.reliability.atomic import replacing
@@ -58,7 +58,7 @@ class ImageStatistics:
     """Of all episodes together, int64 [C, levels] by feature (see :func:`count_levels`)."""
 
 
-def plan(split: Split) -> list[DataFile]:
+def plan(split: LeRobotSplit) -> list[DataFile]:
     """Files of about 100 MB, by an estimate; an episode that is longer has one of its own."""
     row_bytes = sum(
         np.dtype(feature.dtype).itemsize
@@ -77,7 +77,7 @@ def plan(split: Split) -> list[DataFile]:
 
 
 def write_files(
-    split: Split, files: list[DataFile], directory: Path, records: Path
+    split: LeRobotSplit, files: list[DataFile], directory: Path, records: Path
 ) -> ImageStatistics:
     """Write those of ``files`` that an earlier run has not completed; the statistics of all.
 
@@ -118,7 +118,11 @@ def _is_written(path: Path, record: Path) -> bool:
 
 
 def _write_file(
-    split: Split, file: DataFile, path: Path, pool: ThreadPoolExecutor, advance: Callable[..., None]
+    split: LeRobotSplit,
+    file: DataFile,
+    path: Path,
+    pool: ThreadPoolExecutor,
+    advance: Callable[..., None],
 ) -> ImageStatistics:
     from pyarrow import parquet  # not installed everywhere
 
@@ -150,7 +154,7 @@ def _write_file(
 
 
 def _table(
-    split: Split,
+    split: LeRobotSplit,
     start: int,
     stop: int,
     schema: Any,
@@ -179,7 +183,7 @@ def _table(
     return pa.table(columns, schema)
 
 
-def _no_levels(split: Split) -> dict[str, np.ndarray]:
+def _no_levels(split: LeRobotSplit) -> dict[str, np.ndarray]:
     return {feature.key: no_levels(feature) for feature in split.images}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.lerobot.data import CHUNK_FILES, FILE_MB, DataFile, ImageStatistics
 from pipeline.lerobot.features import ROW_NUMBERS, Feature
-from pipeline.lerobot.split import Split
+from pipeline.lerobot.split import LeRobotSplit
 from pipeline.lerobot.statistics import Statistics, of_levels, of_vectors
 
 CODEBASE_VERSION = "v3.0"
@@ -17,7 +17,7 @@ _READ_ROWS = 65_536
 
 
 def write_meta(
-    split: Split, files: list[DataFile], images: ImageStatistics, directory: Path
+    split: LeRobotSplit, files: list[DataFile], images: ImageStatistics, directory: Path
 ) -> None:
     """Write all files below ``directory/meta``; ``images`` is of all ``files``."""
     meta = directory / "meta"
@@ -29,7 +29,7 @@ def write_meta(
     _write_episodes(episodes, split, files, images)
 
 
-def _info(split: Split) -> dict[str, Any]:
+def _info(split: LeRobotSplit) -> dict[str, Any]:
     store = split.store
     numbers = {
         name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in ROW_NUMBERS.items()
@@ -52,7 +52,7 @@ def _info(split: Split) -> dict[str, Any]:
     }
 
 
-def _split_statistics(split: Split, images: ImageStatistics) -> dict[str, Statistics]:
+def _split_statistics(split: LeRobotSplit, images: ImageStatistics) -> dict[str, Statistics]:
     num_frames = split.store.num_frames
     of_images = {
         feature.key: of_levels(feature, images.levels[feature.key], num_frames)
@@ -62,7 +62,7 @@ def _split_statistics(split: Split, images: ImageStatistics) -> dict[str, Statis
     return of_images | vectors | _number_statistics(split, 0, num_frames)
 
 
-def _vector_statistics(split: Split, feature: Feature) -> Statistics:
+def _vector_statistics(split: LeRobotSplit, feature: Feature) -> Statistics:
     """Of all frames, one element after the other: a quantile needs millions of values at once."""
     num_frames = split.store.num_frames
     found: Statistics = {}
@@ -76,7 +76,7 @@ def _vector_statistics(split: Split, feature: Feature) -> Statistics:
     return {**found, "count": [num_frames]}
 
 
-def _number_statistics(split: Split, start: int, stop: int) -> dict[str, Statistics]:
+def _number_statistics(split: LeRobotSplit, start: int, stop: int) -> dict[str, Statistics]:
     numbers = split.row_numbers(start, stop)
     return {name: of_vectors(values[:, None]) for name, values in numbers.items()}
 
@@ -112,7 +112,7 @@ def _pandas_column(name: str, pandas_type: str, numpy_type: str) -> dict[str, An
 
 
 def _write_episodes(
-    path: Path, split: Split, files: list[DataFile], images: ImageStatistics
+    path: Path, split: LeRobotSplit, files: list[DataFile], images: ImageStatistics
 ) -> None:
     import pyarrow as pa
     from pyarrow import parquet
@@ -126,7 +126,7 @@ def _write_episodes(
 
 
 def _describe_episode(
-    split: Split, number: int, place: tuple[int, int], of_images: dict[str, Statistics]
+    split: LeRobotSplit, number: int, place: tuple[int, int], of_images: dict[str, Statistics]
 ) -> dict[str, Any]:
     start, stop = split.store.episodes[number].tolist()
     statistics = {

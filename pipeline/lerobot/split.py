@@ -11,7 +11,7 @@ from pipeline.store.open import Store
 
 
 @dataclass(frozen=True)
-class Split:
+class LeRobotSplit:
     """What becomes one data set. Its episodes are those of the store."""
 
     store: Store

@@ -16,7 +16,7 @@ from pipeline.calvin.listing import load_index
 from pipeline.lerobot.data import FILE_MB, plan, write_files
 from pipeline.lerobot.labels import label_frames
 from pipeline.lerobot.meta import CODEBASE_VERSION, write_meta
-from pipeline.lerobot.split import Split
+from pipeline.lerobot.split import LeRobotSplit
 from pipeline.store.open import open_store
 from wam.errors import WamError
 
@@ -46,7 +46,7 @@ def export_lerobot(layout: Layout, output: Path) -> None:
                 console.warn(f"{directory}: no language annotations; every frame is play")
             labels = label_frames(store, windows or [])
             target.manifest["splits"][split] = _write(
-                Split(store, labels), target.directory / split, target.work / split
+                LeRobotSplit(store, labels), target.directory / split, target.work / split
             )
 
     build(
@@ -66,7 +66,7 @@ def export_lerobot(layout: Layout, output: Path) -> None:
     console.done("export", f"{counts} as LeRobot data sets at {output}")
 
 
-def _write(split: Split, directory: Path, records: Path) -> dict[str, Any]:
+def _write(split: LeRobotSplit, directory: Path, records: Path) -> dict[str, Any]:
     """Write one data set; its entry in the manifest."""
     files = plan(split)
     write_meta(split, files, write_files(split, files, directory, records), directory)

@@ -23,7 +23,7 @@ from pipeline.store.arrays import SIMULATOR_ATTRIBUTES
 from pipeline.store.open import Store, open_store
 from wam.config import FPS, VARIANTS
 
-Pairs = list[tuple[str, str]]
+Facts = list[tuple[str, str]]
 
 
 def stores(layout: Layout) -> dict[str, Store]:
@@ -33,7 +33,7 @@ def stores(layout: Layout) -> dict[str, Store]:
     return {split: open_store(store_path(layout.store, split)) for split in SPLITS}
 
 
-def data(layout: Layout, found: dict[str, Store]) -> Pairs:
+def data(layout: Layout, found: dict[str, Store]) -> Facts:
     """Frames, episodes and sizes."""
     if not found:
         return []
@@ -91,7 +91,7 @@ def demos(layout: Layout, tasks: Sequence[str]) -> dict[str, Any] | None:
 
 def provenance(
     profile: Profile, profile_name: str, layout: Layout, found: dict[str, Store]
-) -> Pairs:
+) -> Facts:
     """Where the numbers come from, in one list."""
     trained = {v: manifest(layout.world_model(v)) for v in VARIANTS}
     evaluated = {name: manifest(layout.evaluation(name)) for name in evaluations()}
@@ -138,7 +138,7 @@ def fingerprints(layout: Layout) -> dict[str, str]:
     return {name: fingerprint(path) for name, path in _places(layout)}
 
 
-def artifacts(layout: Layout) -> list[tuple[str, Pairs]]:
+def artifacts(layout: Layout) -> list[tuple[str, Facts]]:
     """Identity and origin of every artifact behind the page."""
     origins = [(name, made_by(path)) for name, path in _places(layout)]
     return [

@@ -19,7 +19,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
-from pipeline.evaluation.results import Policy, Results
+from pipeline.evaluation.results import PolicyName, Results
 
 COLOURS = {
     "wam": "#4f6df5",
@@ -91,12 +91,12 @@ class Comparison:
     """Success of one policy on one task in imagination and in simulation, where known."""
 
     task: str
-    policy: Policy
+    policy: PolicyName
     imagined: float | None
     simulated: float | None
 
 
-def colour(policy: Policy) -> str:
+def colour(policy: PolicyName) -> str:
     """The colour of a policy in every chart and table."""
     if policy.stage == "bc":
         return _LIGHT[policy.variant or ""]
@@ -199,7 +199,9 @@ def dumbbells(rows: Sequence[Comparison], description: str) -> str:
         return _svg(figure, description)
 
 
-def _estimate(results: Results, group: str, policy: Policy) -> tuple[float, float, float] | None:
+def _estimate(
+    results: Results, group: str, policy: PolicyName
+) -> tuple[float, float, float] | None:
     if group in results.tasks:
         cell = results.cells.get((group, policy))
         return cell.rate if cell else None

@@ -12,7 +12,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.evaluation.compatibility import mismatch
 from pipeline.evaluation.results import (
     VARIANT_NAMES,
-    Policy,
+    PolicyName,
     Results,
     trained_apart,
 )
@@ -153,7 +153,7 @@ def _tiles(results: Results) -> list[dict[str, Any]]:
 
 
 def _rows(results: Results) -> list[dict[str, Any]]:
-    def cell(estimate: Estimate, policy: Policy, detail: str) -> dict[str, Any]:
+    def cell(estimate: Estimate, policy: PolicyName, detail: str) -> dict[str, Any]:
         return {"estimate": estimate, "colour": figures.colour(policy), "detail": detail}
 
     rows = []

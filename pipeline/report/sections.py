@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.layout import Layout
-from pipeline.evaluation.results import FINETUNED, VARIANT_NAMES, Agreement, Policy, Results
+from pipeline.evaluation.results import FINETUNED, VARIANT_NAMES, Agreement, PolicyName, Results
 from pipeline.report import facts
 from pipeline.report.figures import COLOURS, Comparison, Panel, Series, dumbbells, panels
 from pipeline.report.sources import data_uri, optional_json, records
 
 CAMERAS = ("static", "gripper")
 
-Table = dict[str, Any]
+TextTable = dict[str, Any]
 """``columns`` and ``rows`` of text"""
 
 _MEASURES = (
@@ -39,7 +39,7 @@ def world_model_curves(layout: Layout, variants: Sequence[str]) -> str | None:
     return _row(row, "learning curves of the world models", width=2.75)
 
 
-def validation(layout: Layout, variants: Sequence[str]) -> Table | None:
+def validation(layout: Layout, variants: Sequence[str]) -> TextTable | None:
     """The world models on held-out play."""
     summaries = {v: optional_json(layout.world_model(v) / "summary.json") for v in variants}
     found = {v: summary for v, summary in summaries.items() if summary}
@@ -109,7 +109,7 @@ def imagined_against_simulated(results: Results) -> str | None:
     return dumbbells(rows, "imagined against simulated success") if rows else None
 
 
-def agreement(results: Results) -> Table | None:
+def agreement(results: Results) -> TextTable | None:
     """How well classifier and world model know which of a policy's roll-outs succeed."""
     rows = [
         [
@@ -131,13 +131,13 @@ def agreement(results: Results) -> Table | None:
     return {"columns": columns, "rows": rows} if rows else None
 
 
-def _agreement(results: Results) -> list[tuple[str, Policy, Agreement]]:
+def _agreement(results: Results) -> list[tuple[str, PolicyName, Agreement]]:
     """What is known of each task and policy, in the order of the table."""
     keys = [(task, policy) for task in results.tasks for policy in results.policies]
     return [(*key, results.agreement[key]) for key in keys if key in results.agreement]
 
 
-def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> Table | None:
+def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> TextTable | None:
     """Scores of the success classifiers by frames, and by whole windows of play."""
     rows = []
     for task in tasks:
@@ -189,7 +189,7 @@ def clips(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> list
         for name, stage in places:
             source = data_uri(_clip(layout.evaluation(name), task, stage))
             if source:
-                policy = Policy(None if name == "controls" else name, stage)
+                policy = PolicyName(None if name == "controls" else name, stage)
                 found.append({"source": source, "label": f"{task}, {policy.label}"})
         groups.append({"task": task.replace("_", " "), "clips": found})
     return groups

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation.results import VARIANT_NAMES
 from pipeline.report.figures import COLOURS, Panel, Series, panels
-from pipeline.report.sections import CAMERAS, Table
+from pipeline.report.sections import CAMERAS, TextTable
 from pipeline.report.sources import optional_json
 from wam.config import ACTION_NAMES, VARIANTS
 from wam.tasks import FIXTURES
@@ -52,7 +52,7 @@ def curves(layout: Layout) -> str | None:
     return panels(row, "open-loop quality over the horizon", width=2.75)
 
 
-def quality(found: Mapping[str, Any] | None) -> Table | None:
+def quality(found: Mapping[str, Any] | None) -> TextTable | None:
     """Every measure by camera, single horizons for the mean of both, and the paired differences."""
     if not found:
         return None
@@ -78,7 +78,7 @@ def not_computed(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return [(_MEASURES[n][0], entry["why"]) for n, entry in entries.items() if "why" in entry]
 
 
-def probes(found: Mapping[str, Any] | None) -> Table | None:
+def probes(found: Mapping[str, Any] | None) -> TextTable | None:
     """What the encoders tell about the actions, and the predicted frames."""
     if not found:
         return None
@@ -98,7 +98,7 @@ def probes(found: Mapping[str, Any] | None) -> Table | None:
     return {"columns": [*motion, "R² mean", "gripper", "balanced"], "rows": rows}
 
 
-def scene_probes(found: Mapping[str, Any] | None) -> Table | None:
+def scene_probes(found: Mapping[str, Any] | None) -> TextTable | None:
     """What images, and the latents made of them, tell about the scene."""
     if not found:
         return None

@@ -19,7 +19,7 @@ from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
-from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, Policy, agreement_of
+from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, PolicyName, agreement_of
 from pipeline.evaluation.simulator import (
     num_workers,
     open_pool,
@@ -45,7 +45,7 @@ Part = dict[str, Any]
 """What is kept of a job: ``rollouts``, and ``actions`` [T][7] of the first of them for its clip."""
 
 
-class Job(NamedTuple):
+class EvaluationJob(NamedTuple):
     """One pass of one policy over all starts of a task."""
 
     variant: str | None
@@ -55,7 +55,7 @@ class Job(NamedTuple):
 
     @property
     def label(self) -> str:
-        return Policy(self.variant, self.stage).label
+        return PolicyName(self.variant, self.stage).label
 
 
 def run(profile: Profile, layout: Layout, name: str) -> None:
@@ -123,7 +123,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
     console.done(f"evaluate {name}", f"{rates} · {layout.evaluation(name)}")
 
 
-def summarise(job: Job, rollouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summarise(job: EvaluationJob, rollouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A row of ``summary.json``."""
     successes = sum(rollout["success"] for rollout in rollouts)
     rate = wilson(successes, len(rollouts))
@@ -143,7 +143,7 @@ def episode_seed(seed: int, task: str, frame_id: int) -> int:
     return int(np.random.SeedSequence([seed, TASKS.index(task), frame_id]).generate_state(1)[0])
 
 
-def _jobs(profile: Profile, layout: Layout, name: str) -> list[Job]:
+def _jobs(profile: Profile, layout: Layout, name: str) -> list[EvaluationJob]:
     passes: list[tuple[str | None, str, int]]
     if name == "controls":
         passes = [(None, stage, profile.evaluate.seed) for stage in ("expert", "zero")]
@@ -153,11 +153,13 @@ def _jobs(profile: Profile, layout: Layout, name: str) -> list[Job]:
         tuned = FINETUNED[made.get("environment", "world_model")]
         passes += [(name, tuned, seed) for seed in profile.finetune.seeds]
     return [
-        Job(variant, task, stage, seed) for task in profile.tasks for variant, stage, seed in passes
+        EvaluationJob(variant, task, stage, seed)
+        for task in profile.tasks
+        for variant, stage, seed in passes
     ]
 
 
-def _part_path(directory: Path, job: Job) -> Path:
+def _part_path(directory: Path, job: EvaluationJob) -> Path:
     return directory / "parts" / f"{job.task}-{job.stage}-{job.seed}.json"
 
 
@@ -186,9 +188,9 @@ def _roll_out(
     profile: Profile,
     layout: Layout,
     simulator: SimulatorConfig,
-    jobs: Sequence[Job],
+    jobs: Sequence[EvaluationJob],
     starts: Starts,
-) -> Iterator[tuple[Job, Part]]:
+) -> Iterator[tuple[EvaluationJob, Part]]:
     """Every job with its part, one after the other."""
     # Imported here: torch, which the workers and a run that lacks only its clips do without.
     from pipeline.evaluation import agreement
@@ -267,14 +269,14 @@ def _episodes(task: str, seed: int, starts: Sequence[Start]) -> list[Episode]:
     ]
 
 
-def _policy_path(layout: Layout, job: Job) -> Path:
+def _policy_path(layout: Layout, job: EvaluationJob) -> Path:
     variant = job.variant or ""
     if job.stage == "bc":
         return layout.policy(variant) / job.task
     return layout.finetune(variant) / job.task / f"seed-{job.seed}"
 
 
-def _tally(job: Job, advance: Callable[..., None]) -> Callable[[int, int], None]:
+def _tally(job: EvaluationJob, advance: Callable[..., None]) -> Callable[[int, int], None]:
     """Moves the progress bar and shows the success rate so far."""
     ended = successes = 0
 
@@ -291,14 +293,14 @@ def _film(
     directory: Path,
     simulator: SimulatorConfig,
     workers: int,
-    parts: Mapping[Job, Part],
+    parts: Mapping[EvaluationJob, Part],
     starts: Starts,
 ) -> None:
     """A clip of the first start of every task and stage, first seed, unless it is there already.
 
     The recorded actions are repeated with larger images; a fresh simulator gives the same states.
     """
-    wanted: dict[Path, Job] = {}
+    wanted: dict[Path, EvaluationJob] = {}
     for job in parts:
         path = directory / f"{job.task}-{job.stage}.webp"
         if job.stage in _CLIPPED and not path.is_file():

@@ -14,7 +14,7 @@ import zarr
 from pipeline.artifacts import manifests
 from pipeline.calvin.fields import DEPTHS
 from pipeline.calvin.listing import SplitIndex
-from pipeline.calvin.scenes import SCENES, block_order
+from pipeline.calvin.scenes import block_order
 from pipeline.params import Convert
 from pipeline.store import chunk_codec
 from pipeline.store.arrays import (
@@ -28,6 +28,7 @@ from pipeline.store.arrays import (
 )
 from pipeline.store.shard_file import write_chunk_file
 from wam.config import FPS
+from wam.envs.scene_files.geometry import SCENES
 from wam.errors import WamError
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batches.loader import Delivery, Loader
+from pipeline.batches.loader import BatchLoader, Delivery
 from pipeline.batches.order import Position
 from wam.batch import Batch
 from wam.errors import WamError
@@ -36,8 +36,8 @@ def make(position: Position) -> Batch:
     return Batch(*(value for _ in Batch._fields))
 
 
-def loader(**delivery: Any) -> Loader[Position]:
-    return Loader(Numbered(), make, {"seed": 1}, Delivery(**delivery))
+def loader(**delivery: Any) -> BatchLoader[Position]:
+    return BatchLoader(Numbered(), make, {"seed": 1}, Delivery(**delivery))
 
 
 def position(batch: Batch) -> tuple[int, ...]:
@@ -76,7 +76,7 @@ def test_an_error_comes_where_its_batch_would(workers: int) -> None:
             raise WamError("damaged")
         return make(item)
 
-    with Loader(Numbered(), fragile, {}, Delivery(workers=workers)) as batches:
+    with BatchLoader(Numbered(), fragile, {}, Delivery(workers=workers)) as batches:
         for _ in range(5):
             next(batches)
         state = batches.state_dict()
@@ -93,7 +93,7 @@ def test_workers_prepare_no_more_than_asked_for() -> None:
         made.append(item)
         return make(item)
 
-    with Loader(Numbered(), counted, {}, Delivery(workers=2, prefetch=3)) as batches:
+    with BatchLoader(Numbered(), counted, {}, Delivery(workers=2, prefetch=3)) as batches:
         next(batches)
         time.sleep(0.1)
         assert len(made) == 4
@@ -120,7 +120,7 @@ def test_batches_arrive_on_the_gpu(workers: int) -> None:
         return Batch(*(field.pin_memory() for field in make(item)))
 
     device = torch.device("cuda")
-    with Loader(Numbered(), pinned, {}, Delivery(workers=workers, device=device)) as batches:
+    with BatchLoader(Numbered(), pinned, {}, Delivery(workers=workers, device=device)) as batches:
         found = [next(batches) for _ in range(20)]
     assert all(field.device.type == "cuda" for batch in found for field in batch)
     assert [position(batch) for batch in found] == EXPECTED[:20]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.evaluation.agreement import verdicts
-from pipeline.evaluation.results import link_figures
+from pipeline.evaluation.results import agreement_of
 from pipeline.evaluation.rollout import Agent, Experience
 from wam.randomness import Generators
 
@@ -86,7 +86,7 @@ def test_figures_are_those_of_the_confusion_matrix() -> None:
         dict(zip(("success", "recognised", "replayed", "imagined"), row, strict=True))
         for row in zip(truth, recognised, replayed, imagined, strict=True)
     ]
-    figures = link_figures(rollouts)
+    figures = agreement_of(rollouts)
     assert figures is not None
     assert figures.recognised_precision == pytest.approx(2 / 3)
     assert figures.recognised_recall == pytest.approx(2 / 3)
@@ -97,6 +97,6 @@ def test_figures_are_those_of_the_confusion_matrix() -> None:
 
 def test_what_was_never_claimed_has_no_precision() -> None:
     nothing = {"success": False, "recognised": False, "replayed": False, "imagined": False}
-    figures = link_figures([nothing])
+    figures = agreement_of([nothing])
     assert figures == (None, None, None, None, 0)
-    assert link_figures([{"success": True}]) is None
+    assert agreement_of([{"success": True}]) is None

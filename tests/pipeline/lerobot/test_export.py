@@ -18,7 +18,7 @@ from pipeline.calvin.language import ANNOTATIONS, Annotation
 from pipeline.lerobot import data
 from pipeline.lerobot.features import KEYS, encode, features_of
 from pipeline.lerobot.labels import label_frames
-from pipeline.lerobot.split import Split
+from pipeline.lerobot.split import LeRobotSplit
 from pipeline.lerobot.statistics import count_levels, of_levels, of_vectors
 from pipeline.lerobot.write import STAGE
 from pipeline.params import Profile
@@ -219,7 +219,7 @@ def test_files_hold_whole_episodes(
     """Two episodes of 40 frames are estimated to take 0.82 MB."""
     monkeypatch.setattr(data, "FILE_MB", file_mb)
     store = open_store(converted.store / "training.zarr")
-    files = data.plan(Split(store, label_frames(store, [])))
+    files = data.plan(LeRobotSplit(store, label_frames(store, [])))
     assert [file.episodes for file in files] == expected
     assert files[0].path == "data/chunk-000/file-000.parquet"
     assert data.DataFile(1001, range(1)).path == "data/chunk-001/file-001.parquet"

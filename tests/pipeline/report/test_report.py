@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.layout import Layout
-from pipeline.evaluation.results import Agreement, Difference, Policy, merge, trained_apart
+from pipeline.evaluation.results import Agreement, Difference, PolicyName, merge, trained_apart
 from pipeline.evaluation.statistics import Estimate, wilson
 from pipeline.params import Profile
 from pipeline.pictures import clips
 from pipeline.pictures.strip import write_film_strip
 from pipeline.stages import extract, report
-from pipeline.stages.evaluate import Job, summarise
+from pipeline.stages.evaluate import EvaluationJob, summarise
 from tests.pipeline.artifact import artifact, remade
 from wam.config import VARIANTS
 from wam.errors import WamError
@@ -62,7 +62,7 @@ def _evaluation(
         for task in profile.tasks:
             seeds = profile.finetune.seeds if stage == "ppo" else (0,)
             for seed in seeds:
-                job = Job(variant, task, stage, seed)
+                job = EvaluationJob(variant, task, stage, seed)
                 outcomes = rng.random(starts) < rate
                 rows = [
                     {**job._asdict(), "frame_id": frame, "success": bool(success), "steps": 40}
@@ -338,7 +338,7 @@ def rolled_out(directory: Path, outcomes: dict[tuple[str | None, str], np.ndarra
     rollouts, summary = [], []
     for (variant, stage), table in outcomes.items():
         for seed, column in enumerate(table.T):
-            job = Job(variant, "turn_on_led", stage, seed)
+            job = EvaluationJob(variant, "turn_on_led", stage, seed)
             rows = [
                 {**job._asdict(), "frame_id": frame, "success": bool(success)}
                 for frame, success in enumerate(column)
@@ -354,10 +354,12 @@ def test_the_same_outcomes_of_three_seeds_are_no_three_times_as_many(tmp_path: P
     once = np.arange(29)[:, None] < 20
     places = rolled_out(tmp_path, {("wam", "bc"): once, ("wam", "ppo"): np.repeat(once, 3, axis=1)})
     results = merge(places, ("turn_on_led",), ("wam",))
-    cell = results.cells["turn_on_led", Policy("wam", "ppo")]
+    cell = results.cells["turn_on_led", PolicyName("wam", "ppo")]
     assert (cell.successes, cell.episodes, cell.seeds) == (60, 87, 3)
     assert cell.rate == pytest.approx(wilson(20, 29))
-    assert results.macro[Policy("wam", "ppo")] == pytest.approx(results.macro[Policy("wam", "bc")])
+    assert results.macro[PolicyName("wam", "ppo")] == pytest.approx(
+        results.macro[PolicyName("wam", "bc")]
+    )
 
 
 def test_what_started_elsewhere_is_not_compared(tmp_path: Path) -> None:
@@ -395,7 +397,7 @@ def test_what_started_elsewhere_is_not_compared(tmp_path: Path) -> None:
 def test_a_difference_is_one_of_what_was_trained(
     seeds: tuple[int, int], low: float, reading: str
 ) -> None:
-    policies = Policy("wam", "ppo"), Policy("dreamerv2", "ppo")
+    policies = PolicyName("wam", "ppo"), PolicyName("dreamerv2", "ppo")
     estimate = Estimate(low + 0.15, low, low + 0.3)
     assert Difference(*policies, estimate, seeds).reading == reading
 
