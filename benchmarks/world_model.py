@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 from pipeline import console
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.batches.from_store import store_batches
-from pipeline.batches.loader import Delivery, Loader
+from pipeline.batches.loader import BatchLoader, Delivery
 from pipeline.batches.order import all_windows
 from pipeline.params import Profile, load_profile
 from pipeline.stages import collect, convert, index
@@ -427,7 +427,7 @@ def trainer(
     )
 
 
-def store_reader(profile: Profile, layout: Layout, device: torch.device) -> Loader[Any]:
+def store_reader(profile: Profile, layout: Layout, device: torch.device) -> BatchLoader[Any]:
     training = profile.train_world_model
     return store_batches(
         training_store(layout),

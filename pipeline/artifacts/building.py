@@ -17,17 +17,17 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import console
 from pipeline.artifacts import locks
+from pipeline.artifacts.identity import Identity
 from pipeline.artifacts.manifests import (
     HOW_MADE,
     MANIFEST,
-    digest,
     entry,
     file_problem,
     plain,
@@ -87,50 +87,6 @@ class Build:
         return self.work / part / "finished.json"
 
 
-@dataclass(frozen=True)
-class _Identity:
-    """What a run is: equal identities give equal results, but for those times that are recorded."""
-
-    stage: str
-    params: dict[str, Any]
-    inputs: dict[str, str]
-    free: frozenset[str]
-    """Names of parameters that shape nothing."""
-    growing: frozenset[str]
-    """Names of those that may change while the work is not complete: how long it is (a number), or
-    of which parts it consists (a list that may become longer)."""
-
-    def record(self) -> dict[str, Any]:
-        """As it is kept in ``run.json``, and in the manifest."""
-        return {"stage": self.stage, "params": self.params, "inputs": self.inputs}
-
-    @property
-    def key(self) -> str:
-        """The same for all runs of which one can go on with the work of another."""
-        return digest(self._leaves(self.record(), fixed=True))[:8]
-
-    def change(self, record: Any, *, complete: bool) -> str | None:
-        """Why the work of the run called ``record`` is not that of this one; None if it is."""
-        if not (isinstance(record, dict) and {"stage", "params", "inputs"} <= record.keys()):
-            return "it is not known what it was begun with"
-        old, new = (self._leaves(one, fixed=False) for one in (record, self.record()))
-        for name in sorted(old.keys() | new.keys()):
-            before, now = old.get(name), new.get(name)
-            grows = name in self.growing and not complete and _covers(before, now)
-            if before != now and not grows:
-                return f"{name} was {_short(before)}, is {_short(now)} now"
-        return None
-
-    def _leaves(self, record: Mapping[str, Any], *, fixed: bool) -> dict[str, Any]:
-        left_out = self.free | (self.growing if fixed else frozenset())
-        content = {name: record[name] for name in ("stage", "params", "inputs")}
-        return {
-            name.removeprefix("params."): value
-            for name, value in _flat(content)
-            if name.removeprefix("params.") not in left_out
-        }
-
-
 def build(
     output: Path,
     make: Callable[[Build], None],
@@ -151,7 +107,7 @@ def build(
 
     Nothing is made if the output is complete, undamaged, and equal in all of these and in the code.
     """
-    with place(output) as found:
+    with output_slot(output) as found:
         found.build(make, stage=stage, params=params, inputs=inputs, free=free, growing=growing)
 
 
@@ -162,17 +118,17 @@ def partial_directory(output: Path) -> Path:
 
 
 @contextlib.contextmanager
-def place(output: Path) -> Iterator["Place"]:
+def output_slot(output: Path) -> Iterator["OutputSlot"]:
     """The right to build ``output``, after what an earlier process left undone has been done."""
     output = _real(output)
     with locks.exclusive(output):
-        found = Place(output)
+        found = OutputSlot(output)
         found.tidy()
         yield found
 
 
-class Place:
-    """Where an artifact lies or is to lie; of one process at a time, see :func:`place`."""
+class OutputSlot:
+    """Where an artifact lies or is to lie; of one process at a time, see :func:`output_slot`."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -214,7 +170,7 @@ class Place:
         An output that is not ``versioned``, neither here by a list of its files nor by DVC, is set
         aside before another takes its place.
         """
-        identity = _Identity(stage, plain(params), inputs, frozenset(free), frozenset(growing))
+        identity = Identity(stage, plain(params), inputs, frozenset(free), frozenset(growing))
         if versioned and self._is_there(identity):
             console.note(
                 f"{self._output}: complete already, with equal settings, inputs and code; nothing "
@@ -235,7 +191,7 @@ class Place:
             self._seal(identity, new, versioned=versioned)
         self._publish(identity.key, versioned=versioned)
 
-    def _is_there(self, identity: _Identity) -> bool:
+    def _is_there(self, identity: Identity) -> bool:
         """Whether the output is what would be made."""
         if not _is_complete(self._output):
             return False
@@ -245,7 +201,7 @@ class Place:
             return False
         return not _damages(self._output, manifest["files"])
 
-    def _prepare(self, identity: _Identity) -> None:
+    def _prepare(self, identity: Identity) -> None:
         """Have a partial directory of ``identity``: the begun one, one set aside, or a new one."""
         if self._partial.is_dir():
             record = _read_run(self._partial)
@@ -267,7 +223,7 @@ class Place:
         if not run.is_file() or read_json(run) != record:
             write_json(run, record)
 
-    def _seal(self, identity: _Identity, new: Build, *, versioned: bool) -> None:
+    def _seal(self, identity: Identity, new: Build, *, versioned: bool) -> None:
         sweep(self._partial, recursive=True)
         files = {}
         for path in sorted(self._partial.rglob("*")) if versioned else []:
@@ -392,24 +348,3 @@ def _exchange(first: Path, second: Path) -> bool:
         for argument in (_AT_WORKING_DIRECTORY, os.fsencode(path))
     ]
     return renameat2(*names, _RENAME_EXCHANGE) == 0
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings by their names, joined with dots."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, value
-
-
-def _covers(before: Any, now: Any) -> bool:
-    """Whether work begun for ``before`` is of use for ``now``."""
-    if isinstance(before, list) and isinstance(now, list):
-        return all(part in now for part in before)
-    return not isinstance(before, list) and not isinstance(now, list)
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

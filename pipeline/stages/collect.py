@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import console
 from pipeline.artifacts import manifests
-from pipeline.artifacts.building import Build, Place, place
+from pipeline.artifacts.building import Build, OutputSlot, output_slot
 from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.calvin import language, metadata, on_disk
 from pipeline.params import Profile
@@ -56,7 +56,7 @@ def run(profile: Profile, layout: Layout, *, lazy: bool = False) -> None:
         if _are_same(receipt.get("settings", {}), settings):
             _say_elsewhere(layout.raw)
             return
-    with place(layout.raw) as found:
+    with output_slot(layout.raw) as found:
         receipt = _complete(layout.raw, settings)
         verb = "already there:" if receipt else "collected"
         if receipt is None:
@@ -140,7 +140,7 @@ def _complete(directory: Path, settings: dict[str, Any]) -> dict[str, Any] | Non
 
 
 def _collect(
-    profile: Profile, layout: Layout, simulator: SimulatorConfig, found: Place
+    profile: Profile, layout: Layout, simulator: SimulatorConfig, found: OutputSlot
 ) -> dict[str, Any]:
     """Record all episodes beside ``layout.raw`` and put them in its place; the receipt."""
     require_packages(simulator.backend, "collect needs it, unless raw.path names CALVIN data; run")

@@ -233,7 +233,7 @@ def test_unversioned_outputs_are_set_aside_and_found_again(tmp_path: Path) -> No
         def fill(target: Build) -> None:
             (target.directory / f"frame-{seed}").write_text("")
 
-        with building.place(output) as place:
+        with building.output_slot(output) as place:
             place.build(fill, stage="t", params={"seed": seed}, inputs={}, versioned=False)
 
     collect(0)
