@@ -1,4 +1,4 @@
-"""How the store's chunks are encoded: one description for Zarr, for our writer and our reader.
+"""How the store's chunks are encoded: one description for Zarr, the writer, and for our reader.
 
 Rows [N, H, ...] are laid out as [H, N, ...], which brings the same row of pixels of successive
 frames, and the same number of successive vectors, next to each other. Images are then compressed
@@ -11,7 +11,6 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc, Zstd
 from numcodecs.blosc import decompress as decompress_blosc
 from numcodecs.zstd import decompress as decompress_zstd
 from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
@@ -49,15 +48,6 @@ def codec_names(rank: int) -> list[str]:
     """What ``zarr.json`` lists for an array of ``rank`` axes."""
     compression = ["zstd"] if rank > 2 else ["blosc", "crc32c"]
     return [*(["transpose"] if rank > 1 else []), "bytes", *compression]
-
-
-def encode(stored: np.ndarray, zstd_level: int) -> bytes:
-    """The bytes of a chunk whose axes are in stored order."""
-    if stored.ndim > 2:
-        return bytes(Zstd(level=zstd_level, checksum=True).encode(stored))
-    codec = Blosc("zstd", _VECTOR_LEVEL, Blosc.SHUFFLE, typesize=stored.itemsize)
-    content = bytes(codec.encode(stored))
-    return content + _checksum(content)
 
 
 def decode(content: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

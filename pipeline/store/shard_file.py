@@ -1,67 +1,45 @@
-"""Writing the files of Zarr v3 arrays chunk by chunk, in the bytes that Zarr itself would write.
+"""Writing the files of Zarr v3 arrays with Zarr, atomically and with their digests.
 
-Zarr takes a shard only as a whole, uncompressed: 360 MB for 1,000 frames with images in CALVIN's
-own sizes and depth. Here one chunk at a time is in memory, and the checksum is there at the end.
-
-A file of a sharded array holds its chunks in order, and then 16 bytes per chunk: offset and length,
-little-endian, all ones for a chunk beyond the end of the array; last the CRC32C of these. A file of
-any other array is one chunk. A chunk is padded with zeros, then encoded by
-:mod:`pipeline.store.chunk_codec`.
+Zarr encodes a file in memory, where it is small. It is given a chunk at a time: a shard of 1,000
+frames with images in CALVIN's own sizes and depth is 360 MB before that.
 """
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import google_crc32c
 import numpy as np
+import zarr
 
 from pipeline.artifacts.manifests import new_digest
 from pipeline.store import chunk_codec
 from wam.reliability.atomic import replacing
-
-_NOT_WRITTEN = 2**64 - 1
 
 
 class ShardFile:
     """A shard that is being written; :attr:`chunk` is to be filled, then :meth:`write_chunk`."""
 
     def __init__(
-        self, file: BinaryIO, chunk_shape: tuple[int, ...], dtype: str, num_chunks: int, level: int
+        self, chunk_shape: tuple[int, ...], dtype: str, num_chunks: int, level: int
     ) -> None:
-        self._stored = _zeros(chunk_shape, dtype)
-        self.chunk = self._stored.transpose(chunk_codec.stored_axes(len(chunk_shape)))
+        self.chunk = np.zeros(chunk_shape, dtype)
         """The rows of the next chunk; the memory is used again for every chunk."""
-        self._file = file
-        self._level = level
-        self._index = np.full((num_chunks, 2), _NOT_WRITTEN, "<u8")
-        self._num_written = 0
-        self._offset = 0
-        self._digest = new_digest()
+        self.entry: dict[str, Any] = {}
+        """Its ``bytes`` and ``digest``, as a manifest has them, once it is complete."""
+        shape = (num_chunks * chunk_shape[0], *chunk_shape[1:])
+        self._file = _File(shape, np.dtype(dtype), level, chunk_shape)
+        self._num_rows = 0
 
     def write_chunk(self, num_rows: int) -> None:
-        """Append the first ``num_rows`` rows of :attr:`chunk`."""
+        """Append the first ``num_rows`` rows of :attr:`chunk`, and zeros in place of the others."""
         self.chunk[num_rows:] = 0
-        content = chunk_codec.encode(self._stored, self._level)
-        self._index[self._num_written] = self._offset, len(content)
-        self._num_written += 1
-        self._write(content)
+        self._file.write(self._num_rows, self.chunk)
+        self._num_rows += len(self.chunk)
 
-    @property
-    def entry(self) -> dict[str, Any]:
-        """Its ``bytes`` and ``digest``, as a manifest has them, once it is complete."""
-        return {"bytes": self._offset, "digest": self._digest.hexdigest()}
-
-    def finish(self) -> None:
-        """Append the index."""
-        index = self._index.tobytes()
-        self._write(index + google_crc32c.value(index).to_bytes(4, "little"))
-
-    def _write(self, content: bytes) -> None:
-        self._file.write(content)
-        self._digest.update(content)
-        self._offset += len(content)
+    def save(self, path: Path) -> None:
+        """Write it to ``path``."""
+        self.entry = self._file.save(path)
 
 
 @contextlib.contextmanager
@@ -69,11 +47,9 @@ def writing_shard(
     path: Path, chunk_shape: tuple[int, ...], dtype: str, num_chunks: int, level: int
 ) -> Iterator[ShardFile]:
     """Yield the shard at ``path``, which appears when the block succeeds."""
-    with replacing(path) as temporary:
-        with temporary.open("wb") as file:
-            shard = ShardFile(file, chunk_shape, dtype, num_chunks, level)
-            yield shard
-            shard.finish()
+    shard = ShardFile(chunk_shape, dtype, num_chunks, level)
+    yield shard
+    shard.save(path)
 
 
 def write_chunk_file(path: Path, rows: np.ndarray, chunk_rows: int, level: int) -> dict[str, Any]:
@@ -81,15 +57,40 @@ def write_chunk_file(path: Path, rows: np.ndarray, chunk_rows: int, level: int) 
 
     Returns its ``bytes`` and ``digest``.
     """
-    stored = _zeros((chunk_rows, *rows.shape[1:]), rows.dtype)
-    stored.transpose(chunk_codec.stored_axes(rows.ndim))[: len(rows)] = rows
-    content = chunk_codec.encode(stored, level)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return {"bytes": len(content), "digest": new_digest(content).hexdigest()}
+    file = _File((chunk_rows, *rows.shape[1:]), rows.dtype, level)
+    file.write(0, rows)
+    return file.save(path)
 
 
-def _zeros(chunk_shape: tuple[int, ...], dtype: str | np.dtype) -> np.ndarray:
-    """An empty chunk with its axes in stored order."""
-    axes = chunk_codec.stored_axes(len(chunk_shape))
-    return np.zeros([chunk_shape[axis] for axis in axes], np.dtype(dtype).newbyteorder("<"))
+class _File:
+    """An array of a single file, in memory: a shard of chunks of ``inner``, or one chunk."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        level: int,
+        inner: tuple[int, ...] | None = None,
+    ) -> None:
+        self._files: dict[str, Any] = {}
+        self._array = zarr.create_array(
+            self._files,
+            shape=shape,
+            dtype=dtype,
+            chunks=inner or shape,
+            shards=shape if inner else None,
+            fill_value=0,
+            # Of zeros, too: to the reader a missing chunk is damage.
+            config={"write_empty_chunks": True},
+            **chunk_codec.zarr_codecs(len(shape), str(dtype), level),
+        )
+
+    def write(self, start: int, rows: np.ndarray) -> None:
+        self._array[start : start + len(rows)] = rows
+
+    def save(self, path: Path) -> dict[str, Any]:
+        key = self._array.metadata.encode_chunk_key((0,) * self._array.ndim)
+        content = self._files[key].as_numpy_array()
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+        return {"bytes": len(content), "digest": new_digest(content).hexdigest()}
