@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from wam.envs.backend import CALVIN_ROBOT
+from wam.envs.settings import CALVIN_ROBOT
 
 ORIGIN = ("backend", "renderer", "robot_model", "scene_source")
 """What is recorded with every frame and result; None where a recording does not say."""

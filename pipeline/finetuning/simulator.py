@@ -21,9 +21,9 @@ from pipeline.params import Profile
 from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam.config import FinetuneConfig
-from wam.envs.backend import require_packages
 from wam.envs.filtered import FilteredPool
 from wam.envs.pool import Episode
+from wam.envs.settings import require_packages
 from wam.envs.simulated import SimulatedEnv
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer

@@ -17,8 +17,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from wam.envs.backend import require_packages
 from wam.envs.scene_files.geometry import scene_geometry
+from wam.envs.settings import require_packages
 from wam.envs.simulator.actions import parse_action
 from wam.envs.simulator.interface import Observation, observation_space, reset_states
 from wam.envs.simulator.quiet import quiet_driver

@@ -1,4 +1,4 @@
-"""The factory of environments and its settings."""
+"""Settings of environments, and the factory that follows them."""
 
 import os
 import pickle
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wam.envs.backend import SimulatorConfig, make_env, require_packages
+from wam.envs.factory import make_env
 from wam.envs.scene_files import assets
+from wam.envs.settings import SimulatorConfig, require_packages
 from wam.envs.simulator import renderer
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
@@ -47,7 +48,7 @@ def test_the_factory_follows_its_settings_in_any_process() -> None:
 
 def test_settings_need_no_simulator() -> None:
     code = (
-        "import sys; import wam.envs.backend; "
+        "import sys; import wam.envs.factory; "
         "sys.exit(bool({'pybullet', 'gymnasium', 'hydra', 'torch'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
