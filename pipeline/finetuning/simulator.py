@@ -21,8 +21,8 @@ from pipeline.params import Profile
 from pipeline.store.group import store_path
 from pipeline.store.open import Store, open_store
 from wam.config import FinetuneConfig
+from wam.envs.episode import Episode
 from wam.envs.filtered import FilteredPool
-from wam.envs.pool import Episode
 from wam.envs.settings import require_packages
 from wam.envs.simulated import SimulatedEnv
 from wam.errors import WamError

@@ -34,8 +34,8 @@ from pipeline.report.results import FINETUNED, STAGES, Policy, link_figures
 from pipeline.store.group import store_path
 from pipeline.store.open import open_store
 from wam.config import CHUNK, TASKS
+from wam.envs.episode import Episode
 from wam.envs.factory import make_env
-from wam.envs.pool import Episode
 from wam.envs.settings import SimulatorConfig, require_packages
 from wam.errors import WamError
 
