@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result |= creation(kinds["state"].make)
     result["processor"] = processor()
     if arguments.json:
-        console.console.print(json.dumps(result), markup=False, emoji=False)
+        console.console.print(json.dumps(result))
         return
     table = Table(title=f"simulator, scene {arguments.scene}", title_justify="left")
     table.add_column("what")
