@@ -47,7 +47,7 @@ class Simulator:
         )
         demos, store = load_demos(layout.demos), open_store(store_path(layout.store, "training"))
         self.config = simulator_for(profile, layout.store, store.attrs)
-        origin = {**self.config.origin(), "scene": self.config.scene}
+        origin = {**self.config.description(), "scene": self.config.scene}
         warn_of_other_images(store.attrs, origin)
         self._starts = {}
         for task in profile.tasks:

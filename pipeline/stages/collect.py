@@ -214,7 +214,7 @@ def _finish_split(
     language.write_annotations(
         directory, [language.Annotation(w.task, sentence(w), w.start, w.stop) for w in selected]
     )
-    origin = simulator.origin()
+    origin = simulator.description()
     metadata.write_recording_config(
         directory,
         metadata.Recording(

@@ -75,7 +75,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         inputs["finetune"] = fingerprint(layout.finetune(name), "finetune")
     data = _store_attrs(layout)
     simulator = simulator_for(profile, layout.store, data)
-    origin = simulator.origin()
+    origin = simulator.description()
     if name != "controls":
         warn_of_other_images(data, {**origin, "scene": simulator.scene})
     starts = _starts(profile, layout)

@@ -56,8 +56,8 @@ class SimulatorConfig:
         """Whether a process can hold one of these environments only (CALVIN contract 2.10)."""
         return self.backend == "calvin_env" or self.renderer == "egl"
 
-    def origin(self) -> dict[str, str]:
-        """What to record with frames and results that such an environment makes."""
+    def description(self) -> dict[str, str]:
+        """Backend, renderer, arm and scene source, which are recorded with frames and results."""
         source = scene_source(self.backend, self.assets)
         return {
             "backend": self.backend,

@@ -21,8 +21,8 @@ from wam.envs.episode import Episode
 from wam.envs.factory import make_env
 from wam.envs.pool import EnvPool
 from wam.envs.settings import SimulatorConfig
-from wam.envs.simulator.interface import observation_space
 from wam.envs.simulator.robot import HOME_JOINTS
+from wam.envs.simulator.spaces import observation_space
 from wam.errors import WamError
 
 FILES = {

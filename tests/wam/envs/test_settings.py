@@ -55,15 +55,15 @@ def test_settings_need_no_simulator() -> None:
 
 
 def test_what_is_recorded_with_frames_and_results() -> None:
-    assert EMBEDDED.origin() == {
+    assert EMBEDDED.description() == {
         "backend": "embedded",
         "renderer": "tiny",
         "robot_model": "full",
         "scene_source": "embedded",
     }
     official = {"robot_model": "panda_longer_finger", "scene_source": "calvin"}
-    assert EMBEDDED.origin() | official == changed(assets="/calvin_env").origin()
-    assert changed(backend="calvin_env").origin() == {
+    assert EMBEDDED.description() | official == changed(assets="/calvin_env").description()
+    assert changed(backend="calvin_env").description() == {
         "backend": "calvin_env",
         "renderer": "tiny",
         **official,

@@ -11,6 +11,7 @@ import numpy as np
 from wam.envs.simulator.engine import pybullet
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.envs.simulator.renderer import PROOF, load_egl
+from wam.envs.simulator.spaces import IMAGES
 from wam.errors import WamError
 
 _SIZE = 64
@@ -27,7 +28,7 @@ def main() -> None:
     env = PlayTableEnv(renderer="egl", static_size=_SIZE, gripper_size=_SIZE)
     observation, _ = env.reset(seed=0)
     env.close()
-    for name in ("rgb_static", "rgb_gripper"):
+    for name in IMAGES:
         if is_blank(observation[name]):
             sys.exit(f"{name} is blank")
     sys.stdout.write(f"{PROOF}\n")
