@@ -1,16 +1,13 @@
 """Settings of environments, and the factory that follows them."""
 
-import os
 import pickle
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from wam.envs.factory import make_env
-from wam.envs.scene_files import assets
 from wam.envs.settings import SimulatorConfig, require_packages
 from wam.envs.simulator import renderer
 from wam.envs.simulator.play_table import PlayTableEnv
@@ -88,18 +85,3 @@ def test_a_missing_package_comes_with_advice() -> None:
     require_packages("embedded", "of no use")
     with pytest.raises(WamError, match=r"calvin_env is not installed; evaluation.*: git clone"):
         require_packages("calvin_env", "evaluation runs in it")
-
-
-def test_what_a_killed_process_left_in_the_scene_cache_goes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    root = tmp_path / "wam" / "scenes"
-    old, new = root / ".scene-old", root / ".scene-new"
-    for path in (old, new):
-        path.mkdir(parents=True)
-        (path / "table.urdf").write_text("")
-    os.utime(old, (0, 0))
-    assets._materialise({"a.urdf": b"a"})
-    assert not old.exists()
-    assert new.exists(), "another process may be writing it"
