@@ -29,6 +29,7 @@ from wam.envs.play.starts import random_start
 from wam.envs.scene_files.geometry import SCENES
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
+from wam.reliability.spawn import end_with_parent, shielded
 
 MAX_STEPS = 64
 _SEEDS_PER_JOB = 20
@@ -84,7 +85,10 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
         for first in range(0, len(seeds), _SEEDS_PER_JOB)
     ]
     # pybullet keeps global state: fork would share it.
-    with multiprocessing.get_context("spawn").Pool(min(args.workers, len(jobs))) as pool:
+    context = multiprocessing.get_context("spawn")
+    with shielded():
+        pool = context.Pool(min(args.workers, len(jobs)), initializer=end_with_parent)
+    with pool:
         done = zip(jobs, pool.imap(attempt, jobs), strict=True)
         for (scene, task), group in groupby(done, lambda pair: (pair[0].scene, pair[0].task)):
             steps = [count for _, counts in group for count in counts]

@@ -25,9 +25,10 @@ from wam.config import TASKS
 from wam.envs.simulator.quiet import quiet_import
 
 with quiet_import():
+    from wam.envs.episode import Episode
     from wam.envs.play.experts import Expert
     from wam.envs.play.starts import random_start
-    from wam.envs.pool import EnvPool, Episode
+    from wam.envs.pool import EnvPool
     from wam.envs.simulator.play_table import PlayTableEnv
 
 _STEPS = 32
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result |= creation(kinds["state"].make)
     result["processor"] = processor()
     if arguments.json:
-        console.console.print(json.dumps(result), markup=False, emoji=False)
+        console.console.print(json.dumps(result))
         return
     table = Table(title=f"simulator, scene {arguments.scene}", title_justify="left")
     table.add_column("what")

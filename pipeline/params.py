@@ -33,8 +33,8 @@ from wam.config import (
     WorldModelConfig,
     WorldModelTraining,
 )
-from wam.envs.backend import Backend, SceneSource, SimulatorConfig, scene_source
 from wam.envs.scene_files.arm_model import RobotModel
+from wam.envs.settings import Backend, SceneSource, SimulatorConfig, scene_source
 from wam.envs.simulator.renderer import Renderer
 from wam.errors import WamError
 

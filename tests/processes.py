@@ -21,6 +21,8 @@ def interrupted(
 
     A ``group`` gets it as from a terminal. Asserts that no process is left.
     """
+    # What a shell runs in the background ignores SIGINT, and would hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [sys.executable, *command],
         cwd=cwd,
@@ -30,6 +32,7 @@ def interrupted(
         text=True,
         start_new_session=True,
     ) as process:
+        signal.signal(signal.SIGINT, before)
         while len(workers := _children(process.pid)) < num_workers:
             assert process.poll() is None
             time.sleep(0.02)
@@ -58,12 +61,12 @@ def _children(pid: int) -> list[int]:
             for child in found
             if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()
         ]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
 
 
 def _is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from wam.envs.backend import CALVIN_ROBOT
+from wam.envs.settings import CALVIN_ROBOT
 
 _CALVIN = {"renderer": "egl", "robot_model": CALVIN_ROBOT, "scene_source": "calvin"}
 """What shapes the images, as in CALVIN's own recordings, which do not say all of it."""

@@ -13,8 +13,9 @@ import torch
 
 from wam.config import CHUNK, Filtering
 from wam.envs.controls import CONTROLS
+from wam.envs.episode import Episode
 from wam.envs.filtered import FilteredPool
-from wam.envs.pool import EnvPool, Episode
+from wam.envs.pool import EnvPool
 from wam.policy.network import Policy
 from wam.proprio import ProprioNormalizer
 from wam.world_model.model import WorldModel

@@ -16,8 +16,9 @@ from pipeline import console
 from pipeline.evaluation.compatibility import mismatch
 from pipeline.params import Profile
 from pipeline.pictures.images import to_model_size
-from wam.envs.backend import SimulatorConfig, make_env
+from wam.envs.factory import make_env
 from wam.envs.pool import EnvPool
+from wam.envs.settings import SimulatorConfig
 from wam.errors import WamError
 from wam.tasks import startable
 

@@ -20,9 +20,9 @@ from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
 from pipeline.store.open import Store, open_store
 from wam.config import FinetuneConfig
-from wam.envs.backend import require_packages
+from wam.envs.episode import Episode
 from wam.envs.filtered import FilteredPool
-from wam.envs.pool import Episode
+from wam.envs.settings import require_packages
 from wam.envs.simulated import SimulatedEnv
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
@@ -46,7 +46,7 @@ class Simulator:
         )
         demos, store = load_demos(layout.demos), open_store(store_path(layout.store, "training"))
         self.config = simulator_for(profile, layout.store, store.attrs)
-        origin = {**self.config.origin(), "scene": self.config.scene}
+        origin = {**self.config.description(), "scene": self.config.scene}
         warn_of_other_images(store.attrs, origin)
         self._starts = {}
         for task in profile.tasks:

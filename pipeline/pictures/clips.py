@@ -9,7 +9,8 @@ from PIL import Image
 
 from pipeline import console
 from pipeline.pictures import animation
-from wam.envs.pool import EnvPool, Episode
+from wam.envs.episode import Episode
+from wam.envs.pool import EnvPool
 
 _EVERY = 2
 """Of the 30 frames of a second every second one is kept; play-back is in real time."""

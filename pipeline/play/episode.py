@@ -12,8 +12,9 @@ import numpy as np
 from pipeline.artifacts import manifests
 from pipeline.calvin import on_disk
 from pipeline.play.windows import cut_windows
-from wam.envs.backend import SimulatorConfig, make_env
+from wam.envs.factory import make_env
 from wam.envs.scene_files.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
+from wam.envs.settings import SimulatorConfig
 from wam.errors import WamError
 
 

@@ -21,7 +21,7 @@ from pipeline.play.episode import EpisodeJob
 from pipeline.play.windows import Window, select_windows, sentence
 from pipeline.play.workers import record_all
 from wam.config import TASKS
-from wam.envs.backend import SimulatorConfig, require_packages
+from wam.envs.settings import SimulatorConfig, require_packages
 from wam.errors import WamError
 
 RECEIPT = "collect.json"
@@ -214,7 +214,7 @@ def _finish_split(
     language.write_annotations(
         directory, [language.Annotation(w.task, sentence(w), w.start, w.stop) for w in selected]
     )
-    origin = simulator.origin()
+    origin = simulator.description()
     metadata.write_recording_config(
         directory,
         metadata.Recording(

@@ -33,8 +33,9 @@ from pipeline.params import Profile
 from pipeline.pictures import clips
 from pipeline.store.open import open_store
 from wam.config import CHUNK, TASKS
-from wam.envs.backend import SimulatorConfig, make_env, require_packages
-from wam.envs.pool import Episode
+from wam.envs.episode import Episode
+from wam.envs.factory import make_env
+from wam.envs.settings import SimulatorConfig, require_packages
 from wam.errors import WamError
 
 _CLIP_STATIC, _CLIP_GRIPPER = 200, 84
@@ -73,7 +74,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         inputs["finetune"] = fingerprint(layout.finetune(name), "finetune")
     data = _store_attrs(layout)
     simulator = simulator_for(profile, layout.store, data)
-    origin = simulator.origin()
+    origin = simulator.description()
     if name != "controls":
         warn_of_other_images(data, {**origin, "scene": simulator.scene})
     starts = _starts(profile, layout)

@@ -63,7 +63,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         from pipeline.finetuning import simulator as in_simulator
 
         simulator = in_simulator.Simulator(profile, layout, world_model, normalizer, device)
-        origin = simulator.config.origin()
+        origin = simulator.config.description()
         filtering = profile.features.filtering._asdict()
         params |= {"env": simulator.config, "filtering": filtering}
         inputs["demos"] = manifests.fingerprint(layout.demos, "extract")

@@ -30,7 +30,7 @@ def run(path: Path, assets: Path | None, *, as_json: bool) -> None:
             "success_step": repeated.success_step,
             "recorded_success_step": recorded.success_step,
         }
-        console.print(json.dumps(summary), markup=False, emoji=False)
+        console.print(json.dumps(summary))
         return
     source = "CALVIN's assets" if assets else "the embedded scene"
     table = Table(

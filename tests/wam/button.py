@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from wam.envs.pool import Episode
+from wam.envs.episode import Episode
 from wam.envs.simulator.play_table import PlayTableEnv
 
 STATES = partial(PlayTableEnv, cameras=False)

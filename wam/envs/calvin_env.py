@@ -15,21 +15,25 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
-from wam.envs.backend import require_packages
 from wam.envs.scene_files.geometry import scene_geometry
+from wam.envs.settings import require_packages
 from wam.envs.simulator.actions import parse_action
-from wam.envs.simulator.interface import Observation, observation_space, reset_states
 from wam.envs.simulator.quiet import quiet_driver
 from wam.envs.simulator.renderer import resolve_renderer
+from wam.envs.simulator.spaces import (
+    IMAGES,
+    ObservationDict,
+    action_space,
+    observation_space,
+    reset_states,
+)
 from wam.errors import WamError
 
 _CONFIG = "config_data_collection"
-_IMAGES = ("rgb_static", "rgb_gripper")
 
 
-class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
+class CalvinEnv(gymnasium.Env[ObservationDict, np.ndarray]):
     """One environment of the package, with observations and actions as :class:`PlayTableEnv`.
 
     The package's ``info`` is passed on as it is. ``checkout`` is the directory with ``conf/`` and
@@ -68,9 +72,9 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
             overrides += ["cameras=no_cameras"]
         with self._quiet():
             self._env = _instantiate(_find(checkout), overrides, use_egl=self.renderer == "egl")
-        self._images = _IMAGES if cameras else ()
+        self._images = IMAGES if cameras else ()
         self.observation_space = observation_space(static_size, gripper_size, cameras=cameras)
-        self.action_space = spaces.Box(-1.0, 1.0, (7,), np.float64)
+        self.action_space = action_space()
         self._ready = False
 
     @property
@@ -81,7 +85,7 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[ObservationDict, dict[str, Any]]:
         """Start an episode; ``options`` as of :class:`PlayTableEnv`."""
         robot_obs, scene_obs = reset_states(options)
         super().reset(seed=seed)
@@ -94,7 +98,7 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
         self._ready = True
         return observation, self._env.get_info()
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[ObservationDict, float, bool, bool, dict[str, Any]]:
         """Advance by one control step of 1/30 s."""
         parse_action(action)
         if not self._ready:
@@ -116,7 +120,7 @@ class CalvinEnv(gymnasium.Env[Observation, np.ndarray]):
     def _quiet(self) -> contextlib.AbstractContextManager[None]:
         return quiet_driver() if self.renderer == "egl" else contextlib.nullcontext()
 
-    def _observe(self, observation: dict[str, Any]) -> Observation:
+    def _observe(self, observation: dict[str, Any]) -> ObservationDict:
         kept = {
             name: np.array(observation[name], np.float64) for name in ("robot_obs", "scene_obs")
         }

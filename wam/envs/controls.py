@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from wam.envs.episode import Controller, Episode
 from wam.envs.play.experts import Expert
-from wam.envs.pool import Controller, Episode
 from wam.envs.simulator.play_table import PlayTableEnv
 
 

@@ -9,7 +9,8 @@ import torch
 
 from wam import proprio
 from wam.config import Filtering
-from wam.envs.pool import EnvPool, Episode, Observations, Transitions
+from wam.envs.episode import Episode, Observations, StepResult
+from wam.envs.pool import EnvPool
 from wam.proprio import ProprioNormalizer
 from wam.randomness import row_generators
 from wam.world_model.filtering import Observation, OnlineFilter
@@ -54,7 +55,7 @@ class FilteredPool:
         self.feature = self.feature.clone()
         self.feature[rows] = fresh[rows]
 
-    def step(self, chunk: torch.Tensor) -> Transitions:
+    def step(self, chunk: torch.Tensor) -> StepResult:
         """Execute executable actions [B, n, 7] open loop, each episode until its success."""
         result = self._pool.step(chunk.cpu().numpy())
         steps = torch.from_numpy(result.steps).to(self.device)

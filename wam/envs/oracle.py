@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 
 from wam import tasks
-from wam.envs.scene_files.geometry import BLOCK_COLOURS, BUTTON, DRAWER, SLIDE, SWITCH
+from wam.envs.scene_files.geometry import (
+    BLOCK_COLOURS,
+    BUTTON_JOINT,
+    DRAWER_JOINT,
+    SLIDE_JOINT,
+    SWITCH_JOINT,
+)
 
 Info = dict[str, Any]
 Predicate = Callable[[Info, Info], bool]
@@ -44,10 +50,10 @@ def fixtures(info: Info) -> np.ndarray:
     scene = info["scene_info"]
     return np.array(
         [
-            scene["doors"][SLIDE]["current_state"],
-            scene["doors"][DRAWER]["current_state"],
-            scene["buttons"][BUTTON]["joint_state"],
-            scene["switches"][SWITCH]["joint_state"],
+            scene["doors"][SLIDE_JOINT]["current_state"],
+            scene["doors"][DRAWER_JOINT]["current_state"],
+            scene["buttons"][BUTTON_JOINT]["joint_state"],
+            scene["switches"][SWITCH_JOINT]["joint_state"],
             scene["lights"]["lightbulb"]["logical_state"],
             scene["lights"]["led"]["logical_state"],
         ],

@@ -7,70 +7,18 @@ process keeps the models; workers need neither torch nor a GPU.
 
 import multiprocessing
 import pickle
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
+from wam.envs.episode import Controller, Episode, Observations, StepResult
 from wam.envs.oracle import PREDICATES
-from wam.envs.simulator.quiet import quiet_import
+from wam.envs.pool_worker import Command, Failure, Follow, Restart, Start, Step, serve
 from wam.errors import WamError
-from wam.reliability.spawn import end_with_parent, shielded
-
-_IMAGES = ("rgb_static", "rgb_gripper")
-_VECTORS = ("robot_obs", "scene_obs")
-
-
-class Episode(NamedTuple):
-    """What an episode starts from."""
-
-    task: str
-    robot_obs: np.ndarray
-    """float64 [15]"""
-    scene_obs: np.ndarray
-    """float64 [24]"""
-    seed: int = 0
-    """For a controller that draws random numbers."""
-
-
-class Observations(NamedTuple):
-    """Arrays over episodes, or over episodes and steps; images are None without cameras."""
-
-    robot_obs: np.ndarray
-    """float64 [..., 15]"""
-    scene_obs: np.ndarray
-    """float64 [..., 24]"""
-    rgb_static: np.ndarray | None
-    """uint8 [..., height, width, 3]"""
-    rgb_gripper: np.ndarray | None
-    """uint8 [..., height, width, 3]"""
-
-
-class Transitions(NamedTuple):
-    """What happened in one call, for B episodes and at most n steps.
-
-    An episode stops at its first success; later steps repeat its last observation (actions: NaN).
-    """
-
-    observations: Observations
-    """[B, n, ...], after each step"""
-    actions: np.ndarray
-    """float64 [B, n, 7], as executed"""
-    steps: np.ndarray
-    """int [B], steps executed in this call"""
-    success: np.ndarray
-    """bool [B], the task has been achieved in this or an earlier call"""
-
-
-class Controller(Protocol):
-    """A policy that runs beside the simulator."""
-
-    def act(self, env: Any, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """The action [7] for the environment's last observation."""
+from wam.reliability.spawn import shielded
 
 
 class EnvPool:
@@ -121,7 +69,7 @@ class EnvPool:
         calls = {}
         for index, worker in enumerate(self._workers):
             rows = range(index, len(episodes), len(self._workers))
-            worker.history = [_Start({row: episodes[row] for row in rows})]
+            worker.history = [Start({row: episodes[row] for row in rows})]
             worker.replaced = False
             calls[worker] = worker.history[0]
         first = self._call(calls)
@@ -138,7 +86,7 @@ class EnvPool:
         for index, worker in enumerate(self._workers):
             own = {row: new for row, new in episodes.items() if row % len(self._workers) == index}
             if own:
-                calls[worker] = _Restart(own)
+                calls[worker] = Restart(own)
                 worker.history.append(calls[worker])
         first = self._call(calls)
         for row, episode in episodes.items():
@@ -147,22 +95,22 @@ class EnvPool:
             self._last[row] = first[row]
         return _stack([first[row] for row in episodes])
 
-    def step(self, actions: np.ndarray) -> Transitions:
+    def step(self, actions: np.ndarray) -> StepResult:
         """Execute ``actions`` [B, n, 7] open loop in all episodes that have not succeeded yet."""
         if len(actions) != len(self._episodes):
             raise ValueError(f"{len(actions)} rows of actions for {len(self._episodes)} episodes")
         actions = np.asarray(actions, np.float64)
         return self._advance(
-            actions.shape[1], lambda rows: _Step({row: actions[row] for row in rows})
+            actions.shape[1], lambda rows: Step({row: actions[row] for row in rows})
         )
 
-    def follow(self, make_controller: Callable[[Episode], Controller], steps: int) -> Transitions:
+    def follow(self, make_controller: Callable[[Episode], Controller], steps: int) -> StepResult:
         """Let a new controller per episode act for at most ``steps`` steps."""
         return self._advance(
-            steps, lambda rows: _Follow(dict.fromkeys(rows, make_controller), steps)
+            steps, lambda rows: Follow(dict.fromkeys(rows, make_controller), steps)
         )
 
-    def _advance(self, steps: int, command: "Callable[[list[int]], Command]") -> Transitions:
+    def _advance(self, steps: int, command: "Callable[[list[int]], Command]") -> StepResult:
         calls = {}
         for index, worker in enumerate(self._workers):
             rows = range(index, len(self._episodes), len(self._workers))
@@ -182,7 +130,7 @@ class EnvPool:
                 actions[row, : len(seen)] = taken
                 self._last[row] = seen[-1]
             observations.append(_stack([*seen, *[self._last[row]] * (steps - len(seen))]))
-        return Transitions(_stack(observations), actions, executed, self._success.copy())
+        return StepResult(_stack(observations), actions, executed, self._success.copy())
 
     def _call(self, calls: "dict[_Worker, Command]") -> dict[int, Any]:
         """Send each worker its command; the results of all rows together."""
@@ -208,26 +156,6 @@ def _check_tasks(episodes: Iterable[Episode]) -> None:
             raise WamError(f"task '{episode.task}': unknown; known: {', '.join(PREDICATES)}")
 
 
-class _Start(NamedTuple):
-    episodes: dict[int, Episode]
-
-
-class _Restart(NamedTuple):
-    episodes: dict[int, Episode]
-
-
-class _Step(NamedTuple):
-    actions: dict[int, np.ndarray]
-
-
-class _Follow(NamedTuple):
-    controllers: dict[int, Callable[[Episode], Controller]]
-    steps: int
-
-
-Command = _Start | _Restart | _Step | _Follow
-
-
 class _Worker:
     """The parent's end of one process, with everything needed to repeat its episodes."""
 
@@ -242,7 +170,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process: BaseProcess = context.Process(
-            target=_serve, args=(theirs, self._setup), daemon=True, name="wam-simulator"
+            target=serve, args=(theirs, self._setup), daemon=True, name="wam-simulator"
         )
         with shielded():
             self._process.start()
@@ -265,7 +193,7 @@ class _Worker:
             answer = self.connection.recv()
         except (EOFError, OSError):
             return None
-        if isinstance(answer, _Failure):
+        if isinstance(answer, Failure):
             if answer.wrong_input:
                 raise WamError(answer.text)
             raise RuntimeError(f"a simulator process failed:\n{answer.text}")
@@ -294,8 +222,9 @@ class _Worker:
         return None
 
     def terminate(self) -> None:
-        self.connection.close()
+        # First: a process whose answer was not read would complain of the closed connection.
         self._process.terminate()
+        self.connection.close()
 
     def join(self) -> None:
         """Wait for the end of a process that was terminated."""
@@ -303,112 +232,6 @@ class _Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-
-
-class _Failure(NamedTuple):
-    text: str
-    wrong_input: bool
-
-
-def _serve(connection: Connection, setup: bytes) -> None:
-    """The worker: answer commands until the parent closes the connection or dies."""
-    end_with_parent()
-    with quiet_import():
-        begin = partial(_Running, *pickle.loads(setup))
-    running: dict[int, _Running] = {}
-    while True:
-        try:
-            command = connection.recv()
-        except EOFError:
-            break
-        try:
-            answer = _answer(command, running, begin)
-        except WamError as error:
-            answer = _Failure(str(error), True)
-        except Exception:  # noqa: BLE001 - the parent raises it with this traceback
-            answer = _Failure(traceback.format_exc(), False)
-        try:
-            connection.send(answer)
-        except OSError:
-            break
-    for episode in running.values():
-        episode.close()
-
-
-def _answer(
-    command: Command, running: "dict[int, _Running]", begin: "Callable[[Episode], _Running]"
-) -> Any:
-    match command:
-        case _Start(episodes):
-            for row in list(running):
-                running.pop(row).close()
-            for row, episode in episodes.items():
-                running[row] = begin(episode)
-            return {row: episode.first for row, episode in running.items()}
-        case _Restart(episodes):
-            for row, episode in episodes.items():
-                running[row].close()
-                running[row] = begin(episode)
-            return {row: running[row].first for row in episodes}
-        case _Step(actions):
-            return {row: running[row].run(chunk) for row, chunk in actions.items()}
-        case _Follow(controllers, steps):
-            return {row: running[row].follow(make, steps) for row, make in controllers.items()}
-
-
-class _Running:
-    """One environment in the middle of one episode."""
-
-    def __init__(
-        self,
-        make_env: Callable[[], Any],
-        prepare: Callable[[np.ndarray], np.ndarray] | None,
-        episode: Episode,
-    ) -> None:
-        self._episode, self._prepare = episode, prepare
-        self._achieved = PREDICATES[episode.task]
-        self._env = make_env()
-        self._observation, self._start_info = self._env.reset(
-            options={"robot_obs": episode.robot_obs, "scene_obs": episode.scene_obs}
-        )
-        self.first = self._kept()
-
-    def close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-            self._env = None
-
-    def run(self, actions: np.ndarray) -> tuple[list[Observations], list[np.ndarray], bool]:
-        """Observations after each action, the actions, and success; stops at success."""
-        return self._run(iter(actions))
-
-    def follow(
-        self, make_controller: Callable[[Episode], Controller], steps: int
-    ) -> tuple[list[Observations], list[np.ndarray], bool]:
-        controller = make_controller(self._episode)
-        return self._run(controller.act(self._env, self._observation) for _ in range(steps))
-
-    def _run(
-        self, actions: Iterable[np.ndarray]
-    ) -> tuple[list[Observations], list[np.ndarray], bool]:
-        seen, taken = [], []
-        for action in actions:
-            self._observation, _, _, _, info = self._env.step(action)
-            seen.append(self._kept())
-            taken.append(np.asarray(action, np.float64))
-            if self._achieved(self._start_info, info):
-                self.close()
-                return seen, taken, True
-        return seen, taken, False
-
-    def _kept(self) -> Observations:
-        vectors = {name: np.array(self._observation[name], np.float64) for name in _VECTORS}
-        images: dict[str, Any] = dict.fromkeys(_IMAGES)
-        for name in _IMAGES:
-            if name in self._observation:
-                rgb = self._observation[name]
-                images[name] = np.asarray(self._prepare(rgb) if self._prepare else rgb, np.uint8)
-        return Observations(**vectors, **images)
 
 
 def _stack(rows: Sequence[Observations]) -> Observations:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from wam.envs.episode import Episode
 from wam.envs.filtered import FilteredPool
-from wam.envs.pool import Episode
 from wam.errors import WamError
 from wam.ppo.imagination import Transition
 

@@ -15,12 +15,14 @@ import pytest
 
 pytest.importorskip("hydra")
 
-from wam.envs.backend import SimulatorConfig, make_env
 from wam.envs.calvin_env import CalvinEnv
 from wam.envs.controls import ScriptedExpert
-from wam.envs.pool import EnvPool, Episode
-from wam.envs.simulator.interface import observation_space
+from wam.envs.episode import Episode
+from wam.envs.factory import make_env
+from wam.envs.pool import EnvPool
+from wam.envs.settings import SimulatorConfig
 from wam.envs.simulator.robot import HOME_JOINTS
+from wam.envs.simulator.spaces import observation_space
 from wam.errors import WamError
 
 FILES = {

@@ -13,7 +13,8 @@ pytest.importorskip("pybullet")
 
 from tests.processes import Whom, interrupted
 from tests.wam.button import HOLD, PIXELS, STATES, episodes
-from wam.envs.pool import EnvPool, Episode
+from wam.envs.episode import Episode
+from wam.envs.pool import EnvPool
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
 

@@ -13,9 +13,10 @@ from wam import proprio
 from wam.actions import executable
 from wam.config import CHUNK, FILTERING, PROPRIO_SIZE, Filtering, Sampling
 from wam.envs.controls import CONTROLS
+from wam.envs.episode import Episode
 from wam.envs.filtered import FilteredPool
 from wam.envs.oracle import PREDICATES
-from wam.envs.pool import EnvPool, Episode
+from wam.envs.pool import EnvPool
 from wam.envs.simulated import SimulatedEnv
 from wam.errors import WamError
 from wam.policy.network import DiffusionMlp, FinetunedPolicy

@@ -24,7 +24,8 @@ from wam.envs.play.experts import (
 from wam.envs.play.pushes import push_block
 from wam.envs.play.starts import random_pose, random_start
 from wam.envs.scene_files.geometry import SceneGeometry, Vector, scene_geometry
-from wam.envs.simulator.play_table import Observation, PlayTableEnv
+from wam.envs.simulator.play_table import PlayTableEnv
+from wam.envs.simulator.spaces import ObservationDict
 
 _PUSH_PROBABILITY = 0.3
 """Where no block can be pushed, which is as often as not, a detour takes the push's place."""
@@ -67,7 +68,7 @@ class Play:
     noise: float
     executions: list[Execution] = field(default_factory=list)
 
-    def frames(self, count: int) -> Iterator[Observation]:
+    def frames(self, count: int) -> Iterator[ObservationDict]:
         """``count`` observations, one per control step."""
         self._geometry = scene_geometry(self.env.scene)
         self._observation, _ = self.env.reset(options=random_start(self.env, self.rng))

@@ -34,11 +34,12 @@ def random_scene(rng: np.random.Generator, geometry: SceneGeometry) -> np.ndarra
     The bulb agrees with its switch; no two blocks touch.
     """
     scene = np.zeros(24)
-    scene[0] = _joint(rng, geometry.slide_limit)
-    scene[1] = _joint(rng, DRAWER_LIMIT)
+    scene[tasks.SLIDER] = _joint(rng, geometry.slide_limit)
+    scene[tasks.DRAWER] = _joint(rng, DRAWER_LIMIT)
     if rng.random() < 0.5:
-        scene[3], scene[4] = rng.uniform(0.8, 1.0) * SWITCH_LIMIT, 1.0
-    scene[5] = float(rng.random() < 0.5)
+        scene[tasks.SWITCH] = rng.uniform(0.8, 1.0) * SWITCH_LIMIT
+        scene[tasks.LIGHTBULB] = 1.0
+    scene[tasks.LED] = float(rng.random() < 0.5)
     surfaces = [np.array(surface) for surface in geometry.surfaces.values()]
     placed: list[np.ndarray] = []
     while len(placed) < 3:

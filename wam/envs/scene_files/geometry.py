@@ -24,7 +24,9 @@ BLOCK_WIDTH = 0.040
 BLOCK_MASS = 1.0
 BLOCK_COLOURS = {"red": (1.0, 0.0, 0.0), "blue": (0.0, 0.0, 1.0), "pink": (1.0, 0.0, 1.0)}
 
-SLIDE, DRAWER, BUTTON, SWITCH = "base__slide", "base__drawer", "base__button", "base__switch"
+SLIDE_JOINT, DRAWER_JOINT = "base__slide", "base__drawer"
+BUTTON_JOINT, SWITCH_JOINT = "base__button", "base__switch"
+"""The table's joints by name; their places in ``scene_obs`` are those of :mod:`wam.tasks`."""
 DRAWER_LIMIT, BUTTON_LIMIT, SWITCH_LIMIT = 0.22, 0.02, 0.088
 
 BULB_ON = (1.0, 1.0, 0.0, 1.0)

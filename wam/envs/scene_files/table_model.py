@@ -208,10 +208,10 @@ def _fixed_links(writer: "_Writer", scene: g.SceneGeometry) -> list[str]:
 def _joints(scene: g.SceneGeometry) -> list[str]:
     """All joints in CALVIN's order, which fixes their indices (CALVIN contract 3.1)."""
     moving: tuple[tuple[str, str, g.Vector, g.Vector, g.Vector, float], ...] = (
-        (g.BUTTON, "button", scene.button, g.TABLE_RPY, (0.0, -1.0, 0.0), g.BUTTON_LIMIT),
-        (g.SWITCH, "switch", scene.switch, g.SWITCH_RPY, (0.0, 0.0, -1.0), g.SWITCH_LIMIT),
-        (g.SLIDE, "slide", scene.slide, g.SLIDE_RPY, (-1.0, 0.0, 0.0), scene.slide_limit),
-        (g.DRAWER, "drawer", scene.drawer, g.TABLE_RPY, (0.0, 0.0, 1.0), g.DRAWER_LIMIT),
+        (g.BUTTON_JOINT, "button", scene.button, g.TABLE_RPY, (0.0, -1.0, 0.0), g.BUTTON_LIMIT),
+        (g.SWITCH_JOINT, "switch", scene.switch, g.SWITCH_RPY, (0.0, 0.0, -1.0), g.SWITCH_LIMIT),
+        (g.SLIDE_JOINT, "slide", scene.slide, g.SLIDE_RPY, (-1.0, 0.0, 0.0), scene.slide_limit),
+        (g.DRAWER_JOINT, "drawer", scene.drawer, g.TABLE_RPY, (0.0, 0.0, 1.0), g.DRAWER_LIMIT),
     )
     fixed = (("led", scene.led), ("light", scene.light), ("plank", scene.plank))
     return [

@@ -6,7 +6,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
 from wam.envs.scene_files.assets import calvin_assets, embedded_assets
 from wam.envs.scene_files.geometry import (
@@ -18,10 +17,15 @@ from wam.envs.scene_files.geometry import (
 from wam.envs.simulator.actions import parse_action
 from wam.envs.simulator.cameras import Cameras
 from wam.envs.simulator.engine import pybullet
-from wam.envs.simulator.interface import Observation, observation_space, reset_states
 from wam.envs.simulator.quiet import quiet_driver
 from wam.envs.simulator.renderer import load_egl, resolve_renderer
 from wam.envs.simulator.robot import HOME_JOINTS, Robot
+from wam.envs.simulator.spaces import (
+    ObservationDict,
+    action_space,
+    observation_space,
+    reset_states,
+)
 from wam.envs.simulator.table import Table
 from wam.errors import WamError
 
@@ -33,7 +37,7 @@ _CONSTRUCTION_SEED = 8
 """Of a layout in whose wake CALVIN's recordings are repeated exactly."""
 
 
-class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
+class PlayTableEnv(gymnasium.Env[ObservationDict, np.ndarray]):
     """CALVIN's play table and arm in PyBullet, 30 control steps per second.
 
     Observations: ``robot_obs`` float64 [15], ``scene_obs`` float64 [24] and, with ``cameras``,
@@ -93,7 +97,7 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         self.observation_space = observation_space(
             static_size, gripper_size, cameras=cameras, depth=depth
         )
-        self.action_space = spaces.Box(-1.0, 1.0, (7,), np.float64)
+        self.action_space = action_space()
         self._ready = False
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
 
@@ -133,7 +137,7 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[ObservationDict, dict[str, Any]]:
         """Start an episode.
 
         ``options`` may hold ``robot_obs`` [15], of which the gripper's width, joints and command
@@ -156,7 +160,7 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
         self._ready = True
         return self._observe()
 
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[ObservationDict, float, bool, bool, dict[str, Any]]:
         """Advance by one control step of 1/30 s; ``action`` as the class describes it."""
         parsed = parse_action(action)
         if not self._ready:
@@ -182,10 +186,10 @@ class PlayTableEnv(gymnasium.Env[Observation, np.ndarray]):
                 pybullet.disconnect(physicsClientId=self._client)
             self._client = -1
 
-    def _observe(self) -> tuple[Observation, dict[str, Any]]:
+    def _observe(self) -> tuple[ObservationDict, dict[str, Any]]:
         robot_obs, robot_info = self.robot.observe()
         scene_obs, scene_info = self.table.observe()
-        observation: Observation = {"robot_obs": robot_obs, "scene_obs": scene_obs}
+        observation: ObservationDict = {"robot_obs": robot_obs, "scene_obs": scene_obs}
         if self._cameras is not None:
             pictures = {
                 "static": self._cameras.static(),

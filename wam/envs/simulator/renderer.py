@@ -19,22 +19,18 @@ import sys
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
-import numpy as np
-
 from wam.errors import WamError
 
 Renderer = Literal["auto", "tiny", "egl"]
 RENDERERS: tuple[str, ...] = get_args(Renderer)
 
-PROBE: tuple[str, ...] = (sys.executable, "-m", "wam.envs.simulator.renderer")
+PROBE: tuple[str, ...] = (sys.executable, "-m", "wam.envs.simulator.egl_probe")
 """The command that tries EGL."""
 VERDICT = "WAM_EGL_WORKS"
 """Environment variable that passes a good verdict, the device's name, on to child processes."""
+PROOF = "wam: egl makes images"
+"""What the command prints where EGL works."""
 _TIMEOUT_S = 60.0
-_PROOF = "wam: egl makes images"
-_SIZE = 64
-_FEW_COLOURS = 32
-"""The table has hundreds of colours; an image that failed has one, or a few."""
 
 _SOFTWARE = ("llvmpipe", "softpipe", "swrast", "swiftshader")
 """Devices that are no GPU."""
@@ -109,7 +105,7 @@ def probe(command: Sequence[str], timeout_s: float) -> Trial:
             f"it ends with signal {-done.returncode}, {signal.strsignal(-done.returncode)}"
         )
     # A status of 0 alone proves nothing: it is the driver that may end the process.
-    if done.returncode == 0 and _PROOF in done.stdout:
+    if done.returncode == 0 and PROOF in done.stdout:
         device = re.search(r"^GL_RENDERER=(.*)$", done.stdout, re.MULTILINE)
         return Trial(None, device[1].strip() if device else "unknown")
     said = done.stderr.strip().splitlines()
@@ -128,11 +124,6 @@ def load_egl(client: int) -> None:
         raise WamError("renderer: this build of pybullet has no EGL renderer; use tiny or auto")
 
 
-def is_blank(rgb: np.ndarray) -> bool:
-    """Whether an image uint8 [height, width, 3] shows nothing, like a sky without a scene."""
-    return len(np.unique(rgb.reshape(-1, 3), axis=0)) < _FEW_COLOURS
-
-
 @functools.cache
 def _automatic() -> Renderer:
     trial = try_egl()
@@ -145,28 +136,3 @@ def _automatic() -> Renderer:
     )
     _log.warning("%s: rendering with tiny", reason)
     return "tiny"
-
-
-def _prove_egl() -> None:
-    """Render both images of the play table with EGL; says so if they show anything."""
-    from wam.envs.simulator.engine import pybullet
-    from wam.envs.simulator.play_table import PlayTableEnv
-
-    # In a client of its own first: the environment would drop what the driver says at its end.
-    client = pybullet.connect(pybullet.DIRECT)
-    load_egl(client)
-    pybullet.disconnect(client)
-    env = PlayTableEnv(renderer="egl", static_size=_SIZE, gripper_size=_SIZE)
-    observation, _ = env.reset(seed=0)
-    env.close()
-    for name in ("rgb_static", "rgb_gripper"):
-        if is_blank(observation[name]):
-            sys.exit(f"{name} is blank")
-    sys.stdout.write(f"{_PROOF}\n")
-
-
-if __name__ == "__main__":
-    try:
-        _prove_egl()
-    except WamError as error:
-        sys.exit(str(error))

@@ -10,14 +10,12 @@ from wam.envs.scene_files import geometry as g
 from wam.envs.scene_files.assets import SceneAssets
 from wam.envs.simulator.engine import pybullet
 from wam.errors import WamError
+from wam.tasks import BUTTON, DRAWER, LED, LIGHTBULB, SLIDER, SWITCH
 
 _MOTOR_FORCE = 4.0
 _BUTTON_PRESSED = g.BUTTON_LIMIT / 2
 _SWITCH_ON = g.SWITCH_LIMIT / 2
 _SAMPLING_TRIES = 1000
-
-BULB, LED = 4, 5
-"""Indices of the light states in ``scene_obs``."""
 
 
 class Table:
@@ -39,7 +37,9 @@ class Table:
             info = pybullet.getJointInfo(self.uid, index, physicsClientId=client)
             self._joints[info[1].decode()] = index
             self.links[info[12].decode()] = index
-        self._joint_order = [self._joints[n] for n in (g.SLIDE, g.DRAWER, g.BUTTON, g.SWITCH)]
+        self._joint_order = [
+            self._joints[n] for n in (g.SLIDE_JOINT, g.DRAWER_JOINT, g.BUTTON_JOINT, g.SWITCH_JOINT)
+        ]
         self._fixtures = {
             self._load_fixture(path): self.links[link] for link, path in assets.fixtures
         }
@@ -70,12 +70,12 @@ class Table:
     def reset(self, scene_obs: np.ndarray | None, rng: np.random.Generator) -> None:
         """Restore ``scene_obs`` [24], or close and switch off everything and scatter the blocks."""
         values = np.zeros(24) if scene_obs is None else scene_obs
-        self._reset_joint(g.SLIDE, values[0], pybullet.VELOCITY_CONTROL)
-        self._reset_joint(g.DRAWER, values[1], pybullet.VELOCITY_CONTROL)
-        self._set_light("bulb", int(values[BULB]))
+        self._reset_joint(g.SLIDE_JOINT, values[SLIDER], pybullet.VELOCITY_CONTROL)
+        self._reset_joint(g.DRAWER_JOINT, values[DRAWER], pybullet.VELOCITY_CONTROL)
+        self._set_light("bulb", int(values[LIGHTBULB]))
         self._set_light("led", int(values[LED]))
-        self._reset_joint(g.BUTTON, values[2], pybullet.POSITION_CONTROL)
-        self._reset_joint(g.SWITCH, values[3], pybullet.VELOCITY_CONTROL)
+        self._reset_joint(g.BUTTON_JOINT, values[BUTTON], pybullet.POSITION_CONTROL)
+        self._reset_joint(g.SWITCH_JOINT, values[SWITCH], pybullet.VELOCITY_CONTROL)
         # As in a fresh client of CALVIN: the first control step re-evaluates button and switch.
         self._button_pressed = self._switch_on = False
         if scene_obs is None:
@@ -128,9 +128,14 @@ class Table:
         return np.array(values, dtype=np.float64), {
             "fixed_objects": {"table": table},
             "movable_objects": movable,
-            "doors": {g.SLIDE: {"current_state": slide}, g.DRAWER: {"current_state": drawer}},
-            "buttons": {g.BUTTON: {"joint_state": button, "logical_state": self.led}},
-            "switches": {g.SWITCH: {"joint_state": switch, "logical_state": int(self._switch_on)}},
+            "doors": {
+                g.SLIDE_JOINT: {"current_state": slide},
+                g.DRAWER_JOINT: {"current_state": drawer},
+            },
+            "buttons": {g.BUTTON_JOINT: {"joint_state": button, "logical_state": self.led}},
+            "switches": {
+                g.SWITCH_JOINT: {"joint_state": switch, "logical_state": int(self._switch_on)}
+            },
             "lights": {
                 "lightbulb": {"logical_state": self.bulb},
                 "led": {"logical_state": self.led},

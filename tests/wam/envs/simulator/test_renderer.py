@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from wam.envs.simulator import renderer
+from wam.envs.simulator.egl_probe import is_blank
 from wam.envs.simulator.play_table import PlayTableEnv
-from wam.envs.simulator.renderer import Trial, is_blank, probe, resolve_renderer, try_egl
+from wam.envs.simulator.renderer import Trial, probe, resolve_renderer, try_egl
 from wam.errors import WamError
 
 CRASH = (sys.executable, "-c", f"import os; os.kill(os.getpid(), {signal.SIGSEGV:d})")

@@ -1,16 +1,14 @@
-"""The factory of environments and its settings."""
+"""Settings of environments, and the factory that follows them."""
 
-import os
 import pickle
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from wam.envs.backend import SimulatorConfig, make_env, require_packages
-from wam.envs.scene_files import assets
+from wam.envs.factory import make_env
+from wam.envs.settings import SimulatorConfig, require_packages
 from wam.envs.simulator import renderer
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
@@ -47,22 +45,22 @@ def test_the_factory_follows_its_settings_in_any_process() -> None:
 
 def test_settings_need_no_simulator() -> None:
     code = (
-        "import sys; import wam.envs.backend; "
+        "import sys; import wam.envs.factory; "
         "sys.exit(bool({'pybullet', 'gymnasium', 'hydra', 'torch'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_what_is_recorded_with_frames_and_results() -> None:
-    assert EMBEDDED.origin() == {
+    assert EMBEDDED.description() == {
         "backend": "embedded",
         "renderer": "tiny",
         "robot_model": "full",
         "scene_source": "embedded",
     }
     official = {"robot_model": "panda_longer_finger", "scene_source": "calvin"}
-    assert EMBEDDED.origin() | official == changed(assets="/calvin_env").origin()
-    assert changed(backend="calvin_env").origin() == {
+    assert EMBEDDED.description() | official == changed(assets="/calvin_env").description()
+    assert changed(backend="calvin_env").description() == {
         "backend": "calvin_env",
         "renderer": "tiny",
         **official,
@@ -87,18 +85,3 @@ def test_a_missing_package_comes_with_advice() -> None:
     require_packages("embedded", "of no use")
     with pytest.raises(WamError, match=r"calvin_env is not installed; evaluation.*: git clone"):
         require_packages("calvin_env", "evaluation runs in it")
-
-
-def test_what_a_killed_process_left_in_the_scene_cache_goes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    root = tmp_path / "wam" / "scenes"
-    old, new = root / ".scene-old", root / ".scene-new"
-    for path in (old, new):
-        path.mkdir(parents=True)
-        (path / "table.urdf").write_text("")
-    os.utime(old, (0, 0))
-    assets._materialise({"a.urdf": b"a"})
-    assert not old.exists()
-    assert new.exists(), "another process may be writing it"

@@ -1,16 +1,12 @@
-"""Where environments come from: the embedded simulator, or the official ``calvin_env`` package."""
+"""Which environment to make: the embedded simulator or the official ``calvin_env``, and how."""
 
 import importlib.util
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 from wam.envs.scene_files.arm_model import RobotModel
 from wam.envs.simulator.renderer import Renderer, resolve_renderer
 from wam.errors import WamError
-
-if TYPE_CHECKING:
-    from wam.envs.calvin_env import CalvinEnv
-    from wam.envs.simulator.play_table import PlayTableEnv
 
 Backend = Literal["embedded", "calvin_env"]
 SceneSource = Literal["embedded", "calvin"]
@@ -60,8 +56,8 @@ class SimulatorConfig:
         """Whether a process can hold one of these environments only (CALVIN contract 2.10)."""
         return self.backend == "calvin_env" or self.renderer == "egl"
 
-    def origin(self) -> dict[str, str]:
-        """What to record with frames and results that such an environment makes."""
+    def description(self) -> dict[str, str]:
+        """Backend, renderer, arm and scene source, which are recorded with frames and results."""
         source = scene_source(self.backend, self.assets)
         return {
             "backend": self.backend,
@@ -81,33 +77,3 @@ def require_packages(backend: Backend, why: str) -> None:
     for package in _PACKAGES[backend]:
         if importlib.util.find_spec(package) is None:
             raise WamError(f"{package} is not installed; {why}: {_ADVICE[package]}")
-
-
-def make_env(config: SimulatorConfig, *, cameras: bool = True) -> "PlayTableEnv | CalvinEnv":
-    """A new environment; without ``cameras`` it makes no images.
-
-    Raises WamError for a missing package or asset.
-    """
-    if config.backend == "calvin_env":
-        from wam.envs.calvin_env import CalvinEnv
-
-        return CalvinEnv(
-            config.scene,
-            checkout=config.assets,
-            renderer=config.renderer,
-            static_size=config.static_size,
-            gripper_size=config.gripper_size,
-            cameras=cameras,
-        )
-    from wam.envs.simulator.play_table import PlayTableEnv
-
-    return PlayTableEnv(
-        config.scene,
-        assets=config.assets,
-        renderer=config.renderer,
-        robot_model=config.robot_model,
-        static_size=config.static_size,
-        gripper_size=config.gripper_size,
-        cameras=cameras,
-        depth=config.depth,
-    )

@@ -1,4 +1,4 @@
-"""What every simulator takes at a reset and gives as an observation."""
+"""Observations and actions of every simulator, and the states that a reset takes."""
 
 from typing import Any, cast
 
@@ -7,7 +7,11 @@ from gymnasium import spaces
 
 from wam.errors import WamError
 
-Observation = dict[str, np.ndarray]
+ObservationDict = dict[str, np.ndarray]
+"""An environment's observation, of the space that :func:`observation_space` makes."""
+
+IMAGES = ("rgb_static", "rgb_gripper")
+"""The colour images of an observation."""
 
 _LIGHT_DECIMALS = 3
 
@@ -35,19 +39,24 @@ def reset_states(options: dict[str, Any] | None) -> tuple[np.ndarray | None, np.
 
 def observation_space(
     static_size: int, gripper_size: int, *, cameras: bool, depth: bool = False
-) -> "spaces.Space[Observation]":
+) -> "spaces.Space[ObservationDict]":
     """State vectors and, with ``cameras``, square images of the given sizes in pixels."""
     parts: dict[str, spaces.Space] = {
         "robot_obs": spaces.Box(-np.inf, np.inf, (15,), np.float64),
         "scene_obs": spaces.Box(-np.inf, np.inf, (24,), np.float64),
     }
     if cameras:
-        for name, size in (("rgb_static", static_size), ("rgb_gripper", gripper_size)):
+        for name, size in zip(IMAGES, (static_size, gripper_size), strict=True):
             parts[name] = spaces.Box(0, 255, (size, size, 3), np.uint8)
     if cameras and depth:
         for name, size in (("depth_static", static_size), ("depth_gripper", gripper_size)):
             parts[name] = spaces.Box(0.0, np.inf, (size, size), np.float32)
-    return cast("spaces.Space[Observation]", spaces.Dict(parts))
+    return cast("spaces.Space[ObservationDict]", spaces.Dict(parts))
+
+
+def action_space() -> spaces.Box:
+    """Relative actions float64 [7]; they may go beyond it."""
+    return spaces.Box(-1.0, 1.0, (7,), np.float64)
 
 
 def _state(options: dict[str, Any], name: str, size: int) -> np.ndarray | None:
