@@ -21,6 +21,7 @@ from pipeline.report import build
 from pipeline.report.results import Difference, Links, Policy, merge, trained_apart
 from pipeline.stages import extract
 from pipeline.stages.evaluate import Job, summarise
+from pipeline.tools.results import run as show_results
 from tests.pipeline.artifact import artifact, remade
 from wam.config import VARIANTS
 from wam.errors import WamError
@@ -472,8 +473,10 @@ def test_the_page_says_how_the_variants_training_differs(
     assert notice not in read_page(run)[0]
 
 
-def test_the_table_can_be_shown_again(run: Layout, capsys: pytest.CaptureFixture[str]) -> None:
-    build.show(run)
+def test_the_table_can_be_shown_again(
+    run: Layout, profile: Profile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_results(profile, run)
     assert "macro average" in capsys.readouterr().out
 
 
