@@ -37,7 +37,7 @@ from prefect_dask.task_runners import PrefectDaskFuture
 from pipeline import console, workers
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
-from pipeline.cli import exit_on_error
+from pipeline.exit_codes import exit_on_error
 from pipeline.params import Profile, load_profile
 from pipeline.stages import convert
 from pipeline.store.shard_job import ShardJob, ShardRecord

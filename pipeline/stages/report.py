@@ -44,11 +44,5 @@ def run(profile: Profile, layout: Layout) -> None:
 
     build(layout.results, make_results, stage="results", params=params, inputs=inputs)
     build(layout.report, make_page, stage="report", params=params, inputs=inputs)
-    show(layout)
-    console.done("report", str(layout.report / PAGE))
-
-
-def show(layout: Layout) -> None:
-    """Print the results table of a finished run. Raises WamError if there is none."""
-    read_manifest(layout.results, "report")
     console.console.print((layout.results / "table.txt").read_text(), end="")
+    console.done("report", str(layout.report / PAGE))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.params import Env
+from pipeline.params.profile import Env
 from pipeline.tools.import_graph import reachable, read_imports
 from wam.reliability.atomic import replacing
 

@@ -14,8 +14,7 @@ import torch
 import yaml
 
 from pipeline.artifacts.layout import Layout
-from pipeline.cli import STAGES as COMMANDS
-from pipeline.cli import main
+from pipeline.cli import COMMANDS, main
 from tests.pipeline.conftest import make_raw
 
 REPOSITORY = Path(__file__).parents[2]
@@ -213,7 +212,7 @@ def leftovers(directory: Path) -> list[str]:
 def preload() -> None:
     """Import what the stages import."""
     for command in COMMANDS.values():
-        importlib.import_module(command.module)
+        importlib.import_module(f"pipeline.{command.module}")
     for module in _USED_LATER:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)

@@ -1,17 +1,28 @@
 """Bad input on the command line: one message that names it, exit status 1, nothing half-written."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
 import yaml
 
-from pipeline.cli import STAGES, main
+from pipeline.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
 
 Damage = Callable[[Path], str]
+
+OF_A_VARIANT = "train-world-model featurize train-reward train-policy finetune dream".split()
+NEEDED = {
+    **dict.fromkeys(OF_A_VARIANT, ("--variant", "wam")),
+    "evaluate": ("--policies", "controls"),
+    "inspect": ("data",),
+    "replay": ("trace.npz",),
+}
+"""What commands cannot do without."""
 
 
 @pytest.fixture
@@ -117,7 +128,20 @@ def test_export_takes_a_format_and_a_directory(
     assert "data: exists and is no earlier" in fails([*lerobot, "--output", "data"], capsys)
 
 
-@pytest.mark.parametrize("stage", [*STAGES, "dream", "inspect", "profile", "results"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_calls_its_module_with_its_options(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    command = COMMANDS[name]
+    module = importlib.import_module(f"pipeline.{command.module}")
+    run = create_autospec(module.run, return_value=None)
+    monkeypatch.setattr(module, "run", run)
+    main([name, *NEEDED.get(name, ())])
+    run.assert_called_once()
+
+
+@pytest.mark.parametrize("stage", COMMANDS)
 def test_every_command_explains_itself(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([stage, "--help"])

@@ -140,7 +140,7 @@ SCRIPT = """
 import time
 from pathlib import Path
 from pipeline import workers
-from pipeline.cli import exit_on_error
+from pipeline.exit_codes import exit_on_error
 from pipeline.params import load_profile
 
 def body():

@@ -20,6 +20,7 @@ from pipeline.pictures import clips
 from pipeline.pictures.strip import write_film_strip
 from pipeline.stages import extract, report
 from pipeline.stages.evaluate import EvaluationJob, summarise
+from pipeline.tools.results import run as show_results
 from tests.pipeline.artifact import artifact, remade
 from wam.config import VARIANTS
 from wam.errors import WamError
@@ -473,8 +474,10 @@ def test_the_page_says_how_the_variants_training_differs(
     assert notice not in read_page(run)[0]
 
 
-def test_the_table_can_be_shown_again(run: Layout, capsys: pytest.CaptureFixture[str]) -> None:
-    report.show(run)
+def test_the_table_can_be_shown_again(
+    run: Layout, profile: Profile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_results(profile, run)
     assert "macro average" in capsys.readouterr().out
 
 

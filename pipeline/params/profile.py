@@ -1,22 +1,15 @@
-"""``params.yaml`` as typed, checked data: one :class:`Profile` per top-level key.
+"""The settings of a profile, by section.
 
-Every field of every section has to be spelled out in the file, so that DVC sees each value that a
-stage depends on. The range of a number is part of its field's type, here as in ``wam.config``.
+The range of a number is part of its field's type, here as in ``wam.config``.
 """
 
-import difflib
-import json
-from dataclasses import dataclass, fields, is_dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from annotated_types import Interval, Len
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
-from pipeline.artifacts.layout import check_profile_name
-from pipeline.relations import check_relations
-from pipeline.untrusted import bounded_yaml
 from wam.config import (
     IMAGE_SIZE,
     TASKS,
@@ -36,9 +29,6 @@ from wam.config import (
 from wam.envs.scene_files.arm_model import RobotModel
 from wam.envs.settings import Backend, SceneSource, SimulatorConfig, scene_source
 from wam.envs.simulator.renderer import Renderer
-from wam.errors import WamError
-
-PARAMS_FILE = Path("params.yaml")
 
 Pixels = Annotated[int, Interval(ge=1, le=4096)]
 Workers = Annotated[int, Interval(ge=1, le=1024)]
@@ -246,10 +236,6 @@ class Evaluate:
 
 # No True for 1, no "5" for 5, no infinity.
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-_MOST_SHOWN = 100
-"""Characters of a value in a message."""
-_MOST_LISTED = 600
-"""And of all names that are known."""
 
 
 @checked(frozen=True, kw_only=True, config=_STRICT)
@@ -274,80 +260,3 @@ class Profile:
     finetune: FinetuneConfig
     evaluate_world_model: EvaluateWorldModel
     evaluate: Evaluate
-
-
-def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
-    """The profile called ``name``.
-
-    Raises WamError for a missing or unreadable file, an unknown profile, a missing or unknown key
-    or a bad value; the message names the key and, where one is close, what was probably meant.
-    """
-    check_profile_name(name)
-    if not path.is_file():
-        raise WamError(f"{path}: not found; run from the root of the repository")
-    try:
-        document = bounded_yaml.load(path.read_text(encoding="utf-8"), path)
-    except UnicodeDecodeError as error:
-        raise WamError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    if not isinstance(document, dict):
-        raise WamError(f"{path}: expected a mapping of profiles, got {_shown(document)}")
-    if name not in document:
-        raise WamError(f"{path}: unknown profile '{name}'{_suggestion(name, document)}")
-    where = f"{path}: {name}"
-    _check_keys(Profile, document[name], where)
-    try:
-        # As JSON, in whose strict reading lists are tuples and mappings sections.
-        profile = TypeAdapter(Profile).validate_json(json.dumps(document[name]))
-    except ValidationError as error:
-        raise WamError(f"{where}{_sentence(error)}") from None
-    check_relations(profile, where)
-    return profile
-
-
-def _check_keys(kind: type, mapping: Any, where: str) -> None:
-    """Every key is there, none is unknown, and every value is one that JSON has."""
-    if not isinstance(mapping, dict):
-        raise WamError(f"{where}: expected a section, got {_shown(mapping)}")
-    names = {field.name: field.type for field in fields(kind)}
-    for key, value in mapping.items():
-        if key not in names:
-            raise WamError(f"{where}: unknown parameter {_shown(key)}{_suggestion(key, names)}")
-        section = names[key]
-        if isinstance(section, type) and is_dataclass(section):
-            _check_keys(section, value, f"{where}.{key}")
-            continue
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except (TypeError, ValueError):
-            raise WamError(
-                f"{where}.{key} = {_shown(value)}: input should be a number, text, true, false, "
-                "null or a list of these (quote dates)"
-            ) from None
-    for key in names:
-        if key not in mapping:
-            raise WamError(f"{where}: missing parameter '{key}'")
-
-
-def _sentence(error: ValidationError) -> str:
-    """The first of the errors, from the key on."""
-    first = error.errors()[0]
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    key = "".join(part[:_MOST_SHOWN] for part in parts)
-    message = first["msg"].replace("Tuple", "List").replace(" after validation", "")
-    message = message[0].lower() + message[1:]
-    if first["type"] == "float_type" and isinstance(first["input"], str):
-        message += " (YAML takes 1e-4 for text: write 1.0e-4)"
-    return f"{key} = {_shown(first['input'])}: {message}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
-
-
-def _suggestion(name: Any, known: Any) -> str:
-    close = difflib.get_close_matches(str(name)[:_MOST_SHOWN], map(str, known), n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean '{close[0][:_MOST_SHOWN]}'?"
-    listed = ", ".join(str(key) for key in known)
-    return f"; known: {listed if len(listed) <= _MOST_LISTED else f'{listed[:_MOST_LISTED]}…'}"

@@ -1,0 +1,10 @@
+"""``params.yaml`` as typed, checked data: one :class:`Profile` per top-level key."""
+
+from pipeline.params.loading import PARAMS_FILE as PARAMS_FILE
+from pipeline.params.loading import load_profile as load_profile
+from pipeline.params.profile import Convert as Convert
+from pipeline.params.profile import EvaluateWorldModel as EvaluateWorldModel
+from pipeline.params.profile import Export as Export
+from pipeline.params.profile import Extract as Extract
+from pipeline.params.profile import Features as Features
+from pipeline.params.profile import Profile as Profile

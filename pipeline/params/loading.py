@@ -1,0 +1,105 @@
+"""From ``params.yaml`` to a checked :class:`Profile`, or to one sentence that names the key.
+
+Every field of every section has to be spelled out in the file, so that DVC sees each value that a
+stage depends on.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.artifacts.layout import check_profile_name
+from pipeline.params.profile import Profile
+from pipeline.params.relations import contradictions
+from pipeline.untrusted import bounded_yaml
+from wam.errors import WamError
+
+PARAMS_FILE = Path("params.yaml")
+_MOST_SHOWN = 100
+"""Characters of a value in a message."""
+_MOST_LISTED = 600
+"""And of all names that are known."""
+
+
+def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
+    """The profile called ``name``.
+
+    Raises WamError for a missing or unreadable file, an unknown profile, a missing or unknown key
+    or a bad value; the message names the key and, where one is close, what was probably meant.
+    """
+    check_profile_name(name)
+    if not path.is_file():
+        raise WamError(f"{path}: not found; run from the root of the repository")
+    try:
+        document = bounded_yaml.load(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise WamError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    if not isinstance(document, dict):
+        raise WamError(f"{path}: expected a mapping of profiles, got {_shown(document)}")
+    if name not in document:
+        raise WamError(f"{path}: unknown profile '{name}'{_suggestion(name, document)}")
+    where = f"{path}: {name}"
+    _check_keys(Profile, document[name], where)
+    try:
+        # As JSON, in whose strict reading lists are tuples and mappings sections.
+        profile = TypeAdapter(Profile).validate_json(json.dumps(document[name]))
+    except ValidationError as error:
+        raise WamError(f"{where}{_sentence(error)}") from None
+    for contradiction in contradictions(profile):
+        raise WamError(f"{where}.{contradiction}")
+    return profile
+
+
+def _check_keys(section: Any, mapping: Any, where: str) -> None:
+    """Every key is there, none is unknown, and every value is one that JSON has."""
+    if not isinstance(mapping, dict):
+        raise WamError(f"{where}: expected a section, got {_shown(mapping)}")
+    kinds = {field.name: field.type for field in fields(section)}
+    for key, value in mapping.items():
+        if key not in kinds:
+            raise WamError(f"{where}: unknown parameter {_shown(key)}{_suggestion(key, kinds)}")
+        if is_dataclass(kinds[key]):
+            _check_keys(kinds[key], value, f"{where}.{key}")
+            continue
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (TypeError, ValueError):
+            raise WamError(
+                f"{where}.{key} = {_shown(value)}: input should be a number, text, true, false, "
+                "null or a list of these (quote dates)"
+            ) from None
+    for key in kinds:
+        if key not in mapping:
+            raise WamError(f"{where}: missing parameter '{key}'")
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first of the errors, from the key on."""
+    first = error.errors()[0]
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    key = "".join(part[:_MOST_SHOWN] for part in parts)
+    message = first["msg"].replace("Tuple", "List").replace(" after validation", "")
+    message = message[0].lower() + message[1:]
+    if first["type"] == "float_type" and isinstance(first["input"], str):
+        message += " (YAML takes 1e-4 for text: write 1.0e-4)"
+    return f"{key} = {_shown(first['input'])}: {message}"
+
+
+def _shown(value: Any) -> str:
+    return _shortened(repr(value), _MOST_SHOWN)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _suggestion(name: Any, known: Mapping[Any, Any]) -> str:
+    names = [str(key) for key in known]
+    if close := difflib.get_close_matches(str(name)[:_MOST_SHOWN], names, n=1, cutoff=0.5):
+        return f"; did you mean '{close[0][:_MOST_SHOWN]}'?"
+    return f"; known: {_shortened(', '.join(names), _MOST_LISTED)}"

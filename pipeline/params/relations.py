@@ -1,0 +1,125 @@
+"""What no single setting of a profile can say: which of them contradict each other."""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.params.profile import Convert, Profile
+from pipeline.store.arrays import OWN_ARRAYS
+from wam.config import FinetuneConfig, PolicyConfig, WorldModelConfig, WorldModelTraining
+
+_MOST = 65_536
+"""Numbers in the discrete part of a latent."""
+
+
+def contradictions(profile: Profile) -> Iterator[str]:
+    """What does not go together, each as a sentence that begins with the key within the profile."""
+    finetuned, steps = profile.finetune.finetuned_steps, profile.policy.diffusion_steps
+    yield from _twice("tasks", profile.tasks)
+    yield from _in_convert(profile.convert)
+    yield from _in_world_model(profile.world_model, profile.train_world_model)
+    yield from _uneven("policy.hidden", profile.policy.hidden)
+    yield from _rising("policy", profile.policy)
+    yield from _more("finetune.finetuned_steps", finetuned, "policy.diffusion_steps", steps)
+    if (count := profile.evaluate.ddim_steps) is not None:
+        yield from _more("evaluate.ddim_steps", count, "policy.diffusion_steps", steps)
+        if steps // count > finetuned:
+            yield (
+                f"evaluate.ddim_steps={count}: too few; none would be among the last {finetuned} "
+                f"of {steps} (finetune.finetuned_steps), which fine-tuning trains"
+            )
+    yield from _in_finetune(profile.finetune)
+
+
+def _in_convert(convert: Convert) -> Iterator[str]:
+    yield from _twice("convert.cameras", convert.cameras)
+    yield from _twice("convert.extra_keys", convert.extra_keys)
+    yield from _twice("convert.scenes", convert.scenes or ())
+    shard, chunk = convert.shard_frames, convert.chunk_frames
+    yield from _no_multiple("convert.shard_frames", shard, "chunk_frames", chunk)
+    for key in convert.extra_keys:
+        if key in OWN_ARRAYS or not key.isidentifier():
+            yield (
+                f"convert.extra_keys: {key!r} is not the name of a further array; not allowed are "
+                f"{', '.join(OWN_ARRAYS)}"
+            )
+    for split, ranges in (convert.frames or {}).items():
+        free = 0
+        for first, last in ranges:
+            if not free <= first <= last:
+                yield (
+                    f"convert.frames.{split}: [{first}, {last}] is reversed, or not after the "
+                    "range before it; expected ascending ranges [first, last], both inclusive"
+                )
+            free = last + 1
+
+
+def _in_world_model(model: WorldModelConfig, training: WorldModelTraining) -> Iterator[str]:
+    stoch, classes = model.stoch, model.classes
+    if stoch * classes > _MOST:
+        yield f"world_model.stoch={stoch} times classes={classes} is more than {_MOST}"
+    if model.seed_match_scale and not model.embedding_image_scale:
+        yield (
+            f"world_model.seed_match_scale={model.seed_match_scale}: there is nothing to match "
+            "without embedding_image_scale"
+        )
+    least, why = model.id_steps + 1, "one more than world_model.id_steps"
+    yield from _less("train_world_model.window", training.window, least, why)
+    yield from _rising("train_world_model", training)
+
+
+def _in_finetune(finetune: FinetuneConfig) -> Iterator[str]:
+    yield from _twice("finetune.seeds", finetune.seeds)
+    yield from _uneven("finetune.critic_hidden", finetune.critic_hidden)
+    yield from _more("finetune.clip_base", finetune.clip_base, "clip_max", finetune.clip_max)
+    if finetune.environment == "simulator":
+        for name, value, only in (
+            ("advantage", finetune.advantage, "gae"),
+            ("start_curriculum", finetune.start_curriculum, 0),
+            ("disagreement_scale", finetune.disagreement_scale, 0),
+        ):
+            if value != only:
+                yield f"finetune.{name}={value}: environment=simulator, a control, has {only} alone"
+    if finetune.disagreement_scale:
+        heads, why = finetune.disagreement_heads, "one alone cannot disagree"
+        yield from _less("finetune.disagreement_heads", heads, 2, why)
+    if finetune.advantage == "group":
+        why = "an episode and another to compare it with (advantage: group)"
+        yield from _less("finetune.group", finetune.group, 2, why)
+        for name, value, unit, size in (
+            ("envs", finetune.envs, "group", finetune.group),
+            ("steps", finetune.steps, "max_decisions", finetune.max_decisions),
+        ):
+            why = ", as advantage: group needs"
+            yield from _no_multiple(f"finetune.{name}", value, unit, size, why)
+
+
+def _twice(key: str, values: Sequence[object]) -> Iterator[str]:
+    if len(set(values)) < len(values):
+        yield f"{key}: names {max(values, key=values.count)} twice"
+
+
+def _uneven(key: str, hidden: Sequence[int]) -> Iterator[str]:
+    if len(hidden) % 2 == 0 or len(set(hidden)) > 1:
+        why = "one input layer, then pairs"
+        yield f"{key}={list(hidden)}: needs an odd number of equal widths ({why})"
+
+
+def _rising(section: str, config: WorldModelTraining | PolicyConfig) -> Iterator[str]:
+    if config.lr_final is not None:
+        why = ", from which it falls"
+        yield from _more(f"{section}.lr_final", config.lr_final, "lr", config.lr, why)
+
+
+def _less(key: str, value: int, least: int, why: str) -> Iterator[str]:
+    if value < least:
+        yield f"{key}={value}: needs at least {least}, {why}"
+
+
+def _more(key: str, value: float, other: str, most: float, why: str = "") -> Iterator[str]:
+    if value > most:
+        yield f"{key}={value} is more than {other}={most}{why}"
+
+
+def _no_multiple(key: str, value: int, other: str, unit: int, why: str = "") -> Iterator[str]:
+    if value % unit:
+        use = (value // unit + 1) * unit
+        yield f"{key}={value} is not a multiple of {other}={unit}{why}; use {use}"
