@@ -16,7 +16,7 @@ from pipeline import lerobot
 from pipeline.artifacts import manifests
 from pipeline.artifacts.verify import verify as verify_artifact
 from pipeline.calvin import conformance, listing
-from pipeline.calvin.conformance import SEVERITIES, Finding
+from pipeline.calvin.finding import SEVERITIES, Finding
 from pipeline.console import console, done, titled
 from pipeline.latents.demonstrations import DEMOS_FILE, load_demos
 from pipeline.store.arrays import EPISODES

@@ -21,34 +21,31 @@ _RACE = 3
 """By how many windows its parallel annotators exceeded that."""
 
 
-def annotations_file(split: Split) -> Iterator[Finding]:
-    """Annotations of another language model, and instructions in several wordings."""
+def annotations(split: Split) -> Iterator[Finding]:
+    """Where the windows are from; empty, repeated, unknown, misplaced and oddly long ones."""
     if split.annotations is None:
         return
-    path = split.annotations.path.relative_to(split.directory)
+    path, listed = split.annotations_file, split.annotations.annotations
     if path != language.ANNOTATIONS:
         file = split.file(language.ANNOTATIONS)
         yield finding("annotations-folder", file, f"not found, but {path}")
     if count := split.annotations.num_rephrased:
         found = "language.ann holds several sentences for a window"
         yield finding("annotation-phrasings", split.file(path), found, count)
-
-
-def annotations(split: Split) -> Iterator[Finding]:
-    """Empty, repeated, unknown, misplaced and oddly long windows."""
-    listed = split.annotations.annotations if split.annotations else []
     shortest, longest = WINDOW_FRAMES
     empty = [window for window in listed if window.start >= window.stop]
     repeats = [window for window, times in Counter(listed).items() for _ in range(times - 1)]
     unknown = [window for window in split.windows if window.task not in PREDICATES]
     odd = [w for w in split.windows if not shortest <= w.stop - w.start <= longest]
-    outside = [window for window in split.windows if not _inside_one_episode(split, window)]
     yield from _windows("annotation-empty", split, empty)
     yield from _windows("annotation-duplicates", split, repeats)
     yield from _windows("annotation-task", split, unknown)
     yield from _windows("annotation-length", split, odd, shortest=shortest, longest=longest - 1)
     if len(split.episodes):
-        yield from _windows("annotation-outside", split, outside)
+        ends = np.array([(w.start, w.stop - 1) for w in split.windows], np.int64).reshape(-1, 2)
+        first, last = split.episode_of(ends).T
+        outside = np.flatnonzero((first != last) | (first < 0))
+        yield from _windows("annotation-outside", split, [split.windows[at] for at in outside])
 
 
 def oracle(split: Split) -> Iterator[Finding]:
@@ -77,13 +74,8 @@ def task_counts(split: Split) -> Iterator[Finding]:
     above = [(task, count) for task, count in counts.most_common() if count > limit + _RACE]
     if limit and above:
         task, count = above[0]
-        found, file = f"{count} windows of {task}", _file(split)
+        found, file = f"{count} windows of {task}", split.file(split.annotations_file)
         yield finding("annotation-counts", file, found, len(above), limit=limit, frames=frames)
-
-
-def _inside_one_episode(split: Split, window: language.Annotation) -> bool:
-    first, last = split.episode_of(np.array([window.start, window.stop - 1])).tolist()
-    return first == last >= 0
 
 
 def _windows(
@@ -93,9 +85,4 @@ def _windows(
     if windows:
         first = windows[0]
         found = f"window ({first.start}, {first.stop}) of {first.task}"
-        yield finding(check, _file(split), found, len(windows), **gaps)
-
-
-def _file(split: Split) -> str:
-    assert split.annotations is not None
-    return split.file(split.annotations.path.relative_to(split.directory))
+        yield finding(check, split.file(split.annotations_file), found, len(windows), **gaps)

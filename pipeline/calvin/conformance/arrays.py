@@ -23,21 +23,18 @@ DOCUMENTED: dict[str, Kind] = {
 """Dtype and shape of every array as CALVIN's files hold it; its documentation says float32."""
 
 
-def damaged_frames(split: Split) -> Iterator[Finding]:
-    """Frames that cannot be read."""
-    damaged = split.sample.damaged
-    if damaged:
-        frame_id, problem = damaged[0]
-        yield finding("damaged-frames", split.frame_file(frame_id), problem, len(damaged))
-
-
 def arrays(split: Split) -> Iterator[Finding]:
-    """Keys, dtypes and shapes of the frames' arrays."""
+    """Frames that cannot be read, and keys, dtypes and shapes of the others' arrays."""
+    sample = split.sample
+    if sample.damaged:
+        frame_id, problem = sample.damaged[0]
+        file = split.frame_file(frame_id)
+        yield finding("damaged-frames", file, problem, len(sample.damaged))
     merged: dict[Finding, Finding] = {}
-    for layout, (count, first) in split.sample.layouts.items():
-        for problem in _problems(dict(layout), split.sample.arrays):
-            known = merged.get(problem, replace(problem, file=split.frame_file(first), count=0))
-            merged[problem] = replace(known, count=known.count + count)
+    for layout, (count, first) in sample.layouts.items():
+        for found in _problems(dict(layout), sample.arrays):
+            known = merged.get(found, replace(found, file=split.frame_file(first), count=0))
+            merged[found] = replace(known, count=known.count + count)
     yield from merged.values()
 
 
@@ -70,20 +67,18 @@ def _problems(listed: Mapping[str, Kind], usual: Mapping[str, Kind]) -> Iterator
 def _problem(key: str, kind: Kind, usual: Kind) -> Finding | None:
     """What is wrong with an image or a vector that is of kind ``usual`` in most frames."""
     dtype, shape = kind
+    is_image = key in CAMERAS
+    fits = image_expectation(shape) is None if is_image else shape == VECTORS[key].shape
+    needed = f"{(IMAGE_SIZE, IMAGE_SIZE, 3)} or larger" if is_image else DOCUMENTED[key][1]
     of_dtype, of_shape = f"{key} is {dtype}", f"{key} has shape {shape}"
-    if dtype not in DTYPES[key]:
-        return finding("dtype", "", of_dtype, expected=" or ".join(DTYPES[key]))
-    if key in CAMERAS:
-        if image_expectation(shape):
-            expected = f"{(IMAGE_SIZE, IMAGE_SIZE, 3)} or larger"
-            return finding("shape", "", of_shape, expected=expected)
-        if shape != usual[1]:
-            return finding("image-shapes-differ", "", of_shape, expected=usual[1])
-        return None
-    if shape != VECTORS[key].shape:
-        return finding("shape", "", of_shape, expected=VECTORS[key].shape)
-    if dtype != usual[0]:
-        return finding("dtype-differs", "", of_dtype, expected=usual[0])
+    for check, is_wrong, found, expected in (
+        ("dtype", dtype not in DTYPES[key], of_dtype, " or ".join(DTYPES[key])),
+        ("shape", not fits, of_shape, needed),
+        ("image-shapes-differ", is_image and shape != usual[1], of_shape, usual[1]),
+        ("dtype-differs", not is_image and dtype != usual[0], of_dtype, usual[0]),
+    ):
+        if is_wrong:
+            return finding(check, "", found, expected=expected)
     return None
 
 

@@ -23,30 +23,26 @@ _TRANSFORMED = ("robot_obs", "scene_obs")
 _TRANSFORM_PACKAGE = "calvin_agent."
 
 
-def small_files(split: Split) -> Iterator[Finding]:
-    """Missing and damaged files beside the frames."""
+def files(split: Split) -> Iterator[Finding]:
+    """Missing and damaged files beside the frames, and the names of the frames' own."""
     for check, path, problem in split.unreadable:
         yield finding(check, split.file(path), problem)
-
-
-def frame_names(split: Split) -> Iterator[Finding]:
-    """Frame files at all, and as many digits in every name."""
-    if not len(split.ids):
-        yield finding("no-frames", split.file("."), "no frame file")
-        return
     widths, counts = np.unique(split.digits, return_counts=True)
-    if len(widths) > 1:
+    if not len(widths):
+        yield finding("no-frames", split.file("."), "no frame file")
+    elif len(widths) > 1:
         usual, odd = widths[counts.argmax()], widths[counts.argmin()]
         rare = split.ids[split.digits == odd]
         yield split.of_frames("digits", rare, f"an id of {odd} digits", usual=usual)
 
 
-def episode_rows(split: Split) -> Iterator[Finding]:
-    """Rows of the episode table that are reversed, empty, negative or overlap."""
-    if split.table is None:
+def episode_table(split: Split) -> Iterator[Finding]:
+    """Rows that are reversed, empty, negative or overlap, and ``ep_lens`` against them."""
+    table, lengths = split.table, split.lengths
+    if table is None:
         return
     file = split.file(on_disk.EPISODE_TABLE)
-    bad = split.table[(split.table[:, 1] < split.table[:, 0]) | (split.table[:, 0] < 0)]
+    bad = table[(table[:, 1] < table[:, 0]) | (table[:, 0] < 0)]
     if len(bad):
         yield finding("episode-reversed", file, f"episode {bad[0].tolist()}", len(bad))
     overlaps = np.flatnonzero(split.episodes[1:, 0] <= split.episodes[:-1, 1])
@@ -54,23 +50,18 @@ def episode_rows(split: Split) -> Iterator[Finding]:
         first, second = split.episodes[overlaps[0] :][:2].tolist()
         found = f"episodes {first} and {second} overlap"
         yield finding("episode-overlap", file, found, len(overlaps))
-
-
-def episode_lengths(split: Split) -> Iterator[Finding]:
-    """``ep_lens`` against the episode table."""
-    if split.table is None or split.lengths is None:
+    if lengths is None:
         return
-    step = split.table[:, 1] - split.table[:, 0]
+    step = table[:, 1] - table[:, 0]
     # A reversed row counts as turned round, an empty one as empty: both are reported by themselves.
     wanted = np.where(step == -1, 0, np.abs(step) + 1)
     file = split.file(on_disk.EPISODE_LENGTHS)
-    if len(split.lengths) != len(wanted):
+    if len(lengths) != len(wanted):
         expected = f"{len(wanted)}, one per episode of {on_disk.EPISODE_TABLE}"
-        found = f"{len(split.lengths)} lengths"
-        yield finding("episode-lengths", file, found, expected=expected)
-    elif len(differs := np.flatnonzero(split.lengths != wanted)):
+        yield finding("episode-lengths", file, f"{len(lengths)} lengths", expected=expected)
+    elif len(differs := np.flatnonzero(lengths != wanted)):
         at = differs[0]
-        found = f"{split.lengths[at]} frames in episode {split.table[at].tolist()}"
+        found = f"{lengths[at]} frames in episode {table[at].tolist()}"
         yield finding("episode-lengths", file, found, len(differs), expected=wanted[at])
 
 
@@ -78,19 +69,11 @@ def missing_frames(split: Split) -> Iterator[Finding]:
     """Frames inside episodes without a file."""
     if not len(split.ids):
         return
-    first_missing, num_missing = -1, 0
-    for first, last in split.episodes.tolist():
-        # By position and not by a list of all ids: a damaged table may claim billions of frames.
-        start, stop = np.searchsorted(split.ids, (first, last + 1))
-        present = np.unique(split.ids[start:stop])
-        lost = last - first + 1 - len(present)
-        if lost and not num_missing:
-            gap = np.flatnonzero(present != first + np.arange(len(present)))
-            first_missing = first + (int(gap[0]) if len(gap) else len(present))
-        num_missing += lost
-    if num_missing:
-        file = split.frame_file(first_missing)
-        yield finding("missing-frames", file, "frame missing inside an episode", num_missing)
+    lost = [on_disk.missing_frames(split.ids, *row) for row in split.episodes.tolist()]
+    count = sum(number for number, _ in lost)
+    if count:
+        file = split.frame_file(next(first for number, first in lost if number))
+        yield finding("missing-frames", file, "frame missing inside an episode", count)
 
 
 def stray_frames(split: Split) -> Iterator[Finding]:

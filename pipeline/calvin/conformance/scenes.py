@@ -7,7 +7,7 @@ Source: CALVIN contract 1.1, 1.8, 2.8 and 3.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,40 +30,33 @@ _CONTRADICTED = 0.005
 then."""
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(NamedTuple):
     """A training split as CALVIN's authors published it."""
 
     name: str
     num_frames: int
     """In episodes."""
-    first: int
-    last: int
+    ends: tuple[int, int]
+    """First and last frame id in episodes."""
     scenes: Ranges
 
 
 RELEASES = (
-    Release("task_D_D", 512_077, 53_819, 611_098, {"D": (0, 611_098)}),
+    Release("task_D_D", 512_077, (53_819, 611_098), {"D": (0, 611_098)}),
     Release(
         "task_ABC_D",
         1_795_045,
-        0,
-        1_795_044,
+        (0, 1_795_044),
         {"B": (0, 598_909), "C": (598_910, 1_191_338), "A": (1_191_339, 1_795_044)},
     ),
     Release(
         "task_ABCD_D",
         2_307_122,
-        53_819,
-        2_406_143,
-        {
-            "D": (0, 611_098),
-            "B": (611_099, 1_210_008),
-            "C": (1_210_009, 1_802_437),
-            "A": (1_802_438, 2_406_143),
-        },
+        (53_819, 2_406_143),
+        {"D": (0, 611_098)}
+        | {"B": (611_099, 1_210_008), "C": (1_210_009, 1_802_437), "A": (1_802_438, 2_406_143)},
     ),
-    Release("calvin_debug_dataset", 2_771, 358_482, 361_252, {"D": (358_482, 361_252)}),
+    Release("calvin_debug_dataset", 2_771, (358_482, 361_252), {"D": (358_482, 361_252)}),
 )
 
 
@@ -72,11 +65,8 @@ def release_of(split: Split) -> Release | None:
     if split.name != "training" or not len(split.episodes):
         return None
     num_frames = int((split.episodes[:, 1] - split.episodes[:, 0] + 1).sum())
-    ends = (int(split.episodes[0, 0]), int(split.episodes[-1, 1]))
-    for release in RELEASES:
-        if (num_frames, *ends) == (release.num_frames, release.first, release.last):
-            return release
-    return None
+    found = (num_frames, (int(split.episodes[0, 0]), int(split.episodes[-1, 1])))
+    return next((one for one in RELEASES if (one.num_frames, one.ends) == found), None)
 
 
 def declared_scenes(split: Split) -> Ranges:

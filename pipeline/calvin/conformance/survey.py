@@ -58,8 +58,10 @@ class FrameSample:
     @functools.cached_property
     def arrays(self) -> dict[str, Kind]:
         """The arrays of most frames; empty where none could be read."""
-        usual = max(self.layouts.values(), default=(0, 0))[0]
-        return next((dict(of) for of, (count, _) in self.layouts.items() if count == usual), {})
+        if not self.layouts:
+            return {}
+        usual = max(self.layouts, key=lambda layout: self.layouts[layout][0])
+        return dict(usual)
 
     def at(self, ids: np.ndarray) -> np.ndarray:
         """int64 like ``ids``: row of each frame, -1 where it is not in the sample."""
@@ -121,6 +123,13 @@ class Split:
         """The annotations that are not empty, without repeated entries."""
         listed = self.annotations.annotations if self.annotations else []
         return [window for window in dict.fromkeys(listed) if window.start < window.stop]
+
+    @property
+    def annotations_file(self) -> Path:
+        """Below :attr:`directory`."""
+        if self.annotations is None:
+            return language.ANNOTATIONS
+        return self.annotations.path.relative_to(self.directory)
 
     def episode_of(self, ids: np.ndarray) -> np.ndarray:
         """int64 like ``ids``: row of :attr:`episodes` that each frame id is in, or -1."""
@@ -217,12 +226,10 @@ def read_frame(directory: Path, frame_id: int, digits: int) -> Frame | str:
 
 
 def _holds_frames(directory: Path) -> bool:
-    if not directory.is_dir():
-        return False
     if (directory / on_disk.EPISODE_TABLE).is_file():
         return True
-    with os.scandir(directory) as entries:
-        return any(on_disk.parse_frame_name(entry.name) for entry in entries)
+    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
+    return any(map(on_disk.parse_frame_name, names))
 
 
 def _open_split(name: str, directory: Path, root: Path) -> Split:

@@ -71,28 +71,20 @@ def values(split: Split) -> Iterator[Finding]:
         yield from _elements("unusual-values", split, name, unusual & finite & ~outside, usual)
 
 
-def lights(split: Split) -> Iterator[Finding]:
-    """Light states that are not exactly 0 or 1."""
-    state = split.sample.vectors["scene_obs"]
+def encodings(split: Split) -> Iterator[Finding]:
+    """Lights other than 0 and 1, gripper commands other than -1 and +1, motions beyond one unit."""
+    vectors = split.sample.vectors
+    state = vectors["scene_obs"]
     bad = _only(LIGHTS, np.isfinite(state) & ~np.isin(state, (0.0, 1.0)))
     near = bad & np.isin(state.round(_LIGHT_DECIMALS), (0.0, 1.0))
     yield from _elements("light-rounding", split, "scene_obs", near)
     yield from _elements("light-state", split, "scene_obs", bad & ~near)
-
-
-def gripper_commands(split: Split) -> Iterator[Finding]:
-    """Gripper commands other than -1 and +1."""
     for name, place in COMMANDS.items():
-        value = split.sample.vectors[name]
-        bad = _only([place], np.isfinite(value) & (np.abs(value) != 1))
+        bad = _only([place], np.isfinite(vectors[name]) & (np.abs(vectors[name]) != 1))
         yield from _elements("gripper-command", split, name, bad)
-
-
-def rel_action_range(split: Split) -> Iterator[Finding]:
-    """Relative motions beyond one unit."""
-    value = split.sample.vectors["rel_actions"]
-    bad = np.isfinite(value) & ~VECTORS["rel_actions"].plausible(value)
-    yield from _elements("rel-action-range", split, "rel_actions", _only(list(range(6)), bad))
+    motion = vectors["rel_actions"]
+    bad = _only([*range(6)], np.isfinite(motion) & ~VECTORS["rel_actions"].plausible(motion))
+    yield from _elements("rel-action-range", split, "rel_actions", bad)
 
 
 def relative(actions: np.ndarray, robot_obs: np.ndarray) -> np.ndarray:
