@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wam.config import ACTION_SIZE
+from wam.config import ACTION_SIZE, IMAGE_SIZE
 
 CAMERAS = ("rgb_static", "rgb_gripper")
 """What training needs; a store may hold one of them for other uses."""
@@ -23,6 +23,9 @@ _BLOCK = ((-100.0, 100.0),) * 3 + _ANGLES
 
 Bounds = tuple[tuple[float, float], ...]
 
+TOLERANCE = 1e-3
+"""By how much a value may exceed its bounds (min-max round trips, solver overshoot)."""
+
 
 @dataclass(frozen=True)
 class VectorField:
@@ -32,6 +35,15 @@ class VectorField:
     bounds: Bounds
     """Lowest and highest plausible value of every element."""
     meaning: str
+
+    @property
+    def shape(self) -> tuple[int]:
+        return (self.length,)
+
+    def plausible(self, values: np.ndarray) -> np.ndarray:
+        """bool like ``values`` [..., length]: finite and within the bounds."""
+        low, high = np.array(self.bounds).T
+        return (values >= low - TOLERANCE) & (values <= high + TOLERANCE)
 
 
 VECTORS: dict[str, VectorField] = {
@@ -61,8 +73,19 @@ VECTORS: dict[str, VectorField] = {
     ),
 }
 
-TOLERANCE = 1e-3
-"""By how much a value may exceed its bounds (min-max round trips, solver overshoot)."""
-
 RAW_KEYS = (*CAMERAS, *VECTORS)
 """What a raw frame must hold; further keys are ignored unless ``convert`` is asked for them."""
+
+DTYPES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(CAMERAS, ("uint8",)),
+    **dict.fromkeys(DEPTHS.values(), ("float32",)),
+    **dict.fromkeys(VECTORS, ("float64", "float32")),
+}
+"""What an array may be; first what CALVIN's own files hold."""
+
+
+def image_expectation(shape: tuple[int, ...]) -> str | None:
+    """What is expected instead of ``shape``; None if it is that of an image we can use."""
+    if len(shape) != 3 or shape[2] != 3:
+        return "(height, width, 3)"
+    return None if min(shape[:2]) >= IMAGE_SIZE else f"at least {IMAGE_SIZE}x{IMAGE_SIZE}"

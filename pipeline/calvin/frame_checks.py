@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.calvin import on_disk
-from pipeline.calvin.fields import CAMERAS, DEPTHS, TOLERANCE, VECTORS
+from pipeline.calvin.fields import CAMERAS, DEPTHS, DTYPES, VECTORS, image_expectation
 from pipeline.calvin.npz import Kind
-from wam.config import IMAGE_SIZE
 from wam.errors import WamError
 
 
@@ -22,16 +21,6 @@ class DroppedEpisode:
     """Frame ids [start, stop)."""
     file: str
     problem: str
-
-
-_BOUNDS = {
-    name: (
-        np.array([low for low, _ in field.bounds]) - TOLERANCE,
-        np.array([high for _, high in field.bounds]) + TOLERANCE,
-    )
-    for name, field in VECTORS.items()
-}
-_FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
 
 def read_first_frame(path: Path, keys: Iterable[str]) -> dict[str, Kind]:
@@ -58,10 +47,8 @@ def read_frame(path: Path, kinds: Mapping[str, Kind], keys: Iterable[str]) -> di
     """
     frame = on_disk.read_frame(path, keys)
     for key, array in frame.items():
-        if key in VECTORS:
-            _check_vector(path, key, array)
-        else:
-            _check_array(path, key, array, kinds[key])
+        if problem := _problem(key, array, kinds[key]):
+            raise WamError(f"{path}: {key} {problem}")
     return frame
 
 
@@ -73,60 +60,40 @@ def check_values(paths: Sequence[Path], vectors: Mapping[str, np.ndarray]) -> No
     """
     invalid = np.zeros(len(paths), bool)
     for name, values in vectors.items():
-        invalid |= ~_valid(name, values).all(axis=1)
+        invalid |= ~VECTORS[name].plausible(values).all(axis=1)
     if invalid.any():
         row = int(invalid.argmax())
         for name, values in vectors.items():
             _explain(paths[row], name, values[row])
 
 
-def _valid(name: str, values: np.ndarray) -> np.ndarray:
-    low, high = _BOUNDS[name]
-    return (values >= low) & (values <= high)
-
-
 def _explain(path: Path, name: str, value: np.ndarray) -> None:
-    for at in np.flatnonzero(~_valid(name, value)).tolist():
+    field = VECTORS[name]
+    for at in np.flatnonzero(~field.plausible(value)).tolist():
         if not np.isfinite(value[at]):
             raise WamError(f"{path}: {name}[{at}] is {value[at]}; expected a finite number")
-        lowest, highest = VECTORS[name].bounds[at]
+        lowest, highest = field.bounds[at]
         raise WamError(
             f"{path}: {name}[{at}] is {value[at]:g}; expected {lowest:g} to {highest:g} "
-            f"({VECTORS[name].meaning})"
+            f"({field.meaning})"
         )
 
 
-def _check_vector(path: Path, name: str, value: np.ndarray) -> None:
-    expected = (VECTORS[name].length,)
-    if value.shape != expected:
-        raise WamError(f"{path}: {name} has shape {value.shape}; expected {expected}")
-    if value.dtype not in _FLOATS:
-        raise WamError(f"{path}: {name} is {value.dtype}; expected float64")
-
-
-def _check_array(path: Path, name: str, array: np.ndarray, kind: Kind) -> None:
-    wanted = "uint8" if name in CAMERAS else "float32" if name in DEPTHS.values() else kind[0]
-    if array.dtype != wanted:
-        raise WamError(f"{path}: {name} is {array.dtype}; expected {wanted}")
-    if array.shape != kind[1]:
-        raise WamError(f"{path}: {name} has shape {array.shape}; other frames have {kind[1]}")
-    if name in CAMERAS:
-        _check_image(path, name, array)
-    elif name in DEPTHS.values():
-        _check_depth(path, name, array)
-
-
-def _check_image(path: Path, name: str, image: np.ndarray) -> None:
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise WamError(f"{path}: {name} has shape {image.shape}; expected (height, width, 3)")
-    if min(image.shape[:2]) < IMAGE_SIZE:
-        raise WamError(
-            f"{path}: {name} has shape {image.shape}; expected at least {IMAGE_SIZE}x{IMAGE_SIZE}"
-        )
-
-
-def _check_depth(path: Path, name: str, depth: np.ndarray) -> None:
-    if depth.ndim != 2:
-        raise WamError(f"{path}: {name} has shape {depth.shape}; expected (height, width)")
-    if not (depth.min() >= 0 and depth.max() < np.inf):  # so written, NaN is found too
-        raise WamError(f"{path}: {name} has a value that is not finite or negative; expected m")
+def _problem(name: str, array: np.ndarray, kind: Kind) -> str | None:
+    """What is wrong with an array that is of ``kind`` in the other frames."""
+    is_vector, shape = name in VECTORS, f"has shape {array.shape}"
+    dtypes = DTYPES.get(name, kind[:1])
+    if is_vector and array.shape != VECTORS[name].shape:
+        return f"{shape}; expected {VECTORS[name].shape}"
+    if str(array.dtype) not in dtypes:
+        return f"is {array.dtype}; expected {dtypes[0]}"
+    if not is_vector and array.shape != kind[1]:
+        return f"{shape}; other frames have {kind[1]}"
+    if name in CAMERAS and (expected := image_expectation(array.shape)):
+        return f"{shape}; expected {expected}"
+    if name in DEPTHS.values():
+        if array.ndim != 2:
+            return f"{shape}; expected (height, width)"
+        if not (array.min() >= 0 and array.max() < np.inf):  # so written, NaN is found too
+            return "has a value that is not finite or negative; expected m"
+    return None

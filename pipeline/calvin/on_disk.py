@@ -56,6 +56,15 @@ def list_frames(directory: Path) -> list[tuple[int, int, str]]:
         )
 
 
+def missing_frames(ids: np.ndarray, first: int, last: int) -> tuple[int, int]:
+    """How many frames from ``first`` to ``last`` are not in ``ids`` (ascending); the first one."""
+    # By position and not by a list of all ids: a damaged table may claim billions of frames.
+    start, stop = np.searchsorted(ids, (first, last + 1))
+    present = np.unique(ids[start:stop])
+    gaps = np.flatnonzero(present != first + np.arange(len(present)))
+    return last + 1 - first - len(present), first + (int(gaps[0]) if len(gaps) else len(present))
+
+
 def write_frame(directory: Path, frame_id: int, frame: dict[str, np.ndarray]) -> None:
     """Write one frame atomically; the same content gives the same bytes."""
     buffer = io.BytesIO()

@@ -32,15 +32,17 @@ def episode_scenes(directory: Path, episodes: Sequence[tuple[int, int]]) -> list
     names one: of D's training split, early releases of the former say A (CALVIN contract 1.8). Only
     the split's own files count: ABC numbers its validation frames like other frames of training.
     """
-    named = {
-        match[1]: ids
-        for name, ids in metadata.read_scene_info(directory).items()
-        if (match := _NAME.fullmatch(name))
-    }
+    named = scenes_by_letter(metadata.read_scene_info(directory))
     if len(named) <= 1:
         scene = metadata.read_recording_config(directory).scene or next(iter(named), None)
         return [scene] * len(episodes)
     return [_scene_of(named, start, stop) for start, stop in episodes]
+
+
+def scenes_by_letter(scene_info: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """First and last frame id by letter; names other than ``calvin_scene_A`` to D are left out."""
+    matched = ((_NAME.fullmatch(name), ids) for name, ids in scene_info.items())
+    return {match[1]: ids for match, ids in matched if match}
 
 
 def block_order(scene: str) -> list[str]:

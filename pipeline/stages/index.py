@@ -238,18 +238,15 @@ def _missing_frames(
     """A finding for every episode that is not complete, and how many frames are missing in all."""
     findings, num_missing = [], 0
     for start, stop in episodes:
-        # By position and not by a list of all ids: a damaged table may claim billions of frames.
-        present = ids[slice(*np.searchsorted(ids, (start, stop)))]
-        if len(present) == stop - start:
+        lost, first = on_disk.missing_frames(ids, start, stop - 1)
+        if not lost:
             continue
-        gap = np.flatnonzero(present != start + np.arange(len(present)))
-        first = start + (int(gap[0]) if len(gap) else len(present))
         path = on_disk.frame_path(directory, first, digits)
         instead = what_is_there(path)
         problem = f"frame missing inside the episode of frames {start} to {stop - 1}"
         problem += f"; there is {instead}" if instead else ""
         findings.append(DroppedEpisode(split, (start, stop), str(path), problem))
-        num_missing += stop - start - len(present)
+        num_missing += lost
     return findings, num_missing
 
 

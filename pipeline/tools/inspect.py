@@ -15,7 +15,7 @@ from rich.table import Table
 from pipeline.artifacts import manifests
 from pipeline.artifacts.verify import verify as verify_artifact
 from pipeline.calvin import conformance, listing
-from pipeline.calvin.conformance import SEVERITIES, Finding
+from pipeline.calvin.finding import SEVERITIES, Finding
 from pipeline.console import console, done, titled
 from pipeline.latents.demonstrations import DEMOS_FILE, load_demos
 from pipeline.lerobot import write as lerobot

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.calvin import language, metadata, on_disk
-from tests.drill.bad_data import FIRST, Damage, Fine, Listed, edited, everywhere, frame, written
+from tests.drill.raw_damage import FIRST, Damage, Fine, Listed, edited, everywhere, frame, written
 
 _COMMAND = "touch canary"
 _CODE = "open('canary', 'w')"

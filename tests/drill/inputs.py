@@ -21,9 +21,9 @@ import yaml
 
 from pipeline import console
 from tests.drill import bad_data, hostile_files
-from tests.drill.bad_data import Fine
 from tests.drill.kills import Trial
 from tests.drill.project import PROFILE, create, preload, run
+from tests.drill.raw_damage import Fine
 
 _MOST_BYTES = 1 << 30
 """Of address space beyond what the imports take."""

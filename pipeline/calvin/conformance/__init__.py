@@ -1,6 +1,7 @@
 """Is a data set what CALVIN's format promises? Every defect by name, not only the first.
 
-A check is a pure function of the survey: it yields findings and touches no file.
+A check is a pure function of the survey: it yields findings and touches no file. What they say is
+in :mod:`pipeline.calvin.conformance.table`.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,32 +13,25 @@ from pipeline.calvin.conformance.survey import SAMPLE, Split, Survey, find_split
 from pipeline.calvin.finding import SEVERITIES, Finding
 
 SPLIT_CHECKS: tuple[Callable[[Split], Iterator[Finding]], ...] = (
-    files.small_files,
-    files.frame_names,
-    files.episode_rows,
-    files.episode_lengths,
+    files.files,
+    files.episode_table,
     files.missing_frames,
     files.stray_frames,
     files.recording,
     files.statistics,
-    arrays.damaged_frames,
     arrays.arrays,
     arrays.camera_sizes,
     values.values,
-    values.lights,
-    values.gripper_commands,
-    values.rel_action_range,
+    values.encodings,
     values.rel_actions,
     values.next_poses,
     scenes.scene_ranges,
     scenes.scene_info,
     scenes.recording_scene,
-    annotations.annotations_file,
     annotations.annotations,
     annotations.oracle,
     annotations.task_counts,
 )
-
 SURVEY_CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
     splits.missing_split,
     splits.shared_frames,
@@ -56,23 +50,9 @@ def check(root: Path, frames: int | None = SAMPLE) -> list[Finding]:
 
 def judge(survey: Survey) -> list[Finding]:
     """All findings on a data set that has been read, the severe ones first."""
-    found = [
-        finding
-        for split in survey.splits.values()
-        for run in SPLIT_CHECKS
-        for finding in run(split)
-    ]
-    found += [finding for run in SURVEY_CHECKS for finding in run(survey)]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    found = [one for split in survey.splits.values() for run in SPLIT_CHECKS for one in run(split)]
+    found += [one for run in SURVEY_CHECKS for one in run(survey)]
+    return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
 
 
-__all__ = [
-    "SAMPLE",
-    "SEVERITIES",
-    "Finding",
-    "check",
-    "describe",
-    "find_splits",
-    "judge",
-    "read_survey",
-]
+__all__ = ["SAMPLE", "check", "describe", "find_splits", "judge", "read_survey"]

@@ -1,97 +1,58 @@
 """The arrays of a frame: keys, dtypes, shapes, readable files. Source: CALVIN contract 1.3."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-from pipeline.calvin import metadata
-from pipeline.calvin.conformance.survey import Arrays, Split
-from pipeline.calvin.fields import CAMERAS, RAW_KEYS, VECTORS
-from pipeline.calvin.finding import Finding, Severity
+from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.conformance.table import finding
+from pipeline.calvin.fields import CAMERAS, DTYPES, RAW_KEYS, VECTORS, image_expectation
+from pipeline.calvin.finding import Finding
+from pipeline.calvin.metadata import RECORDING
+from pipeline.calvin.npz import Kind
 from wam.config import IMAGE_SIZE
 
-Problem = tuple[str, str, str]
-"""Check, what was found, what was expected."""
-
-DOCUMENTED: Arrays = {
+DOCUMENTED: dict[str, Kind] = {
     "rgb_static": ("uint8", (200, 200, 3)),
     "rgb_gripper": ("uint8", (84, 84, 3)),
     "rgb_tactile": ("uint8", (160, 120, 6)),
     "depth_static": ("float32", (200, 200)),
     "depth_gripper": ("float32", (84, 84)),
     "depth_tactile": ("float32", (160, 120, 2)),
-    **{name: ("float64", (field.length,)) for name, field in VECTORS.items()},
+    **{name: ("float64", field.shape) for name, field in VECTORS.items()},
 }
 """Dtype and shape of every array as CALVIN's files hold it; its documentation says float32."""
 
-_ARRAY_CHECKS: dict[str, tuple[Severity, str]] = {
-    "key-missing": ("error", "The pipeline needs it"),
-    "key-differs": ("warning", "Not used here, but other readers expect all frames alike"),
-    "key-unexpected": ("note", "Left out unless convert.extra_keys names it"),
-    "dtype": ("error", "The stage 'convert' refuses it"),
-    "dtype-differs": ("warning", "Read alike here; the data may come from two sources"),
-    "float32": ("note", "As documented; CALVIN's own files hold float64. Read alike"),
-    "shape": ("error", "The stage 'convert' refuses it"),
-    "image-shapes-differ": ("error", "The stage 'convert' refuses a second size"),
-    "image-size": ("note", f"Images are resized to {IMAGE_SIZE}x{IMAGE_SIZE} anyway"),
-    "unused-array": ("note", "Left out unless convert.depth or convert.extra_keys asks for it"),
-}
-"""Severity and advice of what can be wrong with a frame's arrays."""
-
-
-def damaged_frames(split: Split) -> Iterator[Finding]:
-    """Frames that cannot be read."""
-    if split.sample.damaged:
-        frame_id, problem = split.sample.damaged[0]
-        yield Finding(
-            check="damaged-frames",
-            severity="error",
-            file=split.frame_file(frame_id),
-            found=problem,
-            count=len(split.sample.damaged),
-            expected="a readable .npz file",
-            advice="Restore the files; 'wam inspect --frames all' finds every damaged one",
-        )
-
 
 def arrays(split: Split) -> Iterator[Finding]:
-    """Keys, dtypes and shapes of the frames' arrays."""
-    problems: dict[Problem, tuple[int, int]] = {}
-    for layout, (count, first) in split.sample.layouts.items():
-        listed = {key: (dtype, shape) for key, dtype, shape in layout}
-        for problem in _array_problems(listed, split.sample.arrays):
-            earlier_count, earlier = problems.get(problem, (0, first))
-            problems[problem] = (earlier_count + count, earlier)
-    for (check, found, expected), (count, first) in problems.items():
-        severity, advice = _ARRAY_CHECKS[check]
-        yield Finding(
-            check=check,
-            severity=severity,
-            file=split.frame_file(first),
-            found=found,
-            count=count,
-            expected=expected,
-            advice=advice,
-        )
+    """Frames that cannot be read, and keys, dtypes and shapes of the others' arrays."""
+    sample = split.sample
+    if sample.damaged:
+        frame_id, problem = sample.damaged[0]
+        file = split.frame_file(frame_id)
+        yield finding("damaged-frames", file, problem, len(sample.damaged))
+    merged: dict[Finding, Finding] = {}
+    for layout, (count, first) in sample.layouts.items():
+        for found in _problems(dict(layout), sample.arrays):
+            known = merged.get(found, replace(found, file=split.frame_file(first), count=0))
+            merged[found] = replace(known, count=known.count + count)
+    yield from merged.values()
 
 
-def _array_problems(listed: Arrays, usual: Arrays) -> Iterator[Problem]:
-    """Everything that is wrong with one frame's arrays; ``usual`` are those of most frames."""
+def _problems(listed: Mapping[str, Kind], usual: Mapping[str, Kind]) -> Iterator[Finding]:
+    """All that is wrong with one frame's arrays, of no file yet; ``usual`` are most frames'."""
     for key in RAW_KEYS:
         if key not in listed:
-            yield "key-missing", f"{key} is missing", ", ".join(RAW_KEYS)
+            yield finding("key-missing", "", f"{key} is missing", expected=", ".join(RAW_KEYS))
     for key in sorted((set(usual) & set(DOCUMENTED)) - set(listed) - set(RAW_KEYS)):
-        yield "key-differs", f"{key} is missing", "the same arrays as in other frames"
+        yield finding("key-differs", "", f"{key} is missing")
     unlike = []
-    for key, (dtype, shape) in listed.items():
+    for key, kind in listed.items():
         if key not in DOCUMENTED:
-            yield "key-unexpected", f"{key} is no array of CALVIN's", ", ".join(DOCUMENTED)
-            continue
-        problem = None
-        if key in RAW_KEYS:
-            find = _image_problem if key in CAMERAS else _vector_problem
-            problem = find(key, dtype, shape, usual.get(key, (dtype, shape)))
-        if problem:
+            found, expected = f"{key} is no array of CALVIN's", ", ".join(DOCUMENTED)
+            yield finding("key-unexpected", "", found, expected=expected)
+        elif key in RAW_KEYS and (problem := _problem(key, kind, usual.get(key, kind))):
             yield problem
-        elif (dtype, shape) != DOCUMENTED[key]:
+        elif kind != DOCUMENTED[key]:
             unlike.append(key)
     for check, keys in (
         ("image-size", [key for key in unlike if key in CAMERAS]),
@@ -99,49 +60,38 @@ def _array_problems(listed: Arrays, usual: Arrays) -> Iterator[Problem]:
         ("unused-array", [key for key in unlike if key not in RAW_KEYS]),
     ):
         if keys:
-            yield check, _text(keys, listed), _text(keys, DOCUMENTED)
+            expected = _text(keys, DOCUMENTED)
+            yield finding(check, "", _text(keys, listed), expected=expected, size=IMAGE_SIZE)
 
 
-def _image_problem(
-    key: str, dtype: str, shape: tuple[int, ...], usual: tuple[str, tuple[int, ...]]
-) -> Problem | None:
-    if dtype != "uint8":
-        return "dtype", f"{key} is {dtype}", "uint8"
-    if len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < IMAGE_SIZE:
-        return "shape", f"{key} has shape {shape}", f"{(IMAGE_SIZE, IMAGE_SIZE, 3)} or larger"
-    if shape != usual[1]:
-        return "image-shapes-differ", f"{key} has shape {shape}", f"{usual[1]} as in other frames"
+def _problem(key: str, kind: Kind, usual: Kind) -> Finding | None:
+    """What is wrong with an image or a vector that is of kind ``usual`` in most frames."""
+    dtype, shape = kind
+    is_image = key in CAMERAS
+    fits = image_expectation(shape) is None if is_image else shape == VECTORS[key].shape
+    needed = f"{(IMAGE_SIZE, IMAGE_SIZE, 3)} or larger" if is_image else DOCUMENTED[key][1]
+    of_dtype, of_shape = f"{key} is {dtype}", f"{key} has shape {shape}"
+    for check, is_wrong, found, expected in (
+        ("dtype", dtype not in DTYPES[key], of_dtype, " or ".join(DTYPES[key])),
+        ("shape", not fits, of_shape, needed),
+        ("image-shapes-differ", is_image and shape != usual[1], of_shape, usual[1]),
+        ("dtype-differs", not is_image and dtype != usual[0], of_dtype, usual[0]),
+    ):
+        if is_wrong:
+            return finding(check, "", found, expected=expected)
     return None
 
 
-def _vector_problem(
-    key: str, dtype: str, shape: tuple[int, ...], usual: tuple[str, tuple[int, ...]]
-) -> Problem | None:
-    if dtype not in ("float32", "float64"):
-        return "dtype", f"{key} is {dtype}", "float64 or float32"
-    if shape != DOCUMENTED[key][1]:
-        return "shape", f"{key} has shape {shape}", f"{DOCUMENTED[key][1]}"
-    if dtype != usual[0]:
-        return "dtype-differs", f"{key} is {dtype}", f"{usual[0]} as in other frames"
-    return None
-
-
-def _text(keys: list[str], arrays: Arrays) -> str:
+def _text(keys: list[str], arrays: Mapping[str, Kind]) -> str:
     return ", ".join(f"{key} {arrays[key][0]} {arrays[key][1]}" for key in keys)
 
 
 def camera_sizes(split: Split) -> Iterator[Finding]:
     """Image sizes against the recording configuration."""
-    if not isinstance(split.recording, metadata.Recording):
-        return
-    for camera, size in split.recording.cameras.items():
+    for camera, size in split.recording.cameras.items() if split.recording else ():
         _, shape = split.sample.arrays.get(f"rgb_{camera}", ("", ()))
         if len(shape) == 3 and shape[:2] != size:
-            yield Finding(
-                check="camera-size",
-                severity="warning",
-                file=split.file(metadata.RECORDING),
-                found=f"camera {camera} of {size[0]}x{size[1]} pixels",
-                expected=f"{shape[0]}x{shape[1]}, as rgb_{camera} has",
-                advice="The images may have been resized after the recording",
-            )
+            found = f"camera {camera} of {size[0]}x{size[1]} pixels"
+            expected = f"{shape[0]}x{shape[1]}"
+            file = split.file(RECORDING)
+            yield finding("camera-size", file, found, camera=camera, expected=expected)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.calvin import metadata
 from pipeline.calvin.conformance.scenes import declared_scenes, release_of
 from pipeline.calvin.conformance.survey import Split, Survey
 from wam.envs.scene_files.geometry import SCENES
@@ -18,7 +17,6 @@ def describe(survey: Survey) -> dict[str, dict[str, Any]]:
 
 def _facts(split: Split) -> dict[str, Any]:
     lengths = split.episodes[:, 1] - split.episodes[:, 0] + 1
-    recording = split.recording if isinstance(split.recording, metadata.Recording) else None
     scenes = declared_scenes(split)
     release = release_of(split)
     tasks = Counter(window.task for window in split.windows)
@@ -32,8 +30,8 @@ def _facts(split: Split) -> dict[str, Any]:
         "release": release.name if release else None,
         "scenes": {name: {"first": ids[0], "last": ids[1]} for name, ids in scenes.items()},
         "blocks": {name: [colour for colour, _ in SCENES[name].blocks] for name in scenes},
-        "renderer": recording.renderer if recording else None,
-        "robot": recording.robot_model if recording else None,
+        "renderer": split.recording and split.recording.renderer,
+        "robot": split.recording and split.recording.robot_model,
         "arrays": {key: f"{dtype} {shape}" for key, (dtype, shape) in split.sample.arrays.items()},
         "language_folders": sorted(path.name for path in split.directory.glob("lang_*")),
         "annotations": sum(tasks.values()),

@@ -6,15 +6,16 @@ sliding door beyond its end. Two scenes that differ only in what nobody touched 
 Source: CALVIN contract 1.1, 1.8, 2.8 and 3.
 """
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.calvin import metadata
 from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.conformance.table import finding
 from pipeline.calvin.finding import Finding
+from pipeline.calvin.scenes import scenes_by_letter
 from pipeline.untrusted.text import shown
 from wam.envs.scene_files.geometry import SCENES, SceneGeometry, slope_y
 from wam.tasks import SLIDER
@@ -22,7 +23,6 @@ from wam.tasks import SLIDER
 Ranges = dict[str, tuple[int, int]]
 """First and last frame id of each scene, both inclusive."""
 
-_NAME = re.compile(r"calvin_scene_([A-D])")
 _MARGIN_M = 0.005
 _SLIDER_MARGIN_M = 0.01
 _CONTRADICTED = 0.005
@@ -30,40 +30,33 @@ _CONTRADICTED = 0.005
 then."""
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(NamedTuple):
     """A training split as CALVIN's authors published it."""
 
     name: str
     num_frames: int
     """In episodes."""
-    first: int
-    last: int
+    ends: tuple[int, int]
+    """First and last frame id in episodes."""
     scenes: Ranges
 
 
 RELEASES = (
-    Release("task_D_D", 512_077, 53_819, 611_098, {"D": (0, 611_098)}),
+    Release("task_D_D", 512_077, (53_819, 611_098), {"D": (0, 611_098)}),
     Release(
         "task_ABC_D",
         1_795_045,
-        0,
-        1_795_044,
+        (0, 1_795_044),
         {"B": (0, 598_909), "C": (598_910, 1_191_338), "A": (1_191_339, 1_795_044)},
     ),
     Release(
         "task_ABCD_D",
         2_307_122,
-        53_819,
-        2_406_143,
-        {
-            "D": (0, 611_098),
-            "B": (611_099, 1_210_008),
-            "C": (1_210_009, 1_802_437),
-            "A": (1_802_438, 2_406_143),
-        },
+        (53_819, 2_406_143),
+        {"D": (0, 611_098)}
+        | {"B": (611_099, 1_210_008), "C": (1_210_009, 1_802_437), "A": (1_802_438, 2_406_143)},
     ),
-    Release("calvin_debug_dataset", 2_771, 358_482, 361_252, {"D": (358_482, 361_252)}),
+    Release("calvin_debug_dataset", 2_771, (358_482, 361_252), {"D": (358_482, 361_252)}),
 )
 
 
@@ -72,55 +65,36 @@ def release_of(split: Split) -> Release | None:
     if split.name != "training" or not len(split.episodes):
         return None
     num_frames = int((split.episodes[:, 1] - split.episodes[:, 0] + 1).sum())
-    ends = (int(split.episodes[0, 0]), int(split.episodes[-1, 1]))
-    for release in RELEASES:
-        if (num_frames, *ends) == (release.num_frames, release.first, release.last):
-            return release
-    return None
+    found = (num_frames, (int(split.episodes[0, 0]), int(split.episodes[-1, 1])))
+    return next((one for one in RELEASES if (one.num_frames, one.ends) == found), None)
 
 
 def declared_scenes(split: Split) -> Ranges:
     """Scenes by letter, from ``scene_info.npy``, else from the recording configuration."""
-    if isinstance(split.scene_info, dict):
-        matched = ((_NAME.fullmatch(name), ids) for name, ids in split.scene_info.items())
-        return {match[1]: ids for match, ids in matched if match}
-    return _recorded_scene(split)
+    if split.scene_info is None:
+        return _recorded_scene(split)
+    return scenes_by_letter(split.scene_info)
 
 
 def scene_ranges(split: Split) -> Iterator[Finding]:
     """Names in ``scene_info.npy``, and whether its ranges give every episode one scene."""
-    if not isinstance(split.scene_info, dict):
+    if split.scene_info is None:
         return
-    foreign = sorted(name for name in split.scene_info if not _NAME.fullmatch(name))
+    file = split.file(metadata.SCENE_INFO)
+    foreign = sorted(set(split.scene_info) - {f"calvin_scene_{letter}" for letter in SCENES})
     if foreign:
-        yield Finding(
-            check="scene-info-names",
-            severity="warning",
-            file=split.file(metadata.SCENE_INFO),
-            found=f"scene {shown(foreign[0])}",
-            count=len(foreign),
-            expected="calvin_scene_A to D",
-            advice="Such names are ignored",
-        )
+        yield finding("scene-info-names", file, f"scene {shown(foreign[0])}", len(foreign))
     ranges = np.array(list(split.scene_info.values()), np.int64).reshape(-1, 2)
     inside = (ranges[:, 0] <= split.episodes[:, :1]) & (split.episodes[:, 1:] <= ranges[:, 1])
     lost = np.flatnonzero(inside.sum(axis=1) != 1)
     if len(lost):
-        yield Finding(
-            check="scene-info-ranges",
-            severity="warning",
-            file=split.file(metadata.SCENE_INFO),
-            found=f"{inside[lost[0]].sum()} scenes have episode {split.episodes[lost[0]].tolist()}",
-            count=len(lost),
-            expected="ranges [first, last], both inclusive, that give each episode one scene",
-            advice="Their scene counts as unknown; rebuild the file, or take it from the current "
-            "release",
-        )
+        found = f"{inside[lost[0]].sum()} scenes have episode {split.episodes[lost[0]].tolist()}"
+        yield finding("scene-info-ranges", file, found, len(lost))
 
 
 def scene_info(split: Split) -> Iterator[Finding]:
     """``scene_info.npy`` against the release, the sampled states, the recording configuration."""
-    if not isinstance(split.scene_info, dict):
+    if split.scene_info is None:
         return
     declared = declared_scenes(split)
     doubt = (
@@ -130,16 +104,7 @@ def scene_info(split: Split) -> Iterator[Finding]:
     )
     if doubt:
         found, expected = doubt
-        yield Finding(
-            check="scene-info",
-            severity="warning",
-            file=split.file(metadata.SCENE_INFO),
-            found=found,
-            expected=expected,
-            advice="It counts only where it names several scenes. A known error: A for D in "
-            "training data from before 2023-02-24, and that of ABC and ABCD before 2022-09-16 "
-            "(mees/calvin#40)",
-        )
+        yield finding("scene-info", split.file(metadata.SCENE_INFO), found, expected=expected)
 
 
 def recording_scene(split: Split) -> Iterator[Finding]:
@@ -149,18 +114,11 @@ def recording_scene(split: Split) -> Iterator[Finding]:
     doubt = _state_doubt(split, _recorded_scene(split))
     if doubt:
         found, expected = doubt
-        yield Finding(
-            check="recording-scene",
-            severity="error",
-            file=split.file(metadata.RECORDING),
-            found=found,
-            expected=expected,
-            advice="Policies would be evaluated in another scene than that of their frames",
-        )
+        yield finding("recording-scene", split.file(metadata.RECORDING), found, expected=expected)
 
 
 def _recorded_scene(split: Split) -> Ranges:
-    if isinstance(split.recording, metadata.Recording) and split.recording.scene and len(split.ids):
+    if split.recording and split.recording.scene and len(split.ids):
         return {split.recording.scene: (int(split.ids[0]), int(split.ids[-1]))}
     return {}
 

@@ -8,6 +8,7 @@ from pipeline.artifacts.layout import SPLITS
 from pipeline.calvin import metadata
 from pipeline.calvin.conformance.scenes import declared_scenes
 from pipeline.calvin.conformance.survey import Survey
+from pipeline.calvin.conformance.table import finding
 from pipeline.calvin.fields import CAMERAS
 from pipeline.calvin.finding import Finding
 
@@ -15,14 +16,7 @@ from pipeline.calvin.finding import Finding
 def missing_split(survey: Survey) -> Iterator[Finding]:
     """A root with one of the splits only."""
     for name in set(SPLITS) - set(survey.splits) if survey.is_root else ():
-        yield Finding(
-            check="split-missing",
-            severity="error",
-            file=f"{name}/",
-            found="not found",
-            expected=f"{' and '.join(SPLITS)} side by side",
-            advice="The stages need both",
-        )
+        yield finding("split-missing", f"{name}/", "not found")
 
 
 def shared_frames(survey: Survey) -> Iterator[Finding]:
@@ -39,25 +33,12 @@ def shared_frames(survey: Survey) -> Iterator[Finding]:
     equal = (states[0] == states[1]).all(axis=1)
     ids = survey.shared[compared]
     if equal.any():
-        yield Finding(
-            check="shared-frames",
-            severity="error",
-            file=first.frame_file(int(ids[equal.argmax()])),
-            found="the same frame in episodes of both splits",
-            count=int(equal.sum()),
-            expected="validation without frames that are trained on",
-            advice="Correct the episode tables; the results would be too good",
-        )
+        found = "the same frame in episodes of both splits"
+        yield first.of_frames("shared-frames", ids[equal], found)
     elif len(ids):
-        yield Finding(
-            check="shared-ids",
-            severity="note",
-            file=first.frame_file(int(ids[0])),
-            found="an id that both splits use, for different frames",
-            count=len(survey.shared),
-            expected="one frame per id",
-            advice="As in ABC, whose validation keeps D's ids. Read apart here",
-        )
+        file = first.frame_file(int(ids[0]))
+        found = "an id that both splits use, for different frames"
+        yield finding("shared-ids", file, found, len(survey.shared))
 
 
 def recordings(survey: Survey) -> Iterator[Finding]:
@@ -65,41 +46,21 @@ def recordings(survey: Survey) -> Iterator[Finding]:
     if len(survey.splits) < 2:
         return
     first, second = survey.splits.values()
-    renderers = [
-        split.recording.renderer if isinstance(split.recording, metadata.Recording) else None
-        for split in (first, second)
-    ]
-    if None not in renderers and renderers[0] != renderers[1]:
-        yield Finding(
-            check="renderers-differ",
-            severity="warning",
-            file=second.file(metadata.RECORDING),
-            found=f"renderer {renderers[1]}",
-            expected=f"{renderers[0]}, as in {first.name}",
-            advice="Policies fail on images of the other renderer",
+    told, other = (split.recording and split.recording.renderer for split in (first, second))
+    if told and other and told != other:
+        file = second.file(metadata.RECORDING)
+        yield finding(
+            "renderers-differ", file, f"renderer {other}", expected=told, other=first.name
         )
     for camera in CAMERAS:
-        shapes = [split.sample.arrays.get(camera) for split in (first, second)]
-        if None not in shapes and shapes[0] != shapes[1]:
-            yield Finding(
-                check="split-images-differ",
-                severity="warning",
-                file=second.file("."),
-                found=f"{camera} is {shapes[1]}",
-                expected=f"{shapes[0]}, as in {first.name}",
-                advice="Resized alike here, but sharpness may differ",
-            )
+        usual, odd = (split.sample.arrays.get(camera) for split in (first, second))
+        if usual and odd and usual != odd:
+            file, found = second.file("."), f"{camera} is {odd}"
+            yield finding("split-images-differ", file, found, expected=usual, other=first.name)
 
 
 def folder_name(survey: Survey) -> Iterator[Finding]:
     """The zip of D that unpacks into a folder named after A."""
     scenes = {scene for split in survey.splits.values() for scene in declared_scenes(split)}
     if survey.root.resolve().name == "task_A_A" and scenes == {"D"}:
-        yield Finding(
-            check="folder-name",
-            severity="note",
-            file=".",
-            found="folder task_A_A",
-            expected="task_D_D for frames of scene D",
-            advice="Scenes A and D were swapped in an early release; any name will do here",
-        )
+        yield finding("folder-name", ".", "folder task_A_A")

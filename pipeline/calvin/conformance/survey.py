@@ -8,33 +8,34 @@ import functools
 import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pipeline import console
 from pipeline.artifacts.layout import SPLITS
 from pipeline.calvin import language, metadata, on_disk
-from pipeline.calvin.fields import RAW_KEYS, VECTORS
+from pipeline.calvin.conformance.table import finding
+from pipeline.calvin.fields import DTYPES, RAW_KEYS, VECTORS
+from pipeline.calvin.finding import Finding
+from pipeline.calvin.npz import Kind
 from wam import tasks
 from wam.errors import WamError
 
 SAMPLE = 200
 """Frames, episodes and windows of a split that are looked at where not all are asked for."""
 
-Layout = tuple[tuple[str, str, tuple[int, ...]], ...]
+Layout = tuple[tuple[str, Kind], ...]
 """Name, dtype and shape of every array of a frame."""
-Arrays = dict[str, tuple[str, tuple[int, ...]]]
-"""Dtype and shape by name."""
+Frame = tuple[Layout, np.ndarray | None]
+"""Its layout and its vectors one after the other; None if one lacks or is of another kind."""
 
 T = TypeVar("T")
-Loaded: TypeAlias = T | WamError | None
-"""The content of a file, what is wrong with it, or None where there is no such file."""
 
 _CHUNK_FRAMES = 200
 _PARALLEL_FRAMES = 4000
@@ -55,10 +56,12 @@ class FrameSample:
     """Id of every unreadable frame, and why."""
 
     @functools.cached_property
-    def arrays(self) -> Arrays:
+    def arrays(self) -> dict[str, Kind]:
         """The arrays of most frames; empty where none could be read."""
-        layout = max(self.layouts, key=lambda found: self.layouts[found][0], default=())
-        return {key: (dtype, shape) for key, dtype, shape in layout}
+        if not self.layouts:
+            return {}
+        usual = max(self.layouts, key=lambda layout: self.layouts[layout][0])
+        return dict(usual)
 
     def at(self, ids: np.ndarray) -> np.ndarray:
         """int64 like ``ids``: row of each frame, -1 where it is not in the sample."""
@@ -88,24 +91,21 @@ class Split:
     """int64 [F], ascending: all frame files, whether or not an episode has them."""
     digits: np.ndarray
     """int64 [F]: digits of the id in each file's name."""
-    table: Loaded[np.ndarray]
+    table: np.ndarray | None
     """int64 [E, 2]: rows of the episode table as they are on disk."""
-    lengths: Loaded[np.ndarray]
-    annotations: Loaded[list[language.Annotation]]
-    """As they are on disk, with repeated entries."""
-    scene_info: Loaded[dict[str, tuple[int, int]]]
-    recording: Loaded[metadata.Recording]
-    statistics: Loaded[dict[str, Any]]
-    annotations_file: Path = language.ANNOTATIONS
-    """Below :attr:`directory`."""
-    num_rephrased: int = 0
-    """Annotations with several sentences, of which the first is used."""
+    lengths: np.ndarray | None
+    annotations: language.AnnotationFile | None
+    scene_info: dict[str, tuple[int, int]] | None
+    recording: metadata.Recording | None
+    statistics: dict[str, Any] | None
+    unreadable: list[tuple[str, str | Path, str]]
+    """Check, path and problem of the files above that are missing or damaged, and None here."""
     sample: FrameSample = _NOTHING
 
     @functools.cached_property
     def episodes(self) -> np.ndarray:
         """int64 [E, 2], ascending: first and last id (inclusive); reversed rows turned round."""
-        if not isinstance(self.table, np.ndarray):
+        if self.table is None:
             return np.empty((0, 2), np.int64)
         rows = self.table[self.table[:, 1] != self.table[:, 0] - 1]
         rows = np.sort(rows, axis=1)
@@ -121,8 +121,15 @@ class Split:
     @functools.cached_property
     def windows(self) -> list[language.Annotation]:
         """The annotations that are not empty, without repeated entries."""
-        listed = self.annotations if isinstance(self.annotations, list) else []
+        listed = self.annotations.annotations if self.annotations else []
         return [window for window in dict.fromkeys(listed) if window.start < window.stop]
+
+    @property
+    def annotations_file(self) -> Path:
+        """Below :attr:`directory`."""
+        if self.annotations is None:
+            return language.ANNOTATIONS
+        return self.annotations.path.relative_to(self.directory)
 
     def episode_of(self, ids: np.ndarray) -> np.ndarray:
         """int64 like ``ids``: row of :attr:`episodes` that each frame id is in, or -1."""
@@ -143,6 +150,10 @@ class Split:
         digits = int(self.digits[at]) if len(self.digits) else on_disk.DIGITS
         return self.file(on_disk.frame_name(frame_id, digits))
 
+    def of_frames(self, check: str, ids: np.ndarray, found: str, **gaps: Any) -> Finding:
+        """The finding ``check`` on the frames ``ids``, of which the first shows ``found``."""
+        return finding(check, self.frame_file(int(ids[0])), found, len(ids), **gaps)
+
 
 @dataclass(frozen=True, eq=False)
 class Survey:
@@ -150,8 +161,12 @@ class Survey:
 
     root: Path
     splits: dict[str, Split]
-    shared: np.ndarray
-    """int64, ascending: ids of frames that episodes of both splits use."""
+
+    @functools.cached_property
+    def shared(self) -> np.ndarray:
+        """int64, ascending: ids of frames that episodes of both splits use."""
+        first, *others = (split.used for split in self.splits.values())
+        return np.intersect1d(first, others[0]) if others else first[:0]
 
     @property
     def is_root(self) -> bool:
@@ -178,16 +193,14 @@ def read_survey(root: Path, frames: int | None = SAMPLE) -> Survey:
     directories = find_splits(root)
     if not directories:
         raise WamError(f"{root}: no CALVIN frames; expected {' or '.join(SPLITS)} with frame files")
-    splits = {name: _open_split(name, path, root) for name, path in directories.items()}
-    shared = functools.reduce(np.intersect1d, [split.used for split in splits.values()])
-    if len(splits) == 1:
-        shared = shared[:0]
+    survey = Survey(root, {name: _open_split(name, at, root) for name, at in directories.items()})
     if frames == 0:
-        return Survey(root, splits, shared)
-    for name, split in splits.items():
-        ids = split.used if frames is None else _chosen(split, shared, frames)
+        return survey
+    splits = {}
+    for name, split in survey.splits.items():
+        ids = split.used if frames is None else _chosen(split, survey.shared, frames)
         splits[name] = replace(split, sample=_read_sample(split, ids))
-    return Survey(root, splits, shared)
+    return Survey(root, splits)
 
 
 def spread(values: Any, count: int) -> Any:
@@ -198,89 +211,62 @@ def spread(values: Any, count: int) -> Any:
     return values[places] if isinstance(values, np.ndarray) else [values[at] for at in places]
 
 
-def read_frames(directory: Path, ids: np.ndarray, digits: np.ndarray) -> FrameSample:
-    """The frames called ``ids``, ``digits`` of each name; images are read only to be verified."""
-    complete: list[int] = []
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in VECTORS}
-    layouts: dict[Layout, tuple[int, int]] = {}
-    damaged: list[tuple[int, str]] = []
-    for frame_id, width in zip(ids.tolist(), digits.tolist(), strict=True):
-        path = on_disk.frame_path(directory, frame_id, width)
-        try:
-            frame, arrays = on_disk.examine_frame(path, RAW_KEYS)
-        except WamError as error:
-            damaged.append((frame_id, str(error).removeprefix(f"{path}: ")))
-            continue
-        layout = tuple((key, *kind) for key, kind in arrays.items())
-        count, first = layouts.get(layout, (0, frame_id))
-        layouts[layout] = (count + 1, first)
-        if all(_is_vector(frame.get(name), field.length) for name, field in VECTORS.items()):
-            complete.append(frame_id)
-            for name, values in rows.items():
-                values.append(frame[name])
-    vectors = {
-        name: np.array(values, np.float64).reshape(-1, VECTORS[name].length)
-        for name, values in rows.items()
-    }
-    return FrameSample(np.array(complete, np.int64), vectors, layouts, damaged)
-
-
-def _is_vector(value: np.ndarray | None, length: int) -> bool:
-    return (
-        value is not None and value.shape == (length,) and value.dtype in (np.float32, np.float64)
-    )
+def read_frame(directory: Path, frame_id: int, digits: int) -> Frame | str:
+    """What a frame holds, or why it cannot be read; images are read only to be verified."""
+    path = on_disk.frame_path(directory, frame_id, digits)
+    try:
+        arrays, kinds = on_disk.examine_frame(path, RAW_KEYS)
+    except WamError as error:
+        return str(error).removeprefix(f"{path}: ")
+    for name, field in VECTORS.items():
+        dtype, shape = kinds.get(name, ("", ()))
+        if dtype not in DTYPES[name] or shape != field.shape:
+            return tuple(kinds.items()), None
+    return tuple(kinds.items()), np.concatenate([arrays[name] for name in VECTORS])
 
 
 def _holds_frames(directory: Path) -> bool:
-    if not directory.is_dir():
-        return False
     if (directory / on_disk.EPISODE_TABLE).is_file():
         return True
-    with os.scandir(directory) as entries:
-        return any(on_disk.parse_frame_name(entry.name) for entry in entries)
+    names = (path.name for path in directory.iterdir()) if directory.is_dir() else ()
+    return any(map(on_disk.parse_frame_name, names))
 
 
 def _open_split(name: str, directory: Path, root: Path) -> Split:
     listed = on_disk.list_frames(directory)
+    unreadable: list[tuple[str, str | Path, str]] = []
 
-    def load(file: str | Path, read: Callable[[Path], T]) -> Loaded[T]:
-        if not os.path.lexists(directory / file):
-            return None
+    def load(what: str, file: str | Path, read: Callable[[Path], T]) -> T | None:
         try:
-            return read(directory)
+            if _is_there(directory, file):
+                return read(directory)
+            if name == "training" or file != metadata.SCENE_INFO:
+                unreadable.append((f"{what}-missing", file, "not found"))
         except WamError as error:
-            return error
+            problem = str(error).removeprefix(f"{directory / file}: ")
+            unreadable.append((f"{what}-damaged", file, problem))
+        return None
 
-    windows = _annotations(directory)
-    split = Split(
+    return Split(
         name=name,
         directory=directory,
         prefix="" if directory == root else f"{name}/",
         ids=np.array([frame_id for frame_id, _, _ in listed], np.int64),
         digits=np.array([digits for _, digits, _ in listed], np.int64),
-        table=load(on_disk.EPISODE_TABLE, on_disk.read_episode_table),
-        lengths=load(on_disk.EPISODE_LENGTHS, on_disk.read_episode_lengths),
-        annotations=None if isinstance(windows, language.AnnotationFile) else windows,
-        scene_info=load(metadata.SCENE_INFO, metadata.read_scene_info),
-        recording=load(metadata.RECORDING, metadata.read_recording_config),
-        statistics=load(metadata.STATISTICS, metadata.read_statistics),
-    )
-    if not isinstance(windows, language.AnnotationFile):
-        return split
-    return replace(
-        split,
-        annotations=windows.annotations,
-        annotations_file=windows.path.relative_to(directory),
-        num_rephrased=windows.num_rephrased,
+        table=load("episode-table", on_disk.EPISODE_TABLE, on_disk.read_episode_table),
+        lengths=load("episode-lengths", on_disk.EPISODE_LENGTHS, on_disk.read_episode_lengths),
+        statistics=load("statistics", metadata.STATISTICS, metadata.read_statistics),
+        recording=load("recording-config", metadata.RECORDING, metadata.read_recording_config),
+        annotations=load("annotations", language.ANNOTATIONS, language.read_annotation_file),
+        scene_info=load("scene-info", metadata.SCENE_INFO, metadata.read_scene_info),
+        unreadable=unreadable,
     )
 
 
-def _annotations(directory: Path) -> Loaded[language.AnnotationFile]:
-    try:
-        is_there = language.annotations_path(directory) is not None
-        return language.read_annotation_file(directory) if is_there else None
-    except WamError as error:
-        return error
+def _is_there(directory: Path, file: str | Path) -> bool:
+    if file == language.ANNOTATIONS:  # or in the folder of another language model
+        return language.annotations_path(directory) is not None
+    return os.path.lexists(directory / file)
 
 
 def _chosen(split: Split, shared: np.ndarray, frames: int) -> np.ndarray:
@@ -295,31 +281,35 @@ def _chosen(split: Split, shared: np.ndarray, frames: int) -> np.ndarray:
 
 def _read_sample(split: Split, ids: np.ndarray) -> FrameSample:
     digits = split.digits[np.searchsorted(split.ids, ids)]
-    edges = range(0, len(ids), _CHUNK_FRAMES)
-    chunks = [(ids[at : at + _CHUNK_FRAMES], digits[at : at + _CHUNK_FRAMES]) for at in edges]
-    parts = []
+    complete, rows, damaged = [], [], []
+    layouts: dict[Layout, tuple[int, int]] = {}
+    frames = _read_frames(split.directory, ids.tolist(), digits.tolist())
     with console.progress(f"inspect {split.name}", len(ids), "frames") as advance:
-        for (chunk, _), part in zip(chunks, _read_chunks(split.directory, chunks), strict=True):
-            parts.append(part)
-            advance(len(chunk))
-    return _merge(parts)
+        for frame_id, frame in zip(ids.tolist(), frames, strict=True):
+            advance()
+            if isinstance(frame, str):
+                damaged.append((frame_id, frame))
+                continue
+            layout, row = frame
+            count, first = layouts.get(layout, (0, frame_id))
+            layouts[layout] = (count + 1, first)
+            if row is not None:
+                complete.append(frame_id)
+                rows.append(row)
+    stops = np.cumsum([field.length for field in VECTORS.values()])
+    columns = np.split(np.array(rows, np.float64).reshape(-1, stops[-1]), stops[:-1], axis=1)
+    vectors = dict(zip(VECTORS, columns, strict=True))
+    return FrameSample(np.array(complete, np.int64), vectors, layouts, damaged)
 
 
-def _read_chunks(
-    directory: Path, chunks: Sequence[tuple[np.ndarray, np.ndarray]]
-) -> Iterator[FrameSample]:
-    if len(chunks) * _CHUNK_FRAMES < _PARALLEL_FRAMES:
-        for ids, digits in chunks:
-            yield read_frames(directory, ids, digits)
+def _read_frames(directory: Path, ids: list[int], digits: list[int]) -> Iterator[Frame | str]:
+    arguments = (itertools.repeat(directory), ids, digits)
+    if len(ids) < _PARALLEL_FRAMES:
+        yield from map(read_frame, *arguments)
         return
     pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
     try:
-        yield from pool.map(
-            read_frames,
-            itertools.repeat(directory),
-            [ids for ids, _ in chunks],
-            [digits for _, digits in chunks],
-        )
+        yield from pool.map(read_frame, *arguments, chunksize=_CHUNK_FRAMES)
     except BrokenProcessPool:
         raise WamError(
             f"{directory}: a process that reads frames died (out of memory?); look at fewer with "
@@ -327,19 +317,3 @@ def _read_chunks(
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _merge(parts: Sequence[FrameSample]) -> FrameSample:
-    """One sample of all parts, whose ids ascend."""
-    parts = [_NOTHING, *parts]
-    layouts: dict[Layout, tuple[int, int]] = {}
-    for part in parts:
-        for layout, (count, first) in part.layouts.items():
-            known, earlier = layouts.get(layout, (0, first))
-            layouts[layout] = (known + count, earlier)
-    return FrameSample(
-        ids=np.concatenate([part.ids for part in parts]),
-        vectors={name: np.concatenate([part.vectors[name] for part in parts]) for name in VECTORS},
-        layouts=layouts,
-        damaged=[found for part in parts for found in part.damaged],
-    )
