@@ -1,0 +1,1 @@
+"""The results of a profile as one page to look at."""

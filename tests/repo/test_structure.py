@@ -1,18 +1,91 @@
 """Rules of the repository that nobody should have to remember."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.params import load_profile
+from tests.repo.dvc_file import derived
+from tests.repo.import_graph import cycles, reachable, read_imports
 from wam.config import VARIANTS
 
 ROOT = Path(__file__).parents[2]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 MATRIX = {name: values for entry in PIPELINE["vars"] for name, values in entry.items()}
+IMPORTS = read_imports(ROOT)
+SOURCES = [path for name in ("wam", "pipeline", "flows") for path in (ROOT / name).rglob("*.py")]
+EVERYTHING = [*SOURCES, *(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+
+LAYERS = [
+    row.split()
+    for row in reversed(
+        (ROOT / "docs" / "architecture.md")
+        .read_text()
+        .split("```layers\n")[1]
+        .split("```")[0]
+        .splitlines()
+    )
+]
+"""From the ground up: what is imported lies in the same folder or in a lower row. The longest
+name that a module's own begins with says where it belongs."""
+
+
+def place(module: str) -> tuple[int, str]:
+    """Row and folder of a module."""
+    fitting = [
+        (len(name), row, name)
+        for row, names in enumerate(LAYERS)
+        for name in names
+        if f"{module}.".startswith(f"{name}.")
+    ]
+    assert fitting, f"{module}: in none of the layers of docs/architecture.md"
+    _, row, name = max(fitting)
+    return row, name
+
+
+@pytest.mark.parametrize("module", sorted(IMPORTS.keys() - {"pipeline"}))
+def test_imports_go_down(module: str) -> None:
+    row, folder = place(module)
+    upwards = {
+        other
+        for other in IMPORTS[module] - {"pipeline"}
+        if place(other)[0] >= row and place(other)[1] != folder
+    }
+    assert not upwards
+
+
+def test_there_are_no_import_cycles() -> None:
+    assert cycles(IMPORTS) == []
+
+
+def test_stages_are_imported_by_the_command_line_and_the_flows_alone() -> None:
+    importers = {
+        name
+        for name, imported in IMPORTS.items()
+        if any(other.startswith("pipeline.stages.") for other in imported)
+    }
+    assert all(name == "pipeline.cli" or name.startswith("flows.") for name in importers)
+
+
+def test_reading_a_store_needs_neither_conformance_nor_the_simulator() -> None:
+    needed = reachable(IMPORTS, ["pipeline.store.open", "pipeline.batches.from_store"])
+    assert not {n for n in needed if n.startswith(("pipeline.calvin.conformance", "wam.envs"))}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_libraries_are_imported_where_they_belong(path: Path) -> None:
+    package, *folders = path.relative_to(ROOT).parts
+    forbidden = {"prefect", "prefect_dask", "dvc"} if package != "flows" else set()
+    if package == "wam":
+        forbidden |= {"pipeline", "flows", "dask", "distributed", "zarr", "webdataset"}
+        forbidden |= {"pydantic", "rich", "cv2"}
+        if folders[0] != "envs":
+            forbidden |= {"pybullet", "pybullet_data", "gymnasium", "scipy"}
+    assert not imported_packages(path) & forbidden
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -26,23 +99,16 @@ def imported_packages(path: Path) -> set[str]:
     return names
 
 
-def sources(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+def test_every_folder_says_what_it_holds_and_can_be_taken_in_at_a_glance() -> None:
+    for folder, count in Counter(path.parent for path in SOURCES).items():
+        assert count <= 15, folder
+        if folder not in (ROOT / "wam", ROOT / "pipeline"):
+            assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
 
 
-@pytest.mark.parametrize("path", sources("wam"), ids=str)
-def test_models_know_nothing_of_the_pipeline(path: Path) -> None:
-    allowed_in_envs = {"pybullet", "pybullet_data", "gymnasium", "scipy"}
-    forbidden = {"pipeline", "flows", "prefect", "dask", "distributed", "dvc", "zarr", "webdataset"}
-    forbidden |= {"pydantic", "rich", "cv2"}
-    if "envs" not in path.parts:
-        forbidden |= allowed_in_envs
-    assert not imported_packages(path) & forbidden
-
-
-@pytest.mark.parametrize("path", sources("pipeline"), ids=str)
-def test_stages_know_nothing_of_the_flows(path: Path) -> None:
-    assert not imported_packages(path) & {"flows", "prefect", "prefect_dask", "dvc"}
+@pytest.mark.parametrize("path", EVERYTHING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_longer_than_anyone_reads(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
 
 
 def keys(value: object) -> set[str]:
@@ -89,3 +155,8 @@ def test_stage_depends_on_files_and_parameters_that_exist(name: str) -> None:
         value = PARAMS["demo"]
         for key in parameter.split(".")[2:]:
             value = value[key]
+
+
+def test_the_pipeline_file_is_what_follows_from_the_code() -> None:
+    text = (ROOT / "dvc.yaml").read_text()
+    assert derived(text, ROOT) == text, "run 'python -m tests.repo.dvc_file'"

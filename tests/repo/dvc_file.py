@@ -1,4 +1,4 @@
-"""``python -m pipeline.tools.dvc_file`` writes into ``dvc.yaml`` what follows from elsewhere.
+"""``python -m tests.repo.dvc_file`` writes into ``dvc.yaml`` what follows from elsewhere.
 
 * The code that a stage depends on, from the import graph: a change there can change what the stage
   makes. Whole folders where a stage needs all of one.
@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.params.profile import Env
-from pipeline.tools.import_graph import reachable, read_imports
+from tests.repo.import_graph import reachable, read_imports
 from wam.reliability.atomic import replacing
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ _LEFT_OUT = (
 
 _SIMULATOR = "wam.envs.simulator.play_table"
 _OF_THE_MACHINE = ("workers",)
-_DERIVED = "# Written by 'python -m pipeline.tools.dvc_file' from here to the end.\n"
+_DERIVED = "# Written by 'python -m tests.repo.dvc_file' from here to the end.\n"
 _ENTRY = re.compile(r"(?:wam |python -m flows\.)([\w-]+)")
 _SETTING = "      - ${item.profile}.env."
 
@@ -133,7 +133,7 @@ def _metrics_and_plots(profiles: Sequence[str], variants: Sequence[str]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Write ``dvc.yaml``, or with ``--check`` exit with 1 if that would change it."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.tools.dvc_file", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.repo.dvc_file", description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; say what is out of date"
     )
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     if new == text:
         return
     if arguments.check:
-        sys.exit(f"{path}: out of date; run 'python -m pipeline.tools.dvc_file'")
+        sys.exit(f"{path}: out of date; run 'python -m tests.repo.dvc_file'")
     with replacing(path) as temporary:
         temporary.write_text(new)
 

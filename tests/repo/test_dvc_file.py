@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.tools.dvc_file import derived, main
+from tests.repo.dvc_file import derived, main
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 MODULES = {
     "pipeline/stages/train_policy.py": "from wam.policy import network\n",
     "pipeline/stages/featurize.py": "from pipeline import console\nimport wam.errors\n",

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from pipeline.tools.import_graph import cycles, reachable, read_imports
+from tests.repo.import_graph import cycles, reachable, read_imports
 
 FILES = {
     "wam/__init__.py": "",
