@@ -61,22 +61,19 @@ def check_values(paths: Sequence[Path], vectors: Mapping[str, np.ndarray]) -> No
     invalid = np.zeros(len(paths), bool)
     for name, values in vectors.items():
         invalid |= ~VECTORS[name].plausible(values).all(axis=1)
-    if invalid.any():
-        row = int(invalid.argmax())
-        for name, values in vectors.items():
-            _explain(paths[row], name, values[row])
-
-
-def _explain(path: Path, name: str, value: np.ndarray) -> None:
-    field = VECTORS[name]
-    for at in np.flatnonzero(~field.plausible(value)).tolist():
-        if not np.isfinite(value[at]):
-            raise WamError(f"{path}: {name}[{at}] is {value[at]}; expected a finite number")
-        lowest, highest = field.bounds[at]
-        raise WamError(
-            f"{path}: {name}[{at}] is {value[at]:g}; expected {lowest:g} to {highest:g} "
-            f"({field.meaning})"
-        )
+    if not invalid.any():
+        return
+    row = int(invalid.argmax())
+    for name, values in vectors.items():
+        field, value = VECTORS[name], values[row]
+        for at in np.flatnonzero(~field.plausible(value)).tolist():
+            element = f"{paths[row]}: {name}[{at}] is"
+            if not np.isfinite(value[at]):
+                raise WamError(f"{element} {value[at]}; expected a finite number")
+            low, high = field.bounds[at]
+            raise WamError(
+                f"{element} {value[at]:g}; expected {low:g} to {high:g} ({field.meaning})"
+            )
 
 
 def _problem(name: str, array: np.ndarray, kind: Kind) -> str | None:

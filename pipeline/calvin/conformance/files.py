@@ -19,9 +19,6 @@ from wam.config import ACTION_SIZE
 KNOWN_STRAY = (37682, 53818, 244284, 420498)
 """Frames of ABCD's validation that also lie in its training directory (mees/calvin#40)."""
 
-_TRANSFORMED = ("robot_obs", "scene_obs")
-_TRANSFORM_PACKAGE = "calvin_agent."
-
 
 def files(split: Split) -> Iterator[Finding]:
     """Missing and damaged files beside the frames, and the names of the frames' own."""
@@ -104,39 +101,37 @@ def recording(split: Split) -> Iterator[Finding]:
 
 def statistics(split: Split) -> Iterator[Finding]:
     """Keys, lengths and class names of ``statistics.yaml``."""
-    if split.statistics is None:
+    content = split.statistics
+    if content is None:
         return
     file = split.file(metadata.STATISTICS)
-    problems = list(_statistics_problems(split.statistics))
+    transforms = {key: _mappings(content.get(key)) for key in ("robot_obs", "scene_obs")}
+    problems = list(_statistics_problems(content, transforms))
     if problems:
         yield finding("statistics-content", file, problems[0], len(problems))
         return
-    targets = {
-        shortened(str(transform.get("_target_")))
-        for key in _TRANSFORMED
-        for transform in _transforms(split.statistics, key)
-    }
-    foreign = sorted(name for name in targets if not name.startswith(_TRANSFORM_PACKAGE))
+    targets = {shortened(str(found[0].get("_target_"))) for found in transforms.values()}
+    foreign = sorted(name for name in targets if not name.startswith("calvin_agent."))
     if foreign:
         yield finding("statistics-prefix", file, f"_target_ is {foreign[0]}", len(foreign))
 
 
-def _statistics_problems(content: dict[str, Any]) -> Iterator[str]:
-    for key in _TRANSFORMED:
-        transforms, size = _transforms(content, key), VECTORS[key].length
-        if len(transforms) != 1:
-            yield f"{key} has {len(transforms)} transforms"
+def _statistics_problems(
+    content: dict[str, Any], transforms: dict[str, list[dict[str, Any]]]
+) -> Iterator[str]:
+    for key, found in transforms.items():
+        if len(found) != 1:
+            yield f"{key} has {len(found)} transforms"
             continue
         for name in ("mean", "std"):
-            if not _has_length(transforms[0].get(name), size):
-                yield f"{name} of {key} does not have {size} elements"
+            if not _has_length(found[0].get(name), VECTORS[key].length):
+                yield f"{name} of {key} does not have {VECTORS[key].length} elements"
     for key in ("act_min_bound", "act_max_bound"):
         if not _has_length(content.get(key), ACTION_SIZE):
             yield f"{key} does not have {ACTION_SIZE} elements"
 
 
-def _transforms(content: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    listed = content.get(key)
+def _mappings(listed: Any) -> list[dict[str, Any]]:
     return [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
 
 
