@@ -28,14 +28,14 @@ from pipeline.params import Profile, load_profile
 from wam import device as devices
 from wam.actions import executable
 from wam.config import ACTION_SIZE, CHUNK
-from wam.initialisation import seeded
 from wam.policy.cloning import Windows, clone, windows
 from wam.policy.diffusion import NOISE_CLIP
-from wam.policy.network import CHUNK_VALUES, FinetunedPolicy, build_network, to_actions
+from wam.policy.network import CHUNK_VALUES, build_network
+from wam.policy.policy import FinetunedPolicy, to_actions
 from wam.ppo.experience import Rollout, collect
 from wam.ppo.imagination import LatentEnv
 from wam.ppo.ppo import Dppo
-from wam.randomness import normal, uniform
+from wam.randomness import normal, seeded, uniform
 from wam.reward.classifier import SuccessClassifier
 from wam.world_model.model import WorldModel
 

@@ -35,8 +35,8 @@ from wam import device as devices
 from wam.batch import Batch
 from wam.config import VARIANTS
 from wam.tasks import FIXTURES
-from wam.training.checkpoint import load_world_model
 from wam.world_model.assessment import Predictions, predict
+from wam.world_model.load import load_world_model
 from wam.world_model.model import WorldModel
 from wam.world_model.nets import CAMERAS
 from wam.world_model.probe import (

@@ -12,14 +12,15 @@ from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
 from pipeline.latents.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.params import Profile
-from pipeline.seeding import task_generator
 from wam import device as devices
 from wam.config import PolicyConfig
 from wam.errors import WamError
 from wam.policy.cloning import Windows, clone, windows
-from wam.policy.network import DiffusionPolicy, policy_description
-from wam.training.checkpoint import StateFile, save_model
+from wam.policy.policy import DiffusionPolicy, policy_description
+from wam.randomness import task_generator
+from wam.training.checkpoint import StateFile
 from wam.training.journal import Journal
+from wam.weights import save_model
 
 STAGE = "train-policy"
 METRICS_FILE = "metrics.jsonl"

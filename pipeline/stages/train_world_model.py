@@ -26,7 +26,6 @@ from wam.config import WorldModelConfig, WorldModelTraining
 from wam.distributed import Ranks
 from wam.images import to_rgb
 from wam.reliability.atomic import replacing
-from wam.training.checkpoint import save_model, world_model_config
 from wam.training.diagnosis import diagnose
 from wam.training.journal import Journal
 from wam.training.precision import choose
@@ -39,7 +38,9 @@ from wam.training.trainer import (
     Record,
     Trainer,
 )
+from wam.weights import save_model
 from wam.world_model.assessment import Predictions, assess, predict
+from wam.world_model.load import world_model_config
 from wam.world_model.model import WorldModel
 from wam.world_model.nets import CAMERAS
 

@@ -19,8 +19,8 @@ from wam import device as devices
 from wam.batch import Batch
 from wam.errors import WamError
 from wam.images import psnr, to_rgb
-from wam.training.checkpoint import load_world_model
 from wam.world_model.assessment import Predictions, predict
+from wam.world_model.load import load_world_model
 from wam.world_model.nets import CAMERAS
 
 _FRAME_MS = 100

@@ -12,9 +12,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wam.config import CHUNK, PolicyConfig
 from wam.errors import WamError
-from wam.initialisation import seeded
 from wam.policy.diffusion import Schedule
 from wam.policy.network import CHUNK_VALUES, DiffusionMlp, build_network
+from wam.randomness import seeded
 from wam.reliability.finite import check_weights
 from wam.reliability.interruption import deferred
 from wam.training.checkpoint import StateFile

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from wam.config import RewardConfig
-from wam.training.checkpoint import load_module
+from wam.weights import load_module
 
 
 class SuccessClassifier(nn.Module):

@@ -12,13 +12,12 @@ import torch
 
 from tests.wam import golden
 from wam.config import FinetuneConfig, PolicyConfig
-from wam.initialisation import seeded
 from wam.policy.network import build_network
 from wam.ppo.curriculum import StartCurriculum
 from wam.ppo.disagreement import DisagreementEnsemble
 from wam.ppo.imagination import LatentEnv
 from wam.ppo.ppo import Dppo
-from wam.randomness import Generators, normal
+from wam.randomness import Generators, normal, seeded
 
 GOLDEN = Path(__file__).with_name("golden.json")
 FEATURE = 2

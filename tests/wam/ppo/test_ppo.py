@@ -14,7 +14,8 @@ from tests.wam.ppo.toy_bandit import (
 from wam.config import FinetuneConfig
 from wam.errors import WamError
 from wam.policy.diffusion import log_prob
-from wam.policy.network import DiffusionMlp, FinetunedPolicy, Policy
+from wam.policy.network import DiffusionMlp
+from wam.policy.policy import FinetunedPolicy, Policy
 from wam.ppo.experience import collect, experience_report
 from wam.ppo.imagination import Doubt, LatentEnv, imagined_outcome
 from wam.ppo.ppo import Dppo, clip_ranges, gaussian_kl
