@@ -56,7 +56,7 @@ class Batches(Protocol):
         ...
 
 
-class Outcome(NamedTuple):
+class TrainingOutcome(NamedTuple):
     """What a finished training amounts to."""
 
     updates: int
@@ -133,7 +133,7 @@ class Trainer:
 
     def run(
         self, on_step: Callable[[int, Record | None], None] = lambda step, record: None
-    ) -> Outcome:
+    ) -> TrainingOutcome:
         """Train up to the configured number of updates or frames, or out of time.
 
         ``on_step(step, record)`` is called after each update, with the record where one was
@@ -164,7 +164,7 @@ class Trainer:
             else:
                 # A run that was to be longer has no figures of its end.
                 self._judge_if_missing()
-        return Outcome(self.step, self._frames, self._skipped, self._frames_per_s)
+        return TrainingOutcome(self.step, self._frames, self._skipped, self._frames_per_s)
 
     def use_best(self) -> int:
         """Give the model the weights of its best validation; the update that they are from."""
