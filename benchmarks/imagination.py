@@ -28,14 +28,14 @@ from pipeline.params import Profile, load_profile
 from wam import device as devices
 from wam.actions import executable
 from wam.config import ACTION_SIZE, CHUNK
-from wam.initialisation import seeded
-from wam.policy.cloning import Windows, clone, windows
+from wam.policy.cloning import ChunkDataset, chunk_dataset, clone
 from wam.policy.diffusion import NOISE_CLIP
-from wam.policy.network import CHUNK_VALUES, FinetunedPolicy, build_network, to_actions
+from wam.policy.network import CHUNK_VALUES, build_network
+from wam.policy.policy import FinetunedPolicy, to_actions
 from wam.ppo.experience import Rollout, collect
 from wam.ppo.imagination import LatentEnv
 from wam.ppo.ppo import Dppo
-from wam.randomness import normal, uniform
+from wam.randomness import normal, seeded, uniform
 from wam.reward.classifier import SuccessClassifier
 from wam.world_model.model import WorldModel
 
@@ -265,7 +265,7 @@ def cloning(profile: Profile, device: torch.device) -> dict[str, Any]:
     interval = profile.policy.log_every
     config = replace(profile.policy, updates=CLONING_INTERVALS * interval)
     demos = profile.extract.demos_per_task
-    training, validation = (demo_windows(profile, count) for count in (demos, demos // 2))
+    training, validation = (demo_dataset(profile, count) for count in (demos, demos // 2))
     marks = []
     with console.progress("cloning", CLONING_INTERVALS, "intervals") as advance:
 
@@ -282,13 +282,13 @@ def cloning(profile: Profile, device: torch.device) -> dict[str, Any]:
     }
 
 
-def demo_windows(profile: Profile, count: int) -> Windows:
+def demo_dataset(profile: Profile, count: int) -> ChunkDataset:
     """Noise in the form of ``count`` demonstrations."""
     generator = torch.Generator().manual_seed(count)
     frames, size = count * DEMO_FRAMES, profile.world_model.feature
     features = torch.randn(profile.features.draws, frames, size, generator=generator)
     actions = executable(torch.randn(frames, ACTION_SIZE, generator=generator))
-    return windows(features, features[0], actions, torch.full((count,), DEMO_FRAMES))
+    return chunk_dataset(features, features[0], actions, torch.full((count,), DEMO_FRAMES))
 
 
 def make_env(profile: Profile, parts: Parts, envs: int, generator: torch.Generator) -> LatentEnv:

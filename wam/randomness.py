@@ -1,13 +1,17 @@
-"""Random draws from explicit generators: one for a whole batch, or one per row.
+"""Random draws from explicit generators: one for a whole batch, one per row, or one per task.
 
 With one generator per row an episode's noise belongs to the episode: the same start with the same
-seed sees the same draws whatever else is in the batch.
+seed sees the same draws whatever else is in the batch. So with tasks, whichever are trained.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+from wam.config import TASKS
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,34 @@ def row_generators(
 ) -> list[torch.Generator]:
     """One generator per row, seeded with the given numbers."""
     return [torch.Generator(device).manual_seed(int(seed)) for seed in seeds]
+
+
+def task_generator(
+    seed: int, task: str, device: torch.device | str = "cpu", part: int = 0
+) -> torch.Generator:
+    """The generator of ``task`` under a stage's ``seed``; ``part`` tells uses of one task apart."""
+    return _generator([seed, TASKS.index(task), part], device)
+
+
+def shared_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator of what a stage makes for all its tasks together."""
+    return _generator([seed, len(TASKS), 0], device)
+
+
+@contextlib.contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Modules built inside have weights that depend on ``generator`` alone.
+
+    torch's initialisers draw from the global generator, which is put back afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        yield
+
+
+def _generator(key: list[int], device: torch.device | str) -> torch.Generator:
+    words = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    return torch.Generator(device).manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
 def _draw(draw, shape, generator, device) -> torch.Tensor:  # type: ignore[no-untyped-def]

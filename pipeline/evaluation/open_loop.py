@@ -13,7 +13,7 @@ from pipeline.evaluation.perceptual import ClipFeatures, FrameDistance
 from wam.images import psnr, ssim, to_rgb
 from wam.world_model.assessment import Predictions
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERAS
+from wam.world_model.nets import CAMERA_NAMES
 from wam.world_model.probe import Pairs, neighbours
 
 BOTH = "both"
@@ -70,22 +70,22 @@ def _measure(
     distances: Mapping[str, FrameDistance],
     features: Mapping[str, ClipFeatures],
 ) -> OpenLoop:
-    real = {camera: part.real[camera][1:] for camera in CAMERAS}
-    predicted = {camera: part.open_loop[camera][1:].clamp(-1.0, 1.0) for camera in CAMERAS}
+    real = {camera: part.real[camera][1:] for camera in CAMERA_NAMES}
+    predicted = {camera: part.open_loop[camera][1:].clamp(-1.0, 1.0) for camera in CAMERA_NAMES}
     quality = {}
     for name, distance in {"psnr": psnr, "ssim": ssim, **distances}.items():
-        for camera in CAMERAS:
+        for camera in CAMERA_NAMES:
             values = distance(predicted[camera].flatten(0, 1), real[camera].flatten(0, 1))
             quality[name, camera] = _plain(values.unflatten(0, real[camera].shape[:2]))
-        quality[name, BOTH] = np.mean([quality[name, camera] for camera in CAMERAS], axis=0)
-    posterior = {c: _plain(psnr(part.posterior[c], part.real[c])) for c in CAMERAS}
-    posterior[BOTH] = np.mean([posterior[camera] for camera in CAMERAS], axis=0)
+        quality[name, BOTH] = np.mean([quality[name, camera] for camera in CAMERA_NAMES], axis=0)
+    posterior = {c: _plain(psnr(part.posterior[c], part.real[c])) for c in CAMERA_NAMES}
+    posterior[BOTH] = np.mean([posterior[camera] for camera in CAMERA_NAMES], axis=0)
     clips = {
         (name, camera): Clips(_plain(extract(predicted[camera])), _plain(extract(real[camera])))
         for name, extract in features.items()
-        for camera in CAMERAS
+        for camera in CAMERA_NAMES
     }
-    static, gripper = (to_rgb(part.open_loop[camera]) for camera in CAMERAS)
+    static, gripper = (to_rgb(part.open_loop[camera]) for camera in CAMERA_NAMES)
     visual, _ = model.embed(static, gripper, part.batch.proprio)
     pairs = neighbours(visual, part.batch.action, part.batch.id_mask)
     return OpenLoop(quality, posterior, clips, pairs)

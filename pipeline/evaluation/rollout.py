@@ -16,7 +16,7 @@ from wam.envs.controls import CONTROLS
 from wam.envs.episode import Episode
 from wam.envs.filtered import FilteredPool
 from wam.envs.pool import EnvPool
-from wam.policy.network import Policy
+from wam.policy.policy import Policy
 from wam.proprio import ProprioNormalizer
 from wam.world_model.model import WorldModel
 

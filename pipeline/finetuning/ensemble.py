@@ -8,7 +8,6 @@ from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build
 from pipeline.latents.features import load_features
 from pipeline.params import Profile
-from pipeline.seeding import shared_generator
 from wam.config import WorldModelConfig
 from wam.ppo.disagreement import (
     DisagreementEnsemble,
@@ -19,7 +18,8 @@ from wam.ppo.disagreement import (
     train_ensemble,
     transitions,
 )
-from wam.training.checkpoint import save_model
+from wam.randomness import shared_generator
+from wam.weights import save_model
 
 
 def fit_ensemble(

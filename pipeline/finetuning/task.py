@@ -14,18 +14,19 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.latents.features import SplitFeatures
 from pipeline.params import Profile
-from pipeline.seeding import task_generator
 from wam.config import FinetuneConfig
 from wam.errors import WamError
-from wam.policy.network import DiffusionPolicy, policy_description
+from wam.policy.policy import DiffusionPolicy, policy_description
 from wam.ppo.curriculum import StartCurriculum
 from wam.ppo.disagreement import DisagreementEnsemble
 from wam.ppo.imagination import Environment, LatentEnv, imagined_outcome
 from wam.ppo.ppo import Dppo
+from wam.randomness import task_generator
 from wam.reliability.interruption import deferred
 from wam.reward.classifier import SuccessClassifier
-from wam.training.checkpoint import StateFile, save_model
+from wam.training.checkpoint import StateFile
 from wam.training.journal import Journal
+from wam.weights import save_model
 from wam.world_model.model import WorldModel
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pipeline.artifacts.layout import SPLITS
 from wam.errors import WamError
-from wam.training.checkpoint import load_tensors, save_tensors
+from wam.weights import load_tensors, save_tensors
 
 FEATURES_FILE = "features.safetensors"
 MAX_CLASSES = 256

@@ -197,9 +197,9 @@ def _roll_out(
     from pipeline.evaluation import agreement
     from pipeline.evaluation.rollout import Agent, roll_out, run_control
     from wam.device import resolve
-    from wam.policy.network import load_policy
+    from wam.policy.policy import load_policy
     from wam.reward.classifier import load_reward
-    from wam.training.checkpoint import load_world_model
+    from wam.world_model.load import load_world_model
 
     device = resolve(profile.device)
     variant = jobs[0].variant

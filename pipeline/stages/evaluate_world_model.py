@@ -35,10 +35,10 @@ from wam import device as devices
 from wam.batch import Batch
 from wam.config import VARIANTS
 from wam.tasks import FIXTURES
-from wam.training.checkpoint import load_world_model
 from wam.world_model.assessment import Predictions, predict
+from wam.world_model.load import load_world_model
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERAS
+from wam.world_model.nets import CAMERA_NAMES
 from wam.world_model.probe import (
     Probe,
     SceneViews,
@@ -231,7 +231,7 @@ def _frechet(name: str, opened: Mapping[str, OpenLoop]) -> dict[str, dict[str, f
     """Per variant the distance of each camera's clips, and their mean."""
     distances = {}
     for variant, entry in opened.items():
-        cameras = {camera: frechet_distance(*entry.clips[name, camera]) for camera in CAMERAS}
+        cameras = {camera: frechet_distance(*entry.clips[name, camera]) for camera in CAMERA_NAMES}
         distances[variant] = {**cameras, BOTH: sum(cameras.values()) / len(cameras)}
     return distances
 

@@ -23,13 +23,13 @@ from pipeline.latents.demonstrations import Demo, TaskDemos, load_demos
 from pipeline.latents.features import SplitFeatures, TaskFeatures, no_features, save_features
 from pipeline.params import Features, Profile
 from pipeline.pictures.images import all_to_model_size
-from pipeline.seeding import task_generator
 from pipeline.store.open import Store, open_store
 from wam import device as devices
 from wam import tasks
 from wam.actions import executable
-from wam.training.checkpoint import load_world_model
+from wam.randomness import task_generator
 from wam.world_model.filtering import filter_embeddings, first_state
+from wam.world_model.load import load_world_model
 from wam.world_model.model import WorldModel
 
 STAGE = "featurize"

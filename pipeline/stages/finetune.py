@@ -23,10 +23,10 @@ from pipeline.params import Profile
 from wam import device as devices
 from wam.config import FinetuneConfig
 from wam.errors import WamError
-from wam.policy.network import DiffusionPolicy, load_policy
+from wam.policy.policy import DiffusionPolicy, load_policy
 from wam.ppo.disagreement import DisagreementEnsemble
 from wam.reward.classifier import load_reward
-from wam.training.checkpoint import load_world_model
+from wam.world_model.load import load_world_model
 from wam.world_model.model import WorldModel
 
 if TYPE_CHECKING:

@@ -12,14 +12,15 @@ from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
 from pipeline.latents.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.params import Profile
-from pipeline.seeding import task_generator
 from wam import device as devices
 from wam.config import PolicyConfig
 from wam.errors import WamError
-from wam.policy.cloning import Windows, clone, windows
-from wam.policy.network import DiffusionPolicy, policy_description
-from wam.training.checkpoint import StateFile, save_model
+from wam.policy.cloning import ChunkDataset, chunk_dataset, clone
+from wam.policy.policy import DiffusionPolicy, policy_description
+from wam.randomness import task_generator
+from wam.training.checkpoint import StateFile
 from wam.training.journal import Journal
+from wam.weights import save_model
 
 STAGE = "train-policy"
 METRICS_FILE = "metrics.jsonl"
@@ -77,7 +78,7 @@ def train_task(
     state = checkpoint.load()
     records = journal.records()
     advance(int(records[-1]["step"]) if records else 0, task)
-    training, validation = _windows(features.training), _windows(features.validation)
+    training, validation = _chunk_dataset(features.training), _chunk_dataset(features.validation)
 
     def log(record: dict[str, float]) -> None:
         done = int(record["step"] - (records[-1]["step"] if records else 0))
@@ -101,5 +102,5 @@ def train_task(
     manifests.write_json(directory / manifests.SUMMARY, summary)
 
 
-def _windows(split: SplitFeatures) -> Windows:
-    return windows(split.posterior, split.context, split.action, split.length)
+def _chunk_dataset(split: SplitFeatures) -> ChunkDataset:
+    return chunk_dataset(split.posterior, split.context, split.action, split.length)

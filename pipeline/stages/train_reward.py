@@ -13,14 +13,15 @@ from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
 from pipeline.latents.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.params import Profile
-from pipeline.seeding import task_generator
 from wam import device as devices
 from wam.config import RewardConfig
 from wam.errors import WamError
+from wam.randomness import task_generator
 from wam.reward.classifier import SuccessClassifier, reward_description
 from wam.reward.training import LabelledFeatures, calibrate, scores, train_classifier, window_rates
-from wam.training.checkpoint import StateFile, save_model
+from wam.training.checkpoint import StateFile
 from wam.training.journal import Journal
+from wam.weights import save_model
 
 STAGE = "train-reward"
 METRICS_FILE = "metrics.jsonl"

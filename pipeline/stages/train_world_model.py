@@ -26,7 +26,6 @@ from wam.config import WorldModelConfig, WorldModelTraining
 from wam.distributed import Ranks
 from wam.images import to_rgb
 from wam.reliability.atomic import replacing
-from wam.training.checkpoint import save_model, world_model_config
 from wam.training.diagnosis import diagnose
 from wam.training.journal import Journal
 from wam.training.precision import choose
@@ -35,13 +34,15 @@ from wam.training.trainer import (
     METRICS_FILE,
     VALIDATION_FILE,
     Batches,
-    Outcome,
     Record,
     Trainer,
+    TrainingOutcome,
 )
+from wam.weights import save_model
 from wam.world_model.assessment import Predictions, assess, predict
+from wam.world_model.load import world_model_config
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERAS
+from wam.world_model.nets import CAMERA_NAMES
 
 STAGE = "train-world-model"
 CURVE_FILE = "learning_curve.csv"
@@ -171,7 +172,7 @@ def _train_into(
     manifests.write_json(directory / manifests.SUMMARY, summarize(outcome, figures))
 
 
-def summarize(outcome: Outcome, figures: Record) -> dict[str, Any]:
+def summarize(outcome: TrainingOutcome, figures: Record) -> dict[str, Any]:
     """The figures a person compares runs by; PSNR without a camera's name is the cameras' mean."""
     summary: dict[str, Any] = {**outcome._asdict(), **figures}
     summary.pop("step")
@@ -181,7 +182,7 @@ def summarize(outcome: Outcome, figures: Record) -> dict[str, Any]:
     }
 
 
-def _train(trainer: Trainer, directory: Path, description: str) -> Outcome:
+def _train(trainer: Trainer, directory: Path, description: str) -> TrainingOutcome:
     with (
         console.progress(description, trainer.updates, "updates", done=trainer.step) as advance,
         Tracker(directory) as tracker,
@@ -219,7 +220,7 @@ def _write_film_strips(directory: Path, part: Predictions) -> None:
     """``film_static.png`` and ``film_gripper.png`` of the first window."""
     steps = np.unique(np.linspace(0, len(part.kl) - 1, _FILM_COLUMNS).round().astype(int))
     headings = ["given"] + [f"+{step}" for step in steps[1:]]
-    for camera in CAMERAS:
+    for camera in CAMERA_NAMES:
         rows = {
             name: to_rgb(images[camera][steps, 0]).cpu().numpy()
             for name, images in (

@@ -19,9 +19,9 @@ from wam import device as devices
 from wam.batch import Batch
 from wam.errors import WamError
 from wam.images import psnr, to_rgb
-from wam.training.checkpoint import load_world_model
 from wam.world_model.assessment import Predictions, predict
-from wam.world_model.nets import CAMERAS
+from wam.world_model.load import load_world_model
+from wam.world_model.nets import CAMERA_NAMES
 
 _FRAME_MS = 100
 """A third of real time: predictions fail in details."""
@@ -93,7 +93,7 @@ def _check_length(store: Store, start: int, steps: int) -> None:
 
 def _frames(part: Predictions, title: str) -> list[Image.Image]:
     rows = {
-        name: [to_rgb(images[camera][:, 0]).cpu().numpy() for camera in CAMERAS]
+        name: [to_rgb(images[camera][:, 0]).cpu().numpy() for camera in CAMERA_NAMES]
         for name, images in (("real", part.real), ("imagined", part.open_loop))
     }
     quality = psnr(part.open_loop["static"][:, 0], part.real["static"][:, 0]).tolist()

@@ -16,7 +16,8 @@ from pipeline.store.open import open_store
 from tests.pipeline.artifact import artifact
 from wam.config import VARIANTS
 from wam.tasks import DRAWER, LED
-from wam.training.checkpoint import save_model, world_model_config
+from wam.weights import save_model
+from wam.world_model.load import world_model_config
 from wam.world_model.model import WorldModel
 
 EPISODE = 40

@@ -12,16 +12,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wam.config import CHUNK, PolicyConfig
 from wam.errors import WamError
-from wam.initialisation import seeded
 from wam.policy.diffusion import Schedule
 from wam.policy.network import CHUNK_VALUES, DiffusionMlp, build_network
+from wam.randomness import seeded
 from wam.reliability.finite import check_weights
 from wam.reliability.interruption import deferred
 from wam.training.checkpoint import StateFile
 from wam.training.schedule import cosine
 
 
-class Windows(NamedTuple):
+class ChunkDataset(NamedTuple):
     """All (feature, next four actions) pairs of a set of demonstrations."""
 
     features: torch.Tensor
@@ -34,12 +34,12 @@ class Windows(NamedTuple):
     """int64 [W], the frame of each window"""
 
 
-def windows(
+def chunk_dataset(
     features: torch.Tensor,
     context: torch.Tensor | None,
     actions: torch.Tensor,
     lengths: torch.Tensor,
-) -> Windows:
+) -> ChunkDataset:
     """The windows of demonstrations with ``lengths`` frames each; ``actions`` float32 [N, 7].
 
     A window starts at every frame that has itself and three more frames of its demonstration.
@@ -51,7 +51,7 @@ def windows(
         first += length
     rows = torch.cat(starts) if starts else torch.zeros(0, dtype=torch.int64)
     chunks = actions[rows.unsqueeze(1) + torch.arange(CHUNK)].reshape(-1, CHUNK_VALUES)
-    return Windows(features, context, chunks, rows)
+    return ChunkDataset(features, context, chunks, rows)
 
 
 def cloning_loss(
@@ -69,8 +69,8 @@ def cloning_loss(
 
 def clone(
     config: PolicyConfig,
-    training: Windows,
-    validation: Windows,
+    training: ChunkDataset,
+    validation: ChunkDataset,
     generator: torch.Generator,
     device: torch.device,
     log: Callable[[dict[str, float]], None],
@@ -160,7 +160,7 @@ def learning_rate(config: PolicyConfig, update: int) -> float:
 
 
 def _batches(
-    data: Windows, config: PolicyConfig, generator: torch.Generator, device: torch.device
+    data: ChunkDataset, config: PolicyConfig, generator: torch.Generator, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Endless draws of (feature, chunk, k, noise)."""
     pool = data.features.to(device)
@@ -181,7 +181,7 @@ def _batches(
 
 
 def _held_out(
-    data: Windows, config: PolicyConfig, generator: torch.Generator, device: torch.device
+    data: ChunkDataset, config: PolicyConfig, generator: torch.Generator, device: torch.device
 ) -> tuple[torch.Tensor, ...] | None:
     """Fixed (feature, chunk, k, noise) of every validation window, or None without any."""
     count = len(data.rows)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 
 from wam.config import FinetuneConfig
-from wam.initialisation import seeded
 from wam.policy.network import ResidualMlp
 from wam.ppo.advantage import RewardScaler, gae
 from wam.ppo.experience import Rollout
+from wam.randomness import seeded
 from wam.reliability.finite import check_weights
 
 

@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from wam.config import ACTION_SIZE
 from wam.errors import WamError
-from wam.initialisation import seeded
+from wam.randomness import seeded
 from wam.reliability.finite import check_weights
-from wam.training.checkpoint import load_module
+from wam.weights import load_module
 
 HIDDEN = 256
 """Width of the two hidden layers of a head."""

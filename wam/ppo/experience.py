@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from wam.config import ACTION_SIZE
-from wam.policy.network import FinetunedPolicy, to_actions
+from wam.policy.policy import FinetunedPolicy, to_actions
 from wam.ppo.imagination import Environment
 
 

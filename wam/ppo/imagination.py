@@ -37,7 +37,7 @@ class Acting(Protocol):
         """Executable chunk [B, 4, 7] for ``feature`` [B, F]."""
 
 
-class Doubt(Protocol):
+class Uncertainty(Protocol):
     """What imagination needs of an ensemble that tells how far a state is from the data."""
 
     def excess(self, feature: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -83,8 +83,8 @@ class LatentEnv:
     With a ``group`` every draw serves so many environments in a row, and all begin their episodes
     together: one that has finished waits until ``max_decisions`` are over.
 
-    With a ``doubt`` a decision's reward is less by ``doubt_scale`` times the mean excess of the
-    states and actions of its four steps.
+    With an ``uncertainty`` a decision's reward is less by ``penalty_scale`` times the mean excess
+    of the states and actions of its four steps (MOPO, arXiv:2005.13239).
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class LatentEnv:
         max_decisions: int,
         generator: torch.Generator,
         group: int | None = None,
-        doubt: Doubt | None = None,
-        doubt_scale: float = 0.0,
+        uncertainty: Uncertainty | None = None,
+        penalty_scale: float = 0.0,
     ) -> None:
         """Raises WamError without any start, or if ``envs`` are not whole groups."""
         if group is not None:
@@ -105,7 +105,7 @@ class LatentEnv:
         self._dynamics, self._classifier = dynamics, classifier
         self._max_decisions, self._generator = max_decisions, generator
         self._envs, self._group = envs, group
-        self._doubt, self._doubt_scale = doubt, doubt_scale
+        self._uncertainty, self._penalty_scale = uncertainty, penalty_scale
         self.start_from(starts)
         self.feature = self.reset()
 
@@ -133,10 +133,10 @@ class LatentEnv:
         active = ~self._waiting
         terminated = self._classifier.success(reached) & active
         reward = terminated.float()
-        if self._doubt is not None:
+        if self._uncertainty is not None:
             before = torch.stack([state.feature for state in states[:-1]], dim=1)
-            excess = self._doubt.excess(before, action).mean(1)
-            reward = reward - self._doubt_scale * excess * active
+            excess = self._uncertainty.excess(before, action).mean(1)
+            reward = reward - self._penalty_scale * excess * active
         self._age += 1
         over = self._age >= self._max_decisions
         truncated = over & ~terminated & active

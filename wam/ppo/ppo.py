@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from wam.config import FinetuneConfig
 from wam.policy.diffusion import log_prob
-from wam.policy.network import DiffusionMlp, FinetunedPolicy
+from wam.policy.network import DiffusionMlp
+from wam.policy.policy import FinetunedPolicy
 from wam.ppo.advantage import group_advantage
 from wam.ppo.critic import Critic, Estimate
 from wam.ppo.experience import Rollout, collect, experience_report, mean_penalty

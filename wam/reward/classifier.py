@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from wam.config import RewardConfig
-from wam.training.checkpoint import load_module
+from wam.weights import load_module
 
 
 class SuccessClassifier(nn.Module):
@@ -50,7 +50,7 @@ class SuccessClassifier(nn.Module):
 
     @torch.no_grad()
     def margin(self, feature: torch.Tensor) -> torch.Tensor:
-        """Logit of success [...] of the most doubtful head, not calibrated."""
+        """Logit of success [...] of the least certain head, not calibrated."""
         _, logits = self(feature.flatten(0, -2))
         return (logits[..., 1] - logits[..., 0]).amin(0).unflatten(0, feature.shape[:-1])
 

@@ -11,7 +11,7 @@ import torch
 
 from wam.config import CHUNK, RewardConfig
 from wam.errors import WamError
-from wam.initialisation import seeded
+from wam.randomness import seeded
 from wam.reliability.finite import check_weights
 from wam.reliability.interruption import deferred
 from wam.reward.classifier import SuccessClassifier, classifier_loss

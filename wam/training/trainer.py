@@ -20,12 +20,13 @@ from wam.errors import WamError
 from wam.randomness import Generators, RankGenerator, uniform
 from wam.reliability.finite import check_weights
 from wam.reliability.interruption import deferred
-from wam.training.checkpoint import Checkpoints, load_tensors, save_tensors
+from wam.training.checkpoint import Checkpoints
 from wam.training.cuda_graph import GraphedPasses
 from wam.training.journal import Journal
-from wam.training.muon import Muon
+from wam.training.optimizers import optimizers
 from wam.training.precision import Precision, choose
 from wam.training.schedule import cosine
+from wam.weights import load_tensors, save_tensors
 from wam.world_model.model import WorldModel
 from wam.world_model.rssm import RssmState
 
@@ -55,7 +56,7 @@ class Batches(Protocol):
         ...
 
 
-class Outcome(NamedTuple):
+class TrainingOutcome(NamedTuple):
     """What a finished training amounts to."""
 
     updates: int
@@ -132,7 +133,7 @@ class Trainer:
 
     def run(
         self, on_step: Callable[[int, Record | None], None] = lambda step, record: None
-    ) -> Outcome:
+    ) -> TrainingOutcome:
         """Train up to the configured number of updates or frames, or out of time.
 
         ``on_step(step, record)`` is called after each update, with the record where one was
@@ -163,7 +164,7 @@ class Trainer:
             else:
                 # A run that was to be longer has no figures of its end.
                 self._judge_if_missing()
-        return Outcome(self.step, self._frames, self._skipped, self._frames_per_s)
+        return TrainingOutcome(self.step, self._frames, self._skipped, self._frames_per_s)
 
     def use_best(self) -> int:
         """Give the model the weights of its best validation; the update that they are from."""
@@ -392,40 +393,3 @@ class _Objective(nn.Module):
 
     def forward(self, *arguments: Any) -> Any:
         return self.model.loss(*arguments)
-
-
-def optimizers(model: WorldModel, training: WorldModelTraining) -> list[torch.optim.Optimizer]:
-    """AdamW for what :class:`Muon` does not train; its groups know their relative rate.
-
-    Matrices and kernels decay, biases and LayerNorm do not, except with ``compat: diwa``, where
-    everything does (algorithm contract 2.8).
-    """
-    images = _image_weights(model) if training.image_optimizer == "muon" else []
-    taken = {id(p) for p in images}
-    others = [p for p in model.parameters() if id(p) not in taken]
-    decays_all = training.compat == "diwa"
-    decaying = [p for p in others if p.ndim > 1 or decays_all]
-    spared = [p for p in others if p.ndim <= 1 and not decays_all]
-    adamw = torch.optim.AdamW(
-        [
-            {"params": decaying, "weight_decay": training.weight_decay, "relative_lr": 1.0},
-            {"params": spared, "weight_decay": 0.0, "relative_lr": 1.0},
-        ],
-        lr=training.lr,
-        eps=training.adam_eps,
-        fused=True,
-    )
-    if not images:
-        return [adamw]
-    muon = Muon(
-        [{"params": images, "relative_lr": training.muon_lr / training.lr}],
-        lr=training.muon_lr,
-        weight_decay=training.weight_decay,
-    )
-    return [adamw, muon]
-
-
-def _image_weights(model: WorldModel) -> list[nn.Parameter]:
-    """Matrices and kernels of what turns images into embeddings and latents into images."""
-    parts = model.encoder, model.decoder, model.embedding_seed
-    return [p for part in parts if part is not None for p in part.parameters() if p.ndim > 1]

@@ -19,7 +19,7 @@ from wam.randomness import row_generators
 from wam.world_model.filtering import first_state
 from wam.world_model.inverse_dynamics import action_error, gripper_accuracy, spans
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERAS
+from wam.world_model.nets import CAMERA_NAMES
 from wam.world_model.rssm import kl_divergence
 
 _ROWS_AT_ONCE = 10
@@ -77,9 +77,9 @@ def predict(
         images = (batch.rgb_static, batch.rgb_gripper)
         yield Predictions(
             batch,
-            dict(zip(CAMERAS, (to_signed(image) for image in images), strict=True)),
-            dict(zip(CAMERAS, model.decode(feature), strict=True)),
-            dict(zip(CAMERAS, model.decode(predicted), strict=True)),
+            dict(zip(CAMERA_NAMES, (to_signed(image) for image in images), strict=True)),
+            dict(zip(CAMERA_NAMES, model.decode(feature), strict=True)),
+            dict(zip(CAMERA_NAMES, model.decode(predicted), strict=True)),
             kl_divergence(observed.posterior_logits, observed.prior_logits),
             model.actions_between(embedding),
         )
@@ -105,7 +105,7 @@ def assess(
         if number == 0:
             show_first(part)
         figures = {"kl": part.kl.mean()}
-        for camera in CAMERAS:
+        for camera in CAMERA_NAMES:
             real = part.real[camera]
             figures[f"posterior_psnr_{camera}"] = psnr(part.posterior[camera], real).mean()
             open_loop = psnr(part.open_loop[camera][1:], real[1:])
@@ -119,5 +119,7 @@ def assess(
             sums[name] = sums.get(name, torch.zeros((), device=device)) + share * value
     result = {name: float(value) for name, value in sums.items()}
     for kind in ("posterior_psnr", "open_loop_psnr"):
-        result[kind] = sum(result[f"{kind}_{camera}"] for camera in CAMERAS) / len(CAMERAS)
+        result[kind] = sum(result[f"{kind}_{camera}"] for camera in CAMERA_NAMES) / len(
+            CAMERA_NAMES
+        )
     return result

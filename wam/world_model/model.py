@@ -17,7 +17,7 @@ from wam.config import ACTION_NAMES, PROPRIO_SIZE, Sampling, WorldModelConfig
 from wam.images import psnr_of_mse, to_signed
 from wam.randomness import Generators, uniform
 from wam.world_model.inverse_dynamics import InverseDynamics, action_error, gripper_accuracy, spans
-from wam.world_model.nets import CAMERAS, Decoder, Encoder, initialize, pixel_phases
+from wam.world_model.nets import CAMERA_NAMES, Decoder, Encoder, initialize, pixel_phases
 from wam.world_model.rssm import Observed, Rssm, RssmState, kl_divergence, kl_loss
 
 _IMAGE_VALUES = 3 * 64 * 64
@@ -245,7 +245,9 @@ class WorldModel(nn.Module):
         """
         predictions = self.decoder.phases(seed)
         squares, metrics = [], {}
-        for camera, prediction, image in zip(CAMERAS, predictions, (static, gripper), strict=True):
+        for camera, prediction, image in zip(
+            CAMERA_NAMES, predictions, (static, gripper), strict=True
+        ):
             error = prediction.float() - pixel_phases(image)
             square = error.square().sum((1, 2, 3))
             squares.append(square)

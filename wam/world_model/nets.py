@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 NORM_EPS = 1e-3
-CAMERAS = ("static", "gripper")
+CAMERA_NAMES = ("static", "gripper")
 
 _ENCODER_KERNEL = 4
 _ENCODED_SIZE = 2

@@ -19,8 +19,7 @@ from torch import nn
 
 from wam.batch import Batch
 from wam.config import ACTION_SIZE, FILTERING, PROPRIO_SIZE, Filtering
-from wam.initialisation import seeded
-from wam.randomness import row_generators
+from wam.randomness import row_generators, seeded
 from wam.world_model.filtering import filter_embeddings
 from wam.world_model.model import WorldModel
 

@@ -8,7 +8,7 @@ from wam.batch import Batch
 from wam.config import WorldModelConfig
 from wam.world_model.assessment import Predictions
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERAS
+from wam.world_model.nets import CAMERA_NAMES
 
 TINY = WorldModelConfig(cnn_depth=2, visual_embedding=8, deter=8, stoch=2, classes=2, hidden=8)
 
@@ -20,10 +20,10 @@ def grey(value: float, steps: int, rows: int) -> torch.Tensor:
 def parts() -> Iterator[Predictions]:
     """Two groups of sequences whose error is known: 0.2 and 0.02 of the range, gripper none."""
     for rows, error in ((2, 0.2), (1, 0.02)):
-        real = {camera: grey(0.0, 4, rows) for camera in CAMERAS}
+        real = {camera: grey(0.0, 4, rows) for camera in CAMERA_NAMES}
         wrong = {"static": grey(2 * error, 4, rows), "gripper": grey(0.0, 4, rows)}
         batch = Batch(
-            *(torch.zeros(4, rows, 64, 64, 3, dtype=torch.uint8) for _ in CAMERAS),
+            *(torch.zeros(4, rows, 64, 64, 3, dtype=torch.uint8) for _ in CAMERA_NAMES),
             torch.zeros(4, rows, 18),
             torch.zeros(4, rows, 7),
             torch.zeros(4, rows, 7),

@@ -24,7 +24,7 @@ from tests.pipeline.stages.test_policy_stages import TASK, VARIANT, Killed, layo
 from wam.envs.play.starts import random_start
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
-from wam.policy.network import FinetunedPolicy, load_policy
+from wam.policy.policy import FinetunedPolicy, load_policy
 
 __all__ = ["layout", "profile", "trained"]  # fixtures
 

@@ -23,10 +23,12 @@ from wam.config import PROPRIO_SIZE
 from wam.envs.simulator import renderer
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
-from wam.policy.network import DiffusionPolicy, FinetunedPolicy, build_network, policy_description
+from wam.policy.network import build_network
+from wam.policy.policy import DiffusionPolicy, FinetunedPolicy, policy_description
 from wam.proprio import ProprioNormalizer
 from wam.reward.classifier import SuccessClassifier, reward_description
-from wam.training.checkpoint import save_model, world_model_config
+from wam.weights import save_model
+from wam.world_model.load import world_model_config
 from wam.world_model.model import WorldModel
 
 TASK = "turn_on_led"

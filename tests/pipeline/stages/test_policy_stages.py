@@ -29,14 +29,15 @@ from wam.actions import executable
 from wam.config import Filtering, WorldModelConfig
 from wam.errors import WamError
 from wam.policy import cloning
-from wam.policy.network import DiffusionPolicy, FinetunedPolicy, load_policy
+from wam.policy.policy import DiffusionPolicy, FinetunedPolicy, load_policy
 from wam.ppo.disagreement import MAX_EXCESS, load_ensemble, mean_disagreement, transitions
 from wam.proprio import ProprioNormalizer
 from wam.reliability.interruption import Interrupted
 from wam.reward import training
 from wam.reward.classifier import load_reward
-from wam.training.checkpoint import save_model, world_model_config
+from wam.weights import save_model
 from wam.world_model.filtering import Observation, filter_sequence
+from wam.world_model.load import world_model_config
 from wam.world_model.model import WorldModel
 
 TASK = "close_drawer"

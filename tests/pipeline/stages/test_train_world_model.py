@@ -21,9 +21,9 @@ from tests.pipeline.artifact import content
 from wam.batch import Batch
 from wam.errors import WamError
 from wam.reliability.interruption import Interrupted
-from wam.training.checkpoint import load_world_model
 from wam.training.journal import Journal
 from wam.training.trainer import Trainer
+from wam.world_model.load import load_world_model
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from wam.envs.oracle import PREDICATES
 from wam.envs.pool import EnvPool
 from wam.envs.simulated import SimulatedEnv
 from wam.errors import WamError
-from wam.policy.network import DiffusionMlp, FinetunedPolicy
+from wam.policy.network import DiffusionMlp
+from wam.policy.policy import FinetunedPolicy
 from wam.ppo.experience import collect
 from wam.ppo.imagination import Transition
 from wam.proprio import ProprioNormalizer

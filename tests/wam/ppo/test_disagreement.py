@@ -15,7 +15,7 @@ from wam.ppo.disagreement import (
     train_ensemble,
     transitions,
 )
-from wam.training.checkpoint import save_model
+from wam.weights import save_model
 
 CPU = torch.device("cpu")
 DETER, STOCH, CLASSES = 3, 2, 4

@@ -32,7 +32,7 @@ class AtLeastSix:
         return feature[:, 1] >= 6
 
 
-class DoubtsWhatWasReached:
+class UncertainAboutTheReached:
     def excess(self, feature: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return feature[..., 1] + 10 * action[..., 1]
 
@@ -41,10 +41,10 @@ def make_env(
     envs: int,
     starts: list[torch.Tensor],
     group: int | None = None,
-    doubt_scale: float | None = None,
+    penalty_scale: float | None = None,
 ) -> LatentEnv:
     random = torch.Generator().manual_seed(0)
-    doubt = None if doubt_scale is None else DoubtsWhatWasReached()
+    uncertainty = None if penalty_scale is None else UncertainAboutTheReached()
     return LatentEnv(
         CountDynamics(),
         AtLeastSix(),
@@ -53,8 +53,8 @@ def make_env(
         LIMIT,
         random,
         group,
-        doubt,
-        doubt_scale or 0.0,
+        uncertainty,
+        penalty_scale or 0.0,
     )
 
 
@@ -137,8 +137,8 @@ def test_parts_of_groups_are_refused(group: int) -> None:
         make_env(6, [start(1.0)], group)
 
 
-def test_doubt_lowers_the_reward_by_the_mean_over_the_steps() -> None:
-    env = make_env(2, [start(1.0)], doubt_scale=0.1)
+def test_uncertainty_lowers_the_reward_by_the_mean_over_the_steps() -> None:
+    env = make_env(2, [start(1.0)], penalty_scale=0.1)
     action = chunk(4, 8)
     action[0, :, 1] = 0.2
     first = env.step(action)
@@ -151,19 +151,19 @@ def test_doubt_lowers_the_reward_by_the_mean_over_the_steps() -> None:
 
 
 def test_who_waits_pays_nothing() -> None:
-    env = make_env(2, [start(1.0)], group=2, doubt_scale=0.1)
+    env = make_env(2, [start(1.0)], group=2, penalty_scale=0.1)
     env.step(chunk(8, 1))
     second = env.step(chunk(1, 1))
     assert second.reward.tolist() == [0.0, pytest.approx(-0.1 * (1 + 0.375))]
 
 
-def test_doubt_of_no_weight_changes_nothing() -> None:
+def test_uncertainty_of_no_weight_changes_nothing() -> None:
     starts = [torch.cat([start(1.0), start(2.0)])]
-    plain, doubting = (make_env(4, starts, doubt_scale=scale) for scale in (None, 0.0))
+    plain, penalised = (make_env(4, starts, penalty_scale=scale) for scale in (None, 0.0))
     for _ in range(LIMIT):
-        ours, theirs = plain.step(chunk(1, 2, 3, 8)), doubting.step(chunk(1, 2, 3, 8))
+        ours, theirs = plain.step(chunk(1, 2, 3, 8)), penalised.step(chunk(1, 2, 3, 8))
         assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
-    assert torch.equal(plain.feature, doubting.feature)
+    assert torch.equal(plain.feature, penalised.feature)
 
 
 class Steady:

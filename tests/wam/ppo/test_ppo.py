@@ -14,9 +14,10 @@ from tests.wam.ppo.toy_bandit import (
 from wam.config import FinetuneConfig
 from wam.errors import WamError
 from wam.policy.diffusion import log_prob
-from wam.policy.network import DiffusionMlp, FinetunedPolicy, Policy
+from wam.policy.network import DiffusionMlp
+from wam.policy.policy import FinetunedPolicy, Policy
 from wam.ppo.experience import collect, experience_report
-from wam.ppo.imagination import Doubt, LatentEnv, imagined_outcome
+from wam.ppo.imagination import LatentEnv, Uncertainty, imagined_outcome
 from wam.ppo.ppo import Dppo, clip_ranges, gaussian_kl
 
 BANDIT_GROUPS = replace(FINETUNE, advantage="group", group=4)
@@ -33,7 +34,7 @@ def make_dppo(base: DiffusionMlp, config: FinetuneConfig = FINETUNE, seed: int =
 
 
 def make_env(
-    config: FinetuneConfig, random: torch.Generator, doubt: Doubt | None = None
+    config: FinetuneConfig, random: torch.Generator, uncertainty: Uncertainty | None = None
 ) -> LatentEnv:
     return LatentEnv(
         BanditDynamics(),
@@ -43,7 +44,7 @@ def make_env(
         config.max_decisions,
         random,
         config.group if config.advantage == "group" else None,
-        doubt,
+        uncertainty,
         config.disagreement_scale,
     )
 
@@ -290,20 +291,20 @@ def test_a_unanimous_group_does_not_move_the_actor(base: DiffusionMlp) -> None:
     assert dppo.update(rollout, random)["actor_distance"] == 0
 
 
-class DoubtsSuccess:
+class UncertainAboutSuccess:
     def excess(self, feature: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return (action[..., :6].mean(-1) > 0.3).float()
 
 
 @pytest.mark.parametrize("config", [FINETUNE, BANDIT_GROUPS], ids=lambda c: c.advantage)
-def test_a_penalty_turns_the_policy_away_from_what_is_doubted(
+def test_a_penalty_turns_the_policy_away_from_what_is_uncertain(
     base: DiffusionMlp, config: FinetuneConfig
 ) -> None:
     config = replace(config, disagreement_scale=2.0)
     random = torch.Generator().manual_seed(0)
     dppo = make_dppo(base, config)
     before = success_rate(dppo.policy)
-    env = make_env(config, random, DoubtsSuccess())
+    env = make_env(config, random, UncertainAboutSuccess())
     reports = [dppo.train_iteration(env, random) for _ in range(10)]
     assert success_rate(dppo.policy) < before / 2
     assert 0 < reports[-1]["penalty"] < reports[0]["penalty"] / 2

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from wam.config import FinetuneConfig, PolicyConfig
-from wam.policy.cloning import Windows, clone
+from wam.policy.cloning import ChunkDataset, clone
 from wam.policy.network import DiffusionMlp
 from wam.randomness import Generators
 
@@ -65,6 +65,6 @@ def train_base(seed: int) -> DiffusionMlp:
     random = torch.Generator().manual_seed(seed)
     offset = torch.rand(512, 1, generator=random) - 0.4
     chunks = (offset + 0.05 * torch.randn(512, 28, generator=random)).clamp(-1, 1)
-    data = Windows(torch.zeros(1, 512, FEATURE), None, chunks, torch.arange(512))
-    none = Windows(data.features, None, chunks[:0], data.rows[:0])
+    data = ChunkDataset(torch.zeros(1, 512, FEATURE), None, chunks, torch.arange(512))
+    none = ChunkDataset(data.features, None, chunks[:0], data.rows[:0])
     return clone(POLICY, data, none, random, CPU, lambda record: None)

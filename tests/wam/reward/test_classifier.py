@@ -25,7 +25,7 @@ from wam.reward.training import (
     train_classifier,
     window_rates,
 )
-from wam.training.checkpoint import save_model
+from wam.weights import save_model
 
 FEATURE = 6
 CPU = torch.device("cpu")

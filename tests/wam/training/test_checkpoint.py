@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from wam.errors import WamError
-from wam.training.checkpoint import (
-    MODEL_FILE,
-    load_tensors,
-    load_training_state,
-    save_tensors,
-    save_training_state,
-)
+from wam.training.checkpoint import load_training_state, save_training_state
+from wam.weights import MODEL_FILE, load_tensors, save_tensors
 
 
 def tensors(path: Path) -> Callable[[], object]:

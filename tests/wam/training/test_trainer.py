@@ -11,18 +11,10 @@ from wam.batch import Batch
 from wam.config import WorldModelConfig, WorldModelTraining
 from wam.errors import WamError
 from wam.images import psnr_of_mse, to_signed
-from wam.proprio import ProprioNormalizer
-from wam.reliability.json_files import read_json
-from wam.training.checkpoint import (
-    CONFIG_FILE,
-    Checkpoints,
-    load_tensors,
-    load_world_model,
-    save_model,
-    world_model_config,
-)
+from wam.training.checkpoint import Checkpoints
 from wam.training.journal import Journal
-from wam.training.trainer import BEST_FILE, CHECKPOINTS, METRICS_FILE, Trainer, optimizers
+from wam.training.trainer import BEST_FILE, CHECKPOINTS, METRICS_FILE, Trainer
+from wam.weights import load_tensors
 from wam.world_model.assessment import assess
 from wam.world_model.model import WorldModel
 
@@ -316,13 +308,6 @@ def test_the_best_weights_are_those_of_the_best_validation(
     assert torch.equal(best["rssm.cell.weight_hh"], seen[1])
 
 
-def test_the_reference_decays_everything(tiny_model: WorldModel) -> None:
-    (adamw,) = optimizers(tiny_model, replace(SHORT, compat="diwa"))
-    decayed, spared = adamw.param_groups
-    assert len(decayed["params"]) == len(list(tiny_model.parameters()))
-    assert spared["params"] == []
-
-
 def test_compatibility_changes_what_a_reset_does(trainer: Callable, tmp_path: Path) -> None:
     losses = []
     for compat in ("none", "diwa"):
@@ -331,61 +316,6 @@ def test_compatibility_changes_what_a_reset_does(trainer: Callable, tmp_path: Pa
         trainer(directory, replace(SHORT, compat=compat, reset_probability=0.5, updates=2)).run()
         losses.append(records(directory)[-1]["kl_loss"])
     assert losses[0] != losses[1]
-
-
-def test_weight_decay_spares_biases_and_norms(tiny_model: WorldModel) -> None:
-    (adamw,) = optimizers(tiny_model, SHORT)
-    decayed, spared = adamw.param_groups
-    assert {p.ndim for p in spared["params"]} == {1}
-    assert min(p.ndim for p in decayed["params"]) == 2
-    assert decayed["weight_decay"] == 0.05 and spared["weight_decay"] == 0
-    total = len(decayed["params"]) + len(spared["params"])
-    assert total == len(list(tiny_model.parameters()))
-
-
-def test_muon_trains_the_weights_of_the_images_alone(
-    tiny_config: WorldModelConfig,
-) -> None:
-    model = WorldModel(replace(tiny_config, embedding_image_scale=0.5))
-    training = replace(SHORT, image_optimizer="muon", muon_lr=3e-3)
-    adamw, muon = optimizers(model, training)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    trained = {names[id(p)] for p in muon.param_groups[0]["params"]}
-    images = ("encoder.", "decoder.", "embedding_seed.")
-    assert trained == {
-        name for name, p in model.named_parameters() if name.startswith(images) and p.ndim > 1
-    }
-    assert muon.param_groups[0]["relative_lr"] == pytest.approx(3)
-    others = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
-    assert others == set(names.values()) - trained
-
-
-def test_a_saved_model_comes_back_frozen_and_equal(tiny_model: WorldModel, tmp_path: Path) -> None:
-    normalizer = ProprioNormalizer(np.zeros(18), np.arange(1.0, 19.0))
-    save_model(tmp_path, tiny_model, world_model_config(tiny_model, "wam", normalizer, updates=8))
-    model, loaded = load_world_model(tmp_path, "cpu")
-    assert model.config == tiny_model.config
-    for name, value in tiny_model.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name])
-    assert not any(p.requires_grad for p in model.parameters())
-    np.testing.assert_array_equal(loaded.maximum, normalizer.maximum)
-    assert read_json(tmp_path / CONFIG_FILE)["updates"] == 8
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
-
-
-def test_broken_models_are_named(tiny_model: WorldModel, tmp_path: Path) -> None:
-    with pytest.raises(WamError, match=r"config\.json: not found"):
-        load_world_model(tmp_path, "cpu")
-    normalizer = ProprioNormalizer(np.zeros(18), np.ones(18))
-    config = world_model_config(tiny_model, "wam", normalizer)
-    config["model"]["deter"] = 48
-    save_model(tmp_path, tiny_model, config)
-    with pytest.raises(WamError, match="does not fit"):
-        load_world_model(tmp_path, "cpu")
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(WamError, match="damaged"):
-        load_tensors(tmp_path)
 
 
 def test_the_world_model_learns(
