@@ -25,6 +25,7 @@ from pipeline.params import Features, Profile, load_profile
 from pipeline.stages import finetune, train_policy, train_reward
 from pipeline.stages.featurize import CONTEXT_FRAMES, FeatureMaker
 from tests.pipeline.artifact import artifact, content
+from tests.wam.world_model.sequences import filter_sequence
 from wam.actions import executable
 from wam.config import Filtering, WorldModelConfig
 from wam.errors import WamError
@@ -36,7 +37,7 @@ from wam.reliability.interruption import Interrupted
 from wam.reward import training
 from wam.reward.classifier import load_reward
 from wam.training.checkpoint import save_model, world_model_config
-from wam.world_model.filtering import Observation, filter_sequence
+from wam.world_model.filtering import Observation
 from wam.world_model.model import WorldModel
 
 TASK = "close_drawer"
