@@ -15,8 +15,8 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from pipeline import console
 from pipeline.params import Profile, load_profile
+from turns import PARAMS, options, ratio, take_turns
 from wam import device as devices
 from wam.actions import executable
 from wam.config import ACTION_SIZE, CHUNK
@@ -38,8 +39,6 @@ from wam.ppo.ppo import Dppo
 from wam.randomness import normal, seeded, uniform
 from wam.reward.classifier import SuccessClassifier
 from wam.world_model.model import WorldModel
-
-PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
 ENVS = 50
 DECISIONS = 4
@@ -120,31 +119,30 @@ def make_parts(profile: Profile, device: torch.device) -> Parts:
 
 def turns(profile: Profile, parts: Parts, rounds: int) -> dict[str, Any]:
     """Imagined environment steps per second of the three versions; the first round warms up."""
-    device = parts.starts.device
-    contestants: dict[str, Callable[[], Any]] = {
-        "": lambda: batched(profile, parts, ENVS, DECISIONS),
-        "_batched_numpy": lambda: through_numpy(profile, parts, ENVS, DECISIONS, rows=ENVS),
-        "_stepwise": lambda: through_numpy(profile, parts, ENVS, DECISIONS, rows=1),
-    }
-    steps = ENVS * DECISIONS * CHUNK
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    with console.progress("roll-outs", rounds + 1, "rounds") as advance:
-        for index in range(rounds + 1):
-            for name, run in contestants.items():
-                start = devices.now(device)
-                run()
-                if index:
-                    rates[name].append(steps / (devices.now(device) - start))
-            advance()
-    ours = rates[""]
+
+    def steps(roll_out: Callable[..., object], **options: int) -> int:
+        roll_out(profile, parts, ENVS, DECISIONS, **options)
+        return ENVS * DECISIONS * CHUNK
+
+    rates = take_turns(
+        {
+            "ours": lambda: steps(batched),
+            "batched_numpy": lambda: steps(through_numpy, rows=ENVS),
+            "stepwise": lambda: steps(through_numpy, rows=1),
+        },
+        rounds,
+        partial(devices.now, parts.starts.device),
+    )
+    ours = rates["ours"]
     result: dict[str, Any] = {}
     for name, found in rates.items():
-        if name:
+        suffix = "" if name == "ours" else f"_{name}"
+        if suffix:
             ratios = [our / their for our, their in zip(ours, found, strict=True)]
-            result[f"ratio_vs{name}"] = round(max(ours) / max(found), 2)
-            result[f"ratio_vs{name}_median"] = round(statistics.median(ratios), 2)
-        result[f"steps_per_s{name}"] = round(max(found), 1)
-        result[f"steps_per_s{name}_median"] = round(statistics.median(found), 1)
+            result[f"ratio_vs{suffix}"] = ratio(max(ours), max(found))
+            result[f"ratio_vs{suffix}_median"] = round(statistics.median(ratios), 2)
+        result[f"steps_per_s{suffix}"] = round(max(found), 1)
+        result[f"steps_per_s{suffix}_median"] = round(statistics.median(found), 1)
     return result
 
 
@@ -303,13 +301,11 @@ def make_env(profile: Profile, parts: Parts, envs: int, generator: torch.Generat
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument(
         "--profile", choices=("demo", "small", "paper"), default="small", help="(default: small)"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions (default: 5)")
     parser.add_argument("--threads", type=int, metavar="N", help="(default: every core)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from rich.table import Table
 
 from pipeline import console
+from turns import options
 from wam.config import TASKS
 from wam.envs.simulator.quiet import quiet_import
 
@@ -188,13 +189,11 @@ def processor() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__, rounds=7)
     parser.add_argument("--scene", default="D", choices=("A", "B", "C", "D"))
     parser.add_argument(
         "--assets", type=Path, metavar="DIR", help="also measure CALVIN's scene from these assets"
     )
-    parser.add_argument("--rounds", type=int, default=7, help="repetitions (default: 7)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

@@ -15,19 +15,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from plain_world_model import FrameFiles, PlainWorldModel
 from torch import nn
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 from torch.utils.data import DataLoader
 
+from clock import Clock, TimedBatches, WaitingTime
+from flops import efficiency
 from pipeline import console
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.batches.from_store import store_batches
@@ -36,18 +32,15 @@ from pipeline.batches.order import all_windows
 from pipeline.params import Profile, load_profile
 from pipeline.stages import collect, convert, index
 from pipeline.store.open import Store, open_store
+from plain_world_model import FrameFiles, PlainWorldModel
+from turns import PARAMS, options, ratio
 from wam import device as devices
-from wam.batch import Batch
-from wam.config import ACTION_SIZE, PROPRIO_SIZE, WorldModelConfig
 from wam.training.trainer import Batches, Trainer
 from wam.world_model.model import WorldModel
 
-PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 EPISODES = 2
 FEWEST_FRAMES = 800
 UPDATES_PER_ROUND = 4
-PEAK_TFLOPS = {"A100": 312, "H100 PCIe": 756, "H100": 989, "H200": 989, "L40S": 362, "L4": 121}
-"""Dense bfloat16 of GPUs, by a part of their names; the first that fits counts."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -141,8 +134,8 @@ def turns(
         del plain[0]
         medians = statistics.median(ours), statistics.median(plain)
         result |= {
-            "ratio_vs_plain": round(max(ours) / max(plain), 2),
-            "ratio_vs_plain_median": round(medians[0] / medians[1], 2),
+            "ratio_vs_plain": ratio(max(ours), max(plain)),
+            "ratio_vs_plain_median": ratio(*medians),
             "frames_per_s_plain": round(max(plain), 1),
         }
     if device.type == "cuda":
@@ -256,141 +249,7 @@ def parts(
         trainer(profile, model, timed, work, updates, device, graphs=False).run()
     for handle in handles:
         handle.remove()
-    return {"ms": clock.medians()}
-
-
-class Clock:
-    """Gives the time since the last mark to a part of the update."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._updates: list[dict[str, float]] = [{}]
-        self._last = devices.now(device)
-
-    def mark(self, part: str) -> None:
-        time_s = devices.now(self._device)
-        update = self._updates[-1]
-        update[part] = update.get(part, 0.0) + 1000 * (time_s - self._last)
-        self._last = time_s
-
-    def start_update(self) -> None:
-        self.mark("rest")
-        self._updates.append({})
-
-    def watch(self, model: WorldModel) -> list[torch.utils.hooks.RemovableHandle]:
-        """Mark the parts of ``model.loss`` and of the update that uses it."""
-        model.loss = self._around(model.loss, "to_device", "decoder_and_losses")  # type: ignore[method-assign]
-        model.rssm.observe = self._around(model.rssm.observe, "rest", "rssm")  # type: ignore[method-assign]
-        return [
-            model.encoder.register_forward_pre_hook(lambda *_: self.mark("to_device")),
-            model.encoder.register_forward_hook(lambda *_: self.mark("encoder")),
-            register_optimizer_step_pre_hook(lambda *_: self.mark("backward")),
-            register_optimizer_step_post_hook(lambda *_: self.mark("optimizer")),
-        ]
-
-    def medians(self) -> dict[str, float]:
-        """Milliseconds of each part; the first updates warm up."""
-        measured = self._updates[1 + UPDATES_PER_ROUND :]
-        return {
-            part: round(statistics.median(update.get(part, 0.0) for update in measured), 2)
-            for part in measured[0]
-        }
-
-    def _around(self, function: Callable[..., Any], before: str, after: str) -> Callable[..., Any]:
-        def marked(*arguments: Any, **options: Any) -> Any:
-            self.mark(before)
-            result = function(*arguments, **options)
-            self.mark(after)
-            return result
-
-        return marked
-
-
-class TimedBatches:
-    """``batches``, whose delivery starts an update of the ``clock``."""
-
-    def __init__(self, batches: Batches, clock: Clock) -> None:
-        self._batches, self._clock = batches, clock
-        self.state_dict, self.load_state_dict = batches.state_dict, batches.load_state_dict
-
-    def __next__(self) -> Batch:
-        self._clock.start_update()
-        batch = next(self._batches)
-        self._clock.mark("loader")
-        return batch
-
-
-class WaitingTime:
-    """``batches``, and how long they were waited for."""
-
-    def __init__(self, batches: Batches) -> None:
-        self._batches, self._seconds = batches, 0.0
-        self.state_dict, self.load_state_dict = batches.state_dict, batches.load_state_dict
-
-    def __next__(self) -> Batch:
-        start = time.perf_counter()
-        batch = next(self._batches)
-        self._seconds += time.perf_counter() - start
-        return batch
-
-    def take(self) -> float:
-        """Seconds since the last call."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
-
-
-def efficiency(
-    config: WorldModelConfig, frames_per_s: float, device: torch.device
-) -> dict[str, Any]:
-    """Arithmetic of a frame, and how much of it is done per second."""
-    # The backward pass takes two products for each one of the forward pass.
-    flops = 3 * sum(forward_flops(config).values())
-    result: dict[str, Any] = {
-        "mflop_per_frame": round(flops / 1e6, 1),
-        "gflop_per_s": round(flops * frames_per_s / 1e9, 1),
-    }
-    name = devices.describe(device)
-    peak = next((value for part, value in PEAK_TFLOPS.items() if part in name), None)
-    if peak is not None:
-        result["mfu"] = round(flops * frames_per_s / (peak * 1e12), 4)
-    return result
-
-
-def forward_flops(config: WorldModelConfig) -> dict[str, int]:
-    """FLOP of each part per frame, two per multiply-add (algorithm contract 11.1).
-
-    The contract counts the decoder's first linear layer once per camera; here it is counted once,
-    as the cameras share its result.
-    """
-    depth, seed = config.cnn_depth, config.decoder_channels
-    flat = config.stoch * config.classes
-    embedding = config.visual_embedding + PROPRIO_SIZE
-    pairs = pairwise((3, depth, 2 * depth, 4 * depth, 8 * depth))
-    encoder = sum(
-        inputs * outputs * 4**2 * size**2
-        for (inputs, outputs), size in zip(pairs, (31, 14, 6, 2), strict=True)
-    )
-    pairs = pairwise((seed, 4 * depth, 2 * depth, depth, 3))
-    decoder = sum(
-        inputs * outputs * kernel**2 * size**2
-        for (inputs, outputs), kernel, size in zip(pairs, (5, 5, 6, 6), (1, 5, 13, 30), strict=True)
-    )
-    rssm = (
-        (flat + ACTION_SIZE) * config.hidden
-        + 3 * config.deter * (config.hidden + config.deter)
-        + (2 * config.deter + embedding) * config.hidden
-        + 2 * config.hidden * flat
-    )
-    widths = (2 * embedding, *config.id_hidden, ACTION_SIZE)
-    products = {
-        "encoder": 2 * encoder,
-        "fusion": 2 * 32 * depth * config.visual_embedding,
-        "rssm": rssm,
-        "decoder_linear": config.feature * seed,
-        "decoder": 2 * decoder,
-        "inverse_dynamics": sum(inputs * outputs for inputs, outputs in pairwise(widths)),
-    }
-    return {name: 2 * count for name, count in products.items()}
+    return {"ms": clock.medians(warm_up=UPDATES_PER_ROUND)}
 
 
 def new_model(profile: Profile) -> WorldModel:
@@ -445,7 +304,7 @@ def training_store(layout: Layout) -> Store:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument(
         "--profile", choices=("demo", "small", "paper"), default="small", help="(default: small)"
     )
@@ -460,9 +319,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="a profile's data, as data/paper: its store alone, without the plain version",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions (default: 5)")
     parser.add_argument("--threads", type=int, metavar="N", help="of both (default: every core)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 

@@ -192,13 +192,6 @@ def open_split(location: Path | str, split: str) -> ShardSplit:
     return ShardSplit(source, manifests.content_digest(manifest), content["attributes"], tars)
 
 
-def read_sequences(location: Path | str, split: str) -> Iterator[Sequence]:
-    """All sequences of a split, in the order of the store; errors as those of a split."""
-    content = open_split(location, split)
-    for tar in content.tars:
-        yield from content.sequences(tar)
-
-
 def _read_manifest(source: Source) -> dict[str, Any]:
     where = f"{source.location}/{manifests.MANIFEST}"
     try:

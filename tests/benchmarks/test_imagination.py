@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import imagination as benchmark
 import numpy as np
 import pytest
 import torch
 
+import imagination as benchmark
 from pipeline.params import Profile, load_profile
 
 ENVS, DECISIONS = 6, 5

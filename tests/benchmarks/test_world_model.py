@@ -1,13 +1,13 @@
 """The plain world model computes what ours does, and the benchmark's arithmetic is right."""
 
 import numpy as np
-import plain_world_model
 import pytest
 import torch
-import world_model as benchmark
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import plain_world_model
+from flops import forward_flops
 from wam.batch import Batch
 from wam.config import WorldModelConfig
 from wam.world_model.model import WorldModel
@@ -161,7 +161,7 @@ def test_arithmetic_is_what_the_plain_version_does() -> None:
     plain = plain_world_model.PlainWorldModel(CONFIG)
     with FlopCounterMode(display=False) as counter:
         plain.loss(as_sample(random_batch()), plain.initial(B, torch.device("cpu")))
-    parts = benchmark.forward_flops(CONFIG)
+    parts = forward_flops(CONFIG)
     pairs = parts.pop("inverse_dynamics") * (T - 1) * B  # between frames: one fewer than frames
     assert counter.get_total_flops() == sum(parts.values()) * T * B + pairs
 
@@ -178,4 +178,4 @@ def test_arithmetic_is_what_the_plain_version_does() -> None:
     ],
 )
 def test_arithmetic_at_paper_size(part: str, mflop: float) -> None:
-    assert benchmark.forward_flops(WorldModelConfig())[part] / 1e6 == pytest.approx(mflop, abs=0.1)
+    assert forward_flops(WorldModelConfig())[part] / 1e6 == pytest.approx(mflop, abs=0.1)

@@ -97,28 +97,6 @@ class OnlineFilter:
 
 
 @torch.no_grad()
-def filter_sequence(
-    world_model: WorldModel,
-    observation: Observation,
-    action: torch.Tensor,
-    generator: Generators,
-    filtering: Filtering = FILTERING,
-) -> RssmState:
-    """Posterior states [T, B, ...] of sequences that start from the zero state.
-
-    ``observation`` [T, B, ...]; ``action`` float32 [T, B, 7], ``action[t]`` executed after frame t.
-    The same numbers as an :class:`OnlineFilter` fed with the same frames and generators.
-    """
-    # Embedded step by step, as online: a larger batch may round differently.
-    embedding = torch.stack(
-        [world_model.embed(*frames)[1] for frames in zip(*observation, strict=True)]
-    )
-    is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=action.device)
-    is_first[0] = True
-    return filter_embeddings(world_model, embedding, action, is_first, generator, filtering)
-
-
-@torch.no_grad()
 def filter_embeddings(
     world_model: WorldModel,
     embedding: torch.Tensor,
@@ -128,10 +106,12 @@ def filter_embeddings(
     filtering: Filtering = FILTERING,
     draws: int = 1,
 ) -> RssmState:
-    """As :func:`filter_sequence`, for images embedded before and several draws per row.
+    """Posterior states of sequences whose images were embedded before, several draws per row.
 
-    ``embedding`` [T, B, E]; ``is_first`` bool [T, B] resets a row wherever set, so that rows may
-    begin at different times. The result is [T, S * B, ...], draw by draw.
+    ``embedding`` [T, B, E]; ``action`` float32 [T, B, 7], ``action[t]`` executed after frame t.
+    ``is_first`` bool [T, B] resets a row wherever set, so that rows may begin at different times.
+    The same numbers as an :class:`OnlineFilter` fed with the same frames and generators. The result
+    is [T, S * B, ...], draw by draw.
     """
     state = world_model.initial(embedding.shape[1] * draws, embedding.device)
     states = []

@@ -20,13 +20,11 @@ from pipeline.params import Profile
 from pipeline.stages import finetune
 from pipeline.store.open import open_store
 from tests.pipeline.artifact import artifact
-from tests.pipeline.stages.test_policy_stages import TASK, VARIANT, Killed, layout, profile, trained
+from tests.pipeline.small_run import TASK, VARIANT, Killed
 from wam.envs.play.starts import random_start
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
 from wam.policy.policy import FinetunedPolicy, load_policy
-
-__all__ = ["layout", "profile", "trained"]  # fixtures
 
 ROWS = (3, 8)
 """Of the training store, where the demonstrations begin."""

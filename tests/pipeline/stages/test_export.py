@@ -13,7 +13,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.params import Profile
 from pipeline.stages import export
 from pipeline.store.open import open_store
-from pipeline.webdataset import read
+from tests.pipeline.webdataset.sequences import read_sequences
 from wam.errors import WamError
 
 
@@ -22,7 +22,7 @@ def test_sequences_equal_the_store(exported: Layout, split: str) -> None:
     store = open_store(exported.store / f"{split}.zarr")
     stored = {name: store.read(name) for name in store.arrays}
     covered = []
-    for sequence in read.read_sequences(exported.shards, split):
+    for sequence in read_sequences(exported.shards, split):
         assert sequence.arrays.keys() == stored.keys()
         for name, values in sequence.arrays.items():
             assert values.dtype == stored[name].dtype
@@ -40,7 +40,7 @@ def test_webdataset_reads_the_same(exported: Layout) -> None:
 
     paths = sorted(str(path) for path in (exported.shards / "training").glob("*.tar"))
     samples = list(webdataset.WebDataset(paths, shardshuffle=False, empty_check=False))
-    expected = list(read.read_sequences(exported.shards, "training"))
+    expected = list(read_sequences(exported.shards, "training"))
     assert len(samples) == len(expected)
     for sample, sequence in zip(samples, expected, strict=True):
         blob = Zstd().decode(sample["rgb_static.npy.zst"])
@@ -90,7 +90,7 @@ def test_damaged_tar_is_named(exported: Layout, tmp_path: Path) -> None:
     for length in (100, 5000, len(content) // 2, len(content) - 20_000):
         tar.write_bytes(content[:length])
         with pytest.raises(WamError, match=r"training-000001\.tar: damaged shard"):
-            list(read.read_sequences(tmp_path / "shards", "training"))
+            list(read_sequences(tmp_path / "shards", "training"))
     tar.write_bytes(content)
     with tarfile.open(tar) as members:
         member = max(members, key=lambda member: member.size)
@@ -98,10 +98,10 @@ def test_damaged_tar_is_named(exported: Layout, tmp_path: Path) -> None:
     flipped[member.offset_data + member.size // 2] ^= 1
     tar.write_bytes(flipped)
     with pytest.raises(WamError, match=r"training-000001\.tar: damaged shard"):
-        list(read.read_sequences(tmp_path / "shards", "training"))
+        list(read_sequences(tmp_path / "shards", "training"))
     tar.unlink()
     with pytest.raises(WamError, match=r"training-000001\.tar: not found"):
-        list(read.read_sequences(tmp_path / "shards", "training"))
+        list(read_sequences(tmp_path / "shards", "training"))
 
 
 def _digests(root: Path) -> dict[str, str]:

@@ -18,7 +18,8 @@ from numcodecs import Zstd
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.manifests import entry, read_json, write_json
 from pipeline.store.open import open_store
-from pipeline.webdataset.read import open_split, read_sequences
+from pipeline.webdataset.read import open_split
+from tests.pipeline.webdataset.sequences import read_sequences
 from wam.errors import WamError
 
 Locate = Callable[[Path], str | Path]

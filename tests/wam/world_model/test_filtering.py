@@ -1,10 +1,11 @@
 import pytest
 import torch
 
+from tests.wam.world_model.sequences import filter_sequence
 from wam.actions import NULL_ACTION
 from wam.config import Filtering, WorldModelConfig
 from wam.randomness import row_generators
-from wam.world_model.filtering import Observation, OnlineFilter, filter_embeddings, filter_sequence
+from wam.world_model.filtering import Observation, OnlineFilter, filter_embeddings
 from wam.world_model.model import WorldModel
 
 STEPS, ROWS = 5, 3

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import zarr
 
-import data as benchmark
+import formats as benchmark
 from pipeline.calvin.fields import CAMERAS
 from pipeline.params import load_profile
 from pipeline.store.arrays import ROW_ARRAYS, StoreArray
 from pipeline.store.group import create_arrays
 from pipeline.store.open import Store
+from turns import PARAMS
 
 FRAMES = 35
 INSTALLED = [name for name, pipeline in benchmark.LIBRARIES.items() if benchmark.has(pipeline)]
@@ -23,7 +24,7 @@ INSTALLED = [name for name, pipeline in benchmark.LIBRARIES.items() if benchmark
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Noise in the store's layout, written by Zarr; the last shard and its last chunk are cut."""
     path = tmp_path_factory.mktemp("store") / "training.zarr"
-    settings = load_profile("ci", benchmark.PARAMS).convert
+    settings = load_profile("ci", PARAMS).convert
     settings = replace(settings, shard_frames=20, chunk_frames=10)
     arrays = {camera: StoreArray("uint8", (8, 8, 3), "") for camera in CAMERAS} | ROW_ARRAYS
     create_arrays(path, arrays, FRAMES, settings)

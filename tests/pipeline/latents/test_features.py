@@ -1,0 +1,35 @@
+"""Features in files."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.latents.features import load_features, save_features
+from tests.pipeline.small_run import CONFIG, TASK, make_features
+from wam.errors import WamError
+
+
+def test_stored_features_come_back_as_they_were(tmp_path: Path) -> None:
+    features = make_features()
+    save_features(tmp_path / TASK, features, CONFIG.deter, CONFIG.classes)
+    loaded = load_features(tmp_path, TASK)
+    for split in ("training", "validation", "training_play", "validation_play"):
+        for name, value in vars(getattr(features, split)).items():
+            assert torch.equal(getattr(getattr(loaded, split), name), value), name
+    assert torch.equal(loaded.play_starts, features.play_starts)
+    assert loaded.size == CONFIG.feature
+    assert loaded.training.first.tolist() == [0, 20, 40, 60, 80, 100]
+
+
+def test_features_without_context_are_complete(tmp_path: Path) -> None:
+    features = make_features()
+    features = replace(features, training=replace(features.training, context=None))
+    save_features(tmp_path / TASK, features, CONFIG.deter, CONFIG.classes)
+    assert load_features(tmp_path, TASK).training.context is None
+
+
+def test_missing_features_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WamError, match=r"features\.safetensors"):
+        load_features(tmp_path, TASK)

@@ -1,0 +1,114 @@
+"""What page and tables say about how the compared models were trained and chosen."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.artifacts.layout import Layout
+from pipeline.evaluation.results import trained_apart
+from pipeline.params import Profile
+from pipeline.stages import report
+from tests.pipeline.artifact import remade
+from tests.pipeline.report.page import read_page
+from wam.config import VARIANTS
+
+
+def test_no_method_is_called_better(run: Layout) -> None:
+    text, _ = read_page(run)
+    table = (run.results / "table.txt").read_text()
+    for words in (text, table, (run.results / "table.md").read_text()):
+        assert not re.search("(BC|PPO) is better", words)
+        assert "World models and cloned policies are one each" in words
+    assert "points (these two trained models)" in table
+    assert "points (3 seeds of PPO on one world model and clone each)" in table
+    assert "points (3 seeds of PPO against one trained model)" in table
+    reading = "3 seeds of PPO on one world model and clone each differ in the mean: WAM PPO"
+    assert f"{reading} succeeds more often" in text
+
+
+def test_it_says_that_classifiers_were_chosen_on_the_starts(
+    run: Layout, profile: Profile, tmp_path: Path
+) -> None:
+    words = "Not entirely held out: epoch and threshold of 4 reward classifiers (WAM and DreamerV2)"
+    assert words in read_page(run)[0]
+    assert words in (run.results / "table.txt").read_text()
+    layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    for variant in VARIANTS:
+        for task in profile.tasks:
+            path = layout.reward(variant) / task / "summary.json"
+            path.write_text(path.read_text().replace("validation", "training"))
+        remade(layout.reward(variant))
+    report.run(profile, layout)
+    assert "Not entirely held out" not in read_page(layout)[0]
+    assert "Not entirely held out" not in (layout.results / "table.txt").read_text()
+
+
+def trained_as(precision: str | None, device: str) -> dict[str, Any]:
+    section = {} if precision is None else {"precision": precision}
+    return {"params": {"device": device, "train_world_model": section}}
+
+
+@pytest.mark.parametrize(
+    ("manifests", "words"),
+    [
+        ((trained_as("fp32", "cpu"), trained_as("fp32", "cpu")), None),
+        ((trained_as("fp32", "cpu"), {}), None),
+        (
+            (trained_as("bf16", "cuda"), trained_as("fp32", "cuda")),
+            "trained with precision bf16 (WAM) and fp32 (DreamerV2): what",
+        ),
+        (
+            (trained_as("fp32", "cuda"), trained_as(None, "cpu")),
+            "precision fp32 (WAM) and unknown (DreamerV2), device cuda (WAM) and cpu (DreamerV2):",
+        ),
+    ],
+)
+def test_variants_trained_in_other_ways_are_named(
+    manifests: tuple[dict[str, Any], ...], words: str | None
+) -> None:
+    notice = trained_apart(dict(zip(("wam", "dreamerv2"), manifests, strict=True)))
+    assert (notice is None) == (words is None)
+    assert (words or "") in (notice or "")
+
+
+def test_the_page_says_how_the_variants_training_differs(
+    run: Layout, profile: Profile, tmp_path: Path
+) -> None:
+    layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    for variant, precision in zip(VARIANTS, ("fp32", "bf16"), strict=True):
+        remade(layout.world_model(variant), **trained_as(precision, "cuda"))
+    shutil.rmtree(layout.report)
+    report.run(profile, layout)
+    notice = "The world models were trained with precision "
+    assert notice in read_page(layout)[0]
+    assert notice not in read_page(run)[0]
+
+
+def test_a_result_of_the_simulator_never_passes_for_one_of_imagination(
+    run: Layout, profile: Profile, tmp_path: Path
+) -> None:
+    layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    for variant in VARIANTS:
+        remade(layout.finetune(variant), environment="simulator")
+        directory = layout.evaluation(variant)
+        for name in ("summary.json", "rollouts.json"):
+            path = directory / name
+            path.write_text(path.read_text().replace('"ppo"', '"ppo_simulator"'))
+        remade(directory)
+    report.run(profile, layout)
+    usual = (run.results / "table.txt").read_text()
+    table = (layout.results / "table.txt").read_text()
+    header, old = table.splitlines()[0], usual.splitlines()[0]
+    assert header.count("PPO (simulator)") == header.count("PPO") == old.count("PPO") == 2
+    assert "WAM PPO (simulator) - DreamerV2 PPO (simulator): " in table
+    assert re.findall(r"[\d.]+ \[", table) == re.findall(r"[\d.]+ \[", usual)
+    assert "ppo_simulator" in json.loads((layout.results / "metrics.json").read_text())["wam"]
+    text, _ = read_page(layout)
+    assert "WAM and DreamerV2: policies were fine-tuned in the simulator" in text
+    assert "PPO in the simulator" in text
+    assert "PPO in imagination</h3>" not in text
+    assert "fine-tuned in the simulator" not in read_page(run)[0]

@@ -1,0 +1,92 @@
+"""The page of a report."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.artifacts.layout import Layout
+from pipeline.params import Profile
+from pipeline.stages import report
+from tests.pipeline.artifact import artifact
+from tests.pipeline.report.made_up import make_evaluation
+from tests.pipeline.report.page import read_page
+from wam.tasks import FIXTURES
+
+
+def test_the_page_is_one_well_formed_file_without_network_or_scripts(run: Layout) -> None:
+    text, reader = read_page(run)
+    assert not reader.open
+    assert "script" not in reader.tags
+    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    assert not re.search(r"url\((?!#)", text)
+    assert [path.name for path in run.report.iterdir()] == ["index.html", "manifest.json"]
+
+
+def test_the_page_has_every_part(run: Layout) -> None:
+    text, reader = read_page(run)
+    assert "not computed" not in re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
+    assert reader.tags.count("svg") >= 6
+    media = [address for address in reader.addresses if address.startswith("data:image")]
+    assert len(media) == 2 * 5 + 4, "clips of two tasks, film strips of two models and cameras"
+    assert "embedded simulator" in text
+    assert "96 frames" not in text
+    assert "120 frames" in text
+
+
+def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: Profile) -> None:
+    text, _ = read_page(run)
+    rollouts = json.loads((run.evaluation("wam") / "rollouts.json").read_text())
+    chosen = [row for row in rollouts if (row["task"], row["stage"]) == (profile.tasks[0], "ppo")]
+    shares = [sum(row[name] for row in chosen) / len(chosen) for name in ("success", "imagined")]
+    hits = sum(row["success"] and row["replayed"] for row in chosen)
+    scores = [hits / sum(row[name] for row in chosen) for name in ("replayed", "success")]
+    cells = [f"{share:.0%}" for share in shares] + [f"{scores[0]:.2f} / {scores[1]:.2f}"]
+    assert "".join(f"<td>{cell}</td>" for cell in ("WAM PPO", *cells)) in text
+
+
+def test_it_shows_how_classifiers_judge_frames_and_whole_windows(run: Layout) -> None:
+    text, _ = read_page(run)
+    assert "<td>0.91 / 0.84</td><td>0.97 / 0.93</td><td>7%</td><td>-</td>" in text
+
+
+def test_the_world_models_are_compared(run: Layout) -> None:
+    text, _ = read_page(run)
+    cells = "<td>22.10 ± 2.20</td><td>21.70 ± 2.30</td><td>+0.40 [+0.10, +0.70]</td>"
+    assert f"<td>PSNR (dB), both cameras</td>{cells}" in text
+    assert f"<td>PSNR (dB), both cameras, step 10</td>{cells}" in text
+    assert "<td>PSNR (dB), static camera, step 10</td>" not in text
+    assert "<td>FVD</td><td>11.5</td><td>11.5</td>" in text
+    assert "<td>untrained, linear</td><td>0.900</td>" in text
+    shares = "".join(f"<td>{share}</td>" for share in ("0.42", "0.52", "0.62", "0.72", "0.82"))
+    assert f"<td>WAM, latent of a first frame</td>{shares}" in text
+    assert "".join(f"<th>R² {name}</th>" for name in FIXTURES) in text
+    stored = json.loads((run.results / "world_model.json").read_text())
+    assert stored["probe_pairs"] == 2000
+
+
+def test_a_report_made_twice_is_the_same(run: Layout, profile: Profile, tmp_path: Path) -> None:
+    again = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    report.run(profile, again)
+    assert read_page(again)[0] == read_page(run)[0]
+
+
+def test_what_is_missing_is_not_invented(
+    profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = Layout(tmp_path / "half")
+    rng = np.random.default_rng(0)
+    with artifact(layout.evaluation("controls"), renderer="tiny") as directory:
+        make_evaluation(directory, "controls", profile, 5, rng)
+    report.run(profile, layout)
+    text, reader = read_page(layout)
+    for part in ("paired differences", "film strips", "classifier scores", "store"):
+        assert f"{part}: not computed" in text
+    assert text.count('<span class="none">not computed</span>') == 4 * 3
+    assert not reader.open
+    output = capsys.readouterr().out.splitlines()
+    assert "half/report/index.html" in output[-1]
+    assert not json.loads((layout.results / "metrics.json").read_text()).get("wam")

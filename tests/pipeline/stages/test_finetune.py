@@ -1,0 +1,126 @@
+"""Fine-tuning in imagination."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipeline.artifacts import manifests
+from pipeline.artifacts.layout import Layout
+from pipeline.finetuning import task
+from pipeline.params import Profile
+from pipeline.stages import finetune
+from tests.pipeline.small_run import CPU, TASK, VARIANT
+from wam.errors import WamError
+from wam.policy.policy import FinetunedPolicy, load_policy
+
+
+def test_fine_tuning_leaves_both_networks_and_an_unchanged_world_model(
+    profile: Profile, trained: Layout
+) -> None:
+    finetune.run(profile, trained, VARIANT)
+    output = trained.finetune(VARIANT)
+    policy = load_policy(output / TASK / "seed-0", CPU)
+    assert isinstance(policy, FinetunedPolicy)
+    base = load_policy(trained.policy(VARIANT) / TASK, CPU).base
+    for left, right in zip(policy.base.parameters(), base.parameters(), strict=True):
+        assert torch.equal(left, right)
+    weights = manifests.read_json(output / manifests.MANIFEST)["world_model_weights"]
+    assert weights["before"] == weights["after"]
+    figures = manifests.read_json(output / "summary.json")[TASK]
+    assert 0 <= figures["imagined_success_last"] <= 1
+    assert not (output / TASK / "seed-0" / task.CHECKPOINT_FILE).exists()
+
+
+def test_held_out_starts_are_watched_beside_the_training_ones(
+    profile: Profile, trained: Layout
+) -> None:
+    settings = replace(profile.finetune, validate_every=3)
+    finetune.run(replace(profile, finetune=settings), trained, VARIANT)
+    directory = trained.finetune(VARIANT) / TASK / "seed-0"
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    watched = [
+        (record["step"], record["training_starts_success"], record["held_out_starts_success"])
+        for record in map(json.loads, lines)
+        if "held_out_starts_success" in record
+    ]
+    assert [step for step, *_ in watched] == [3, 4]
+    summary = manifests.read_json(directory / "summary.json")
+    assert summary["imagined_success_last"] == watched[-1][1]
+    assert summary["held_out_imagined_success_last"] == watched[-1][2]
+
+
+@pytest.mark.parametrize(
+    ("first", "now", "starts", "warns"),
+    [
+        ((0.5, 0.5), (0.9, 0.5), 400, True),
+        ((0.5, 0.5), (0.9, 0.85), 400, False),
+        ((0.9, 0.5), (0.9, 0.5), 400, False),  # apart from the beginning is no sign of PPO's
+        ((0.5, 0.5), (0.7, 0.5), 20, False),  # within what twenty starts can tell
+        ((0.5, None), (0.9, None), 0, False),
+    ],
+)
+def test_a_warning_when_only_training_starts_improve(
+    first: tuple, now: tuple, starts: int, warns: bool
+) -> None:
+    sides = (task.ImaginedSuccess(*side) for side in (first, now))
+    assert (task.overfitting(*sides, starts) is not None) == warns
+
+
+@pytest.mark.parametrize("precision", [0.5, None])
+def test_an_imprecise_reward_warns_or_stops(
+    profile: Profile, trained: Layout, precision: float | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = trained.reward(VARIANT)
+    summary = manifests.read_json(directory / "summary.json")
+    summary[TASK]["precision_imagined"] = precision
+    manifests.write_json(directory / "summary.json", summary)
+    finetune.check_rewards(directory, profile)
+    assert TASK in capsys.readouterr().out
+    stopping = replace(profile, finetune=replace(profile.finetune, gate="stop"))
+    with pytest.raises(WamError, match="min_imagined_precision"):
+        finetune.check_rewards(directory, stopping)
+
+
+def test_a_changed_world_model_invalidates_the_result(
+    profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_iteration = task.Dppo.train_iteration
+
+    def damaging(dppo: task.Dppo, env: object, generator: torch.Generator) -> object:
+        env._dynamics.rssm.cell.bias_hh[0] += 1  # type: ignore[attr-defined]
+        return train_iteration(dppo, env, generator)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(task.Dppo, "train_iteration", damaging)
+    with pytest.raises(WamError, match="weights changed"):
+        finetune.run(profile, trained, VARIANT)
+    output = trained.finetune(VARIANT)
+    assert not output.exists()
+    assert not (output.with_name(f"{VARIANT}.partial") / TASK / "seed-0").exists()
+
+
+def test_imagination_imports_no_simulator() -> None:
+    blocked = ("pybullet", "gymnasium", "wam.envs.pool")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked})); import pipeline.stages.finetune"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_imagination_does_without_the_simulator(
+    profile: Profile, trained: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pybullet", "gymnasium", "wam.envs.pool"):
+        monkeypatch.setitem(sys.modules, name, None)
+    finetune.run(profile, trained, VARIANT)
+    output = trained.finetune(VARIANT)
+    assert manifests.read_json(output / manifests.MANIFEST)["environment"] == "world_model"
+    assert manifests.read_json(output / "summary.json")[TASK]["environment"] == "world_model"
+
+
+def test_a_missing_input_names_the_stage_that_makes_it(profile: Profile, layout: Layout) -> None:
+    with pytest.raises(WamError, match="wam train-reward"):
+        finetune.run(profile, layout, VARIANT)

@@ -1,0 +1,13 @@
+"""The content of an export."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.webdataset.read import Sequence, open_split
+
+
+def read_sequences(location: Path | str, split: str) -> Iterator[Sequence]:
+    """All sequences of a split, in the order of the store; errors as those of a split."""
+    content = open_split(location, split)
+    for tar in content.tars:
+        yield from content.sequences(tar)
