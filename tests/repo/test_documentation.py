@@ -77,3 +77,14 @@ def test_the_defects_that_are_held_off_have_the_tests_that_are_named() -> None:
     }
     assert len(named) > 20
     assert named <= tests
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_modules_and_files_that_are_named_are_there(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"\b(?:wam|pipeline|flows|tests|benchmarks)/[\w/]+\.py\b", text):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"`((?:wam|pipeline|flows)(?:\.[a-z]\w*)+)", text):
+        folder = ROOT / name.replace(".", "/")
+        places = (folder, folder.with_suffix(".py"), folder.parent.with_suffix(".py"))
+        assert any(place.exists() for place in places), name
