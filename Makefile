@@ -1,12 +1,16 @@
 # make demo   the main job, small enough for a laptop CPU: about half an hour with installation
 # make test   every test
 # make run PROFILE=ci|demo|small|paper    the main job with another profile
+# make test-compat    the export read by the real LeRobot; the lowest allowed versions
 # make drill  kills and faults at every point of every stage
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+LEROBOT_PYTHON ?= $(PYTHON)
 PROFILE ?= demo
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+LEROBOT := .venv-lerobot
+LOWEST := .venv-lowest
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PREFECT_LOGGING_LEVEL ?= WARNING
 export DO_NOT_TRACK := 1
@@ -16,7 +20,7 @@ LOOPBACK := 127.0.0.1,localhost,::1
 export NO_PROXY := $(if $(NO_PROXY),$(NO_PROXY)$(comma))$(LOOPBACK)
 export no_proxy := $(if $(no_proxy),$(no_proxy)$(comma))$(LOOPBACK)
 
-.PHONY: demo run test test-fast drill lint server install clean
+.PHONY: demo run test test-fast test-compat test-lerobot test-lowest drill lint server install clean
 
 demo:
 	@$(MAKE) --no-print-directory run PROFILE=demo
@@ -43,6 +47,17 @@ test: $(INSTALLED)
 	@pytest -q
 
 test-fast: $(INSTALLED)
+	@pytest -q -m "not slow"
+
+test-compat: test-lerobot test-lowest
+
+# The newest LeRobot for LEROBOT_PYTHON: from 0.5 it needs Python 3.12.
+test-lerobot: $(INSTALLED) $(LEROBOT)/.installed
+	@$(LEROBOT)/bin/python -m pip freeze | grep -E '^(lerobot|torch|numpy|datasets)=='
+	@LEROBOT_VENV=$(LEROBOT) pytest -q tests/pipeline/lerobot/test_export.py
+
+test-lowest: export PATH := $(abspath $(LOWEST))/bin:$(PATH)
+test-lowest: $(LOWEST)/.installed
 	@pytest -q -m "not slow"
 
 # Faults at every point of every stage (an hour on two cores); the table goes into the documentation.
@@ -78,5 +93,20 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(VENV)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable ".[sim,pipeline,dev]"
 	@touch $@
 
+# LeRobot allows other versions of torch than this project: its environment has nothing of the project.
+$(LEROBOT)/.installed:
+	@test -x $(LEROBOT)/bin/pip || $(LEROBOT_PYTHON) -m venv $(LEROBOT)
+	@echo "installing into $(LEROBOT) (8 GB where torch is a CUDA build) ..."
+	@$(LEROBOT)/bin/python -m pip install -qq --disable-pip-version-check "lerobot[dataset]"
+	@touch $@
+
+# What the direct requirements require themselves is as new as they allow.
+$(LOWEST)/.installed: pyproject.toml tests/compat/lowest.py | $(INSTALLED)
+	@test -x $(LOWEST)/bin/pip || $(VENV)/bin/python -m venv $(LOWEST)
+	@$(VENV)/bin/python -m tests.compat.lowest sim pipeline dev > $(LOWEST)/constraints.txt
+	@echo "installing into $(LOWEST) (6 GB where torch is a CUDA build) ..."
+	@$(LOWEST)/bin/python -m pip install -qq --disable-pip-version-check --constraint $(LOWEST)/constraints.txt --editable ".[sim,pipeline,dev]"
+	@touch $@
+
 clean:
-	rm -rf data/ci data/demo $(VENV)
+	rm -rf data/ci data/demo $(VENV) $(LEROBOT) $(LOWEST)
