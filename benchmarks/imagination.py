@@ -33,9 +33,8 @@ from wam.policy.cloning import ChunkDataset, chunk_dataset, clone
 from wam.policy.diffusion import NOISE_CLIP
 from wam.policy.network import CHUNK_VALUES, build_network
 from wam.policy.policy import FinetunedPolicy, to_actions
-from wam.ppo.experience import Rollout, collect
 from wam.ppo.imagination import LatentEnv
-from wam.ppo.ppo import Dppo
+from wam.ppo.ppo import Dppo, Rollout, collect
 from wam.randomness import normal, seeded, uniform
 from wam.reward.classifier import SuccessClassifier
 from wam.world_model.model import WorldModel

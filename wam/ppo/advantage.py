@@ -1,6 +1,7 @@
 """How much better a decision was than expected: the weights of policy gradients.
 
-Shapes: N decisions in time, E environments.
+Shape suffixes: D = decisions in time, B = environments, R = rounds of T decisions, G = groups of M
+environments that share their starts.
 """
 
 import math
@@ -19,55 +20,56 @@ GROUP_EPS = 0.1
 
 
 def gae(
-    reward: torch.Tensor,
-    value: torch.Tensor,
-    next_value: torch.Tensor,
-    terminated: torch.Tensor,
-    truncated: torch.Tensor,
+    reward_DB: torch.Tensor,
+    value_DB: torch.Tensor,
+    next_value_DB: torch.Tensor,
+    terminated_DB: torch.Tensor,
+    truncated_DB: torch.Tensor,
     gamma: float,
     lam: float,
 ) -> torch.Tensor:
-    """Generalised advantage estimates [N, E] (arXiv:1506.02438).
+    """Generalised advantage estimates [D, B] (arXiv:1506.02438).
 
-    ``next_value`` belongs to the state reached before any reset; a termination makes it 0, a
+    ``next_value_DB`` belongs to the state reached before any reset; a termination makes it 0, a
     truncation bootstraps from it, and both end the sum.
     """
-    delta = reward + gamma * next_value * ~terminated - value
-    carry = gamma * lam * ~(terminated | truncated)
-    advantage = torch.empty_like(delta)
-    running = torch.zeros_like(delta[0])
-    for n in reversed(range(len(delta))):
-        running = delta[n] + carry[n] * running
-        advantage[n] = running
-    return advantage
+    delta_DB = reward_DB + gamma * next_value_DB * ~terminated_DB - value_DB
+    carry_DB = gamma * lam * ~(terminated_DB | truncated_DB)
+    advantage_DB = torch.empty_like(delta_DB)
+    running_B = torch.zeros_like(delta_DB[0])
+    for d in reversed(range(len(delta_DB))):
+        running_B = delta_DB[d] + carry_DB[d] * running_B
+        advantage_DB[d] = running_B
+    return advantage_DB
 
 
 def group_advantage(
-    reward: torch.Tensor, max_decisions: int, group: int, gamma: float
+    reward_DB: torch.Tensor, max_decisions: int, group: int, gamma: float
 ) -> torch.Tensor:
-    """Advantages [N, E] of episodes within the groups that share their starts; no critic.
+    """Advantages [D, B] of episodes within the groups that share their starts; no critic.
 
-    ``reward`` [N, E] of rounds of ``max_decisions`` decisions, one episode each, 0 where an
+    ``reward_DB`` of rounds of ``max_decisions`` decisions, one episode each, 0 where an
     environment waits for the end of its round; every ``group`` environments in a row are a group.
     All decisions of an episode get (return - mean) / (std + GROUP_EPS) of the group, 0 where all
     returns are equal. ``gamma`` discounts per decision: an earlier success is worth more. Group
     relative policy optimisation (GRPO, arXiv:2402.03300; in a world model WMPO, arXiv:2511.09515).
-    Raises WamError if N holds no whole rounds, or E no whole groups.
+    Raises WamError if D holds no whole rounds, or B no whole groups.
     """
-    if len(reward) % max_decisions:
+    if len(reward_DB) % max_decisions:
         raise WamError(
-            f"finetune.steps={len(reward)} is not a multiple of "
+            f"finetune.steps={len(reward_DB)} is not a multiple of "
             f"finetune.max_decisions={max_decisions}: groups are compared by whole episodes"
         )
-    check_groups(reward.shape[1], group)
-    discount = gamma ** torch.arange(max_decisions, device=reward.device)
-    returns = (reward.unflatten(0, (-1, max_decisions)) * discount.view(1, -1, 1)).sum(1)
-    by_group = returns.unflatten(1, (-1, group))
-    centred = by_group - by_group.mean(-1, keepdim=True)
-    advantage = centred / (by_group.std(-1, correction=0, keepdim=True) + GROUP_EPS)
-    unanimous = by_group.amax(-1, keepdim=True) == by_group.amin(-1, keepdim=True)
-    advantage = advantage.masked_fill(unanimous, 0.0)
-    return advantage.flatten(1).repeat_interleave(max_decisions, dim=0)
+    check_groups(reward_DB.shape[1], group)
+    discount_T = gamma ** torch.arange(max_decisions, device=reward_DB.device)
+    reward_RTB = reward_DB.unflatten(0, (-1, max_decisions))
+    return_RB = (reward_RTB * discount_T.view(1, -1, 1)).sum(1)
+    return_RGM = return_RB.unflatten(1, (-1, group))
+    centred_RGM = return_RGM - return_RGM.mean(-1, keepdim=True)
+    advantage_RGM = centred_RGM / (return_RGM.std(-1, correction=0, keepdim=True) + GROUP_EPS)
+    unanimous_RG1 = return_RGM.amax(-1, keepdim=True) == return_RGM.amin(-1, keepdim=True)
+    advantage_RGM = advantage_RGM.masked_fill(unanimous_RG1, 0.0)
+    return advantage_RGM.flatten(1).repeat_interleave(max_decisions, dim=0)
 
 
 def check_groups(envs: int, group: int) -> None:
@@ -87,22 +89,22 @@ class RewardScaler:
     def __init__(self) -> None:
         self._count, self._mean, self._variance = 1e-4, 0.0, 1.0
 
-    def __call__(self, reward: torch.Tensor, done: torch.Tensor) -> torch.Tensor:
-        """Scaled ``reward`` [N, E] of environments that were all reset before the first row."""
-        running = torch.zeros_like(reward[0])
+    def __call__(self, reward_DB: torch.Tensor, done_DB: torch.Tensor) -> torch.Tensor:
+        """Scaled rewards [D, B] of environments that were all reset before the first row."""
+        running_B = torch.zeros_like(reward_DB[0])
         returns = []
-        for row, ended in zip(reward, done, strict=True):
-            running = running * REWARD_GAMMA + row
-            returns.append(running)
-            running = running * ~ended
+        for reward_B, done_B in zip(reward_DB, done_DB, strict=True):
+            running_B = running_B * REWARD_GAMMA + reward_B
+            returns.append(running_B)
+            running_B = running_B * ~done_B
+        return_DB = torch.stack(returns)
+        moments = torch.stack([return_DB.mean(1), return_DB.var(1, correction=0)], dim=1)
         stds = []
-        stacked = torch.stack(returns)
-        moments = torch.stack([stacked.mean(1), stacked.var(1, correction=0)], dim=1)
         for mean, variance in moments.tolist():
-            self._merge(mean, variance, reward.shape[1])
+            self._merge(mean, variance, reward_DB.shape[1])
             stds.append(math.sqrt(self._variance + 1e-8))
-        scaled = reward / torch.tensor(stds, device=reward.device).unsqueeze(1)
-        return scaled.clamp(-MAX_REWARD, MAX_REWARD)
+        std_D = torch.tensor(stds, device=reward_DB.device)
+        return (reward_DB / std_D.unsqueeze(1)).clamp(-MAX_REWARD, MAX_REWARD)
 
     def state_dict(self) -> dict[str, float]:
         return {"count": self._count, "mean": self._mean, "variance": self._variance}

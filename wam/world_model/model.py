@@ -6,7 +6,10 @@ cameras with a factor 1/2, the KL is summed over categoricals, the action error 
 seven dimensions, and all are averaged over batch and time (algorithm contract 2.4 and 2.7, reading
 1).
 
-T = time, B = batch, V = visual embedding, E = V + 18, A = 7, F = feature.
+Shape suffixes: T = time, B = batch, N = frames in a row (T B, or those of them that are decoded),
+C, H, W = image, V = visual embedding, E = V + 18 embedding, D = deterministic state, Z = stochastic
+state of S categoricals with G classes, F = D + Z feature, U = decoder channels, A = 7 action; the
+inverse-dynamics head tells the K actions between the frames of each of Q = T - K pairs.
 """
 
 import torch
@@ -173,24 +176,24 @@ class WorldModel(nn.Module):
         frames of each row, at least one, whose images the loss and the PSNR count.
         """
         config = self.config
-        static, gripper = _images(batch.rgb_static), _images(batch.rgb_gripper)
-        _, embedding = self._embed(static, gripper, batch.proprio)
+        static_NCHW, gripper_NCHW = _images(batch.rgb_static), _images(batch.rgb_gripper)
+        _, embedding_TBE = self._embed(static_NCHW, gripper_NCHW, batch.proprio)
         observed = self.rssm.observe(
-            embedding,
+            embedding_TBE,
             batch.prev_action,
             batch.is_first,
             state,
             generator,
             reset_actions=reset_actions,
         )
-        seed = self.decoder.seed(observed.states.feature.flatten(0, 1))
+        seed_NU = self.decoder.seed(observed.states.feature.flatten(0, 1))
         chosen: torch.Tensor | slice = slice(None)
         if image_frames < 1:
-            chosen = _some_frames(batch.is_first.shape, image_frames, generator, seed.device)
-        static, gripper = static[chosen], gripper[chosen]
-        image_loss, image_metrics = self._image_loss(seed[chosen], static, gripper)
-        posterior, prior = observed.posterior_logits, observed.prior_logits
-        latent_loss = kl_loss(posterior, prior, config.kl_balance, config.free_nats)
+            chosen = _some_frames(batch.is_first.shape, image_frames, generator, seed_NU.device)
+        static_NCHW, gripper_NCHW = static_NCHW[chosen], gripper_NCHW[chosen]
+        image_loss, image_metrics = self._image_loss(seed_NU[chosen], static_NCHW, gripper_NCHW)
+        posterior_TBSG, prior_TBSG = observed.posterior_logits, observed.prior_logits
+        latent_loss = kl_loss(posterior_TBSG, prior_TBSG, config.kl_balance, config.free_nats)
         loss = config.kl_scale * latent_loss + config.image_scale * image_loss
         metrics = {
             "image_loss": image_loss.detach(),
@@ -198,67 +201,76 @@ class WorldModel(nn.Module):
             "weighted_image_loss": config.image_scale * image_loss.detach(),
             "weighted_kl_loss": config.kl_scale * latent_loss.detach(),
             **image_metrics,
-            **_latent_metrics(posterior.detach(), prior.detach()),
+            **_latent_metrics(posterior_TBSG.detach(), prior_TBSG.detach()),
         }
         if self.embedding_seed is not None:
-            shown = self.embedding_seed(embedding.flatten(0, 1))
-            embedding_loss, _ = self._image_loss(shown[chosen], static, gripper)
+            shown_NU = self.embedding_seed(embedding_TBE.flatten(0, 1))
+            embedding_loss, _ = self._image_loss(shown_NU[chosen], static_NCHW, gripper_NCHW)
             loss = loss + config.embedding_image_scale * embedding_loss
             metrics["embedding_image_loss"] = embedding_loss.detach()
             if config.seed_match_scale:
-                distance = (seed.float() - shown.float().detach()).square().sum(-1)
-                match_loss = 0.5 * distance.mean()
+                distance_N = (seed_NU.float() - shown_NU.float().detach()).square().sum(-1)
+                match_loss = 0.5 * distance_N.mean()
                 loss = loss + config.seed_match_scale * match_loss
                 metrics["seed_match_loss"] = match_loss.detach()
         if isinstance(action_scale, torch.Tensor) or action_scale:
-            # The target is the action as executed: a pseudo-reset hides it from the RSSM only.
-            target, mask = spans(batch.action, batch.id_mask, config.id_steps)
-            keep = None
-            if config.id_input == "proprio-dropout":
-                keep = uniform(mask.t().shape, generator, mask.device).t() < _PROPRIO_KEPT
-            prediction = self.actions_between(embedding, keep)
-            errors = action_error(prediction, target, mask)
-            action_loss = errors.mean()
+            action_loss, action_metrics = self._action_loss(batch, embedding_TBE, generator)
             loss = loss + action_scale * action_loss
             metrics["action_loss"] = action_loss.detach()
             metrics["weighted_action_loss"] = action_scale * action_loss.detach()
-            metrics["gripper_accuracy"] = gripper_accuracy(prediction.detach(), target, mask)
-            metrics |= {
-                f"id_mae_{name}": error
-                for name, error in zip(ACTION_NAMES, errors.detach(), strict=True)
-            }
+            metrics |= action_metrics
         last = RssmState(observed.states.deter[-1], observed.states.stoch[-1])
         return loss, {"loss": loss.detach(), **metrics}, last.detach()
 
     def _embed(
-        self, static: torch.Tensor, gripper: torch.Tensor, proprio: torch.Tensor
+        self, static_NCHW: torch.Tensor, gripper_NCHW: torch.Tensor, proprio: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        visual = self.encoder(static, gripper).float().unflatten(0, proprio.shape[:-1])
+        """Visual embedding [..., V] and full embedding [..., E]; ``proprio`` is [..., 18]."""
+        visual_NV = self.encoder(static_NCHW, gripper_NCHW).float()
+        visual = visual_NV.unflatten(0, proprio.shape[:-1])
         return visual, torch.cat([visual, proprio], dim=-1)
 
     def _image_loss(
-        self, seed: torch.Tensor, static: torch.Tensor, gripper: torch.Tensor
+        self, seed_NU: torch.Tensor, static_NCHW: torch.Tensor, gripper_NCHW: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Half the squared error summed over an observation, and the PSNR of each camera.
 
-        ``seed`` [N, decoder channels], images [N, 3, 64, 64].
+        Both images as their pixel phases: 4 C channels of half the height and width.
         """
-        predictions = self.decoder.phases(seed)
+        images, predictions = (static_NCHW, gripper_NCHW), self.decoder.phases(seed_NU)
         squares, metrics = [], {}
-        for camera, prediction, image in zip(
-            CAMERA_NAMES, predictions, (static, gripper), strict=True
-        ):
-            error = prediction.float() - pixel_phases(image)
-            square = error.square().sum((1, 2, 3))
-            squares.append(square)
-            metrics[f"psnr_{camera}"] = psnr_of_mse(square.detach() / (4 * _IMAGE_VALUES)).mean()
+        for camera, image_NCHW, prediction in zip(CAMERA_NAMES, images, predictions, strict=True):
+            error = prediction.float() - pixel_phases(image_NCHW)
+            square_N = error.square().sum((1, 2, 3))
+            squares.append(square_N)
+            metrics[f"psnr_{camera}"] = psnr_of_mse(square_N.detach() / (4 * _IMAGE_VALUES)).mean()
         return 0.5 * torch.stack(squares).sum(0).mean(), metrics
+
+    def _action_loss(
+        self, batch: Batch, embedding_TBE: torch.Tensor, generator: Generators
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean absolute error of the actions between frames, and what it is made of."""
+        config = self.config
+        # The target is the action as executed: a pseudo-reset hides it from the RSSM only.
+        target_QBKA, mask_QB = spans(batch.action, batch.id_mask, config.id_steps)
+        keep_QB = None
+        if config.id_input == "proprio-dropout":
+            # Drawn row by row, [B, Q]: ranks share the draws by rows.
+            keep_QB = uniform(mask_QB.t().shape, generator, mask_QB.device).t() < _PROPRIO_KEPT
+        prediction_QBKA = self.actions_between(embedding_TBE, keep_QB)
+        error_A = action_error(prediction_QBKA, target_QBKA, mask_QB)
+        accuracy = gripper_accuracy(prediction_QBKA.detach(), target_QBKA, mask_QB)
+        by_name = zip(ACTION_NAMES, error_A.detach(), strict=True)
+        return error_A.mean(), {
+            "gripper_accuracy": accuracy,
+            **{f"id_mae_{name}": error for name, error in by_name},
+        }
 
 
 def _some_frames(
     shape: torch.Size, share: float, generator: Generators, device: torch.device
 ) -> torch.Tensor:
-    """Indices int64 [N] of random frames of a flattened window [T, B], equally many of each row."""
+    """Rows of [N] that are random frames of a window of ``shape`` [T, B], equally many per row."""
     steps, rows = shape
     count = max(1, round(share * steps))
     step = uniform((rows, steps), generator, device).argsort(1)[:, :count]
@@ -270,12 +282,14 @@ def _images(rgb: torch.Tensor) -> torch.Tensor:
     return to_signed(rgb.reshape(-1, *rgb.shape[-3:]))
 
 
-def _latent_metrics(posterior: torch.Tensor, prior: torch.Tensor) -> dict[str, torch.Tensor]:
+def _latent_metrics(
+    posterior_TBSG: torch.Tensor, prior_TBSG: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """KL, entropies in nats per categorical, and how many categoricals carry information."""
-    per_categorical = (posterior.exp() * (posterior - prior)).sum(-1).mean((0, 1))
+    kl_S = (posterior_TBSG.exp() * (posterior_TBSG - prior_TBSG)).sum(-1).mean((0, 1))
     return {
-        "kl": kl_divergence(posterior, prior).mean(),
-        "posterior_entropy": -(posterior.exp() * posterior).sum(-1).mean(),
-        "prior_entropy": -(prior.exp() * prior).sum(-1).mean(),
-        "active_categoricals": (per_categorical > 0.01).sum().float(),
+        "kl": kl_divergence(posterior_TBSG, prior_TBSG).mean(),
+        "posterior_entropy": -(posterior_TBSG.exp() * posterior_TBSG).sum(-1).mean(),
+        "prior_entropy": -(prior_TBSG.exp() * prior_TBSG).sum(-1).mean(),
+        "active_categoricals": (kl_S > 0.01).sum().float(),
     }

@@ -3,8 +3,8 @@
 The current frame's embedding enters only the posterior of its own step; the recurrent state sees
 the previous latent and the action that led to the frame.
 
-B = batch, T = time, D = deterministic state, S = categorical variables, C = classes, Z = S C,
-A = action, E = embedding, H = hidden.
+Shape suffixes: T = time, B = batch, D = deterministic state, S = categorical variables, G = classes
+of each, Z = S G, A = action, E = embedding, H = hidden.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -26,7 +26,7 @@ class RssmState(NamedTuple):
     deter: torch.Tensor
     """float32 [..., D]"""
     stoch: torch.Tensor
-    """float32 [..., Z], S one-hot vectors of C classes"""
+    """float32 [..., Z], S one-hot vectors of G classes"""
 
     @property
     def feature(self) -> torch.Tensor:
@@ -44,9 +44,9 @@ class Observed(NamedTuple):
     states: RssmState
     """posterior states [T, B, ...]"""
     posterior_logits: torch.Tensor
-    """float32 [T, B, S, C]"""
+    """float32 [T, B, S, G]"""
     prior_logits: torch.Tensor
-    """float32 [T, B, S, C]"""
+    """float32 [T, B, S, G]"""
 
 
 class Rssm(nn.Module):
@@ -105,12 +105,12 @@ class Rssm(nn.Module):
         Rows with ``is_first`` [B] forget ``state`` and ``prev_action``: their result depends on the
         embedding alone.
         """
-        keep = (~is_first).unsqueeze(-1).to(state.deter.dtype)
-        action_term = self.input_action(self._null_where(prev_action, is_first))
-        deter = self._advance(RssmState(state.deter * keep, state.stoch * keep), action_term)
-        logits = self._posterior(deter, self.posterior_embedding(embedding))
-        noise = self._noise(embedding.shape[0], generator, embedding.device, sample)
-        return RssmState(deter, self._draw(logits, noise))
+        keep_B1 = (~is_first).unsqueeze(-1).to(state.deter.dtype)
+        action_BH = self.input_action(self._null_where(prev_action, is_first))
+        deter_BD = self._advance(RssmState(state.deter * keep_B1, state.stoch * keep_B1), action_BH)
+        posterior_BSG = self._posterior(deter_BD, self.posterior_embedding(embedding))
+        noise_BS = self._noise(embedding.shape[0], generator, embedding.device, sample)
+        return RssmState(deter_BD, self._draw(posterior_BSG, noise_BS))
 
     def observe(
         self,
@@ -130,23 +130,23 @@ class Rssm(nn.Module):
         alone, as the reference does (algorithm contract 1.7).
         """
         steps, batch = embedding.shape[:2]
-        keep = (~is_first).unsqueeze(-1).to(state.deter.dtype).unbind()
-        actions = self._null_where(prev_action, is_first) if reset_actions else prev_action
-        action_terms = self.input_action(actions).unbind()
-        embedding_terms = self.posterior_embedding(embedding).unbind()
-        noise = [self._noise(batch, generator, embedding.device, sample) for _ in range(steps)]
-        deters, stochs, all_logits = [], [], []
+        keep_TB1 = (~is_first).unsqueeze(-1).to(state.deter.dtype).unbind()
+        actions_TBA = self._null_where(prev_action, is_first) if reset_actions else prev_action
+        action_TBH = self.input_action(actions_TBA).unbind()
+        embedding_TBH = self.posterior_embedding(embedding).unbind()
+        noise_TBS = [self._noise(batch, generator, embedding.device, sample) for _ in range(steps)]
+        deters, stochs, posteriors = [], [], []
         for t in range(steps):
-            masked = RssmState(state.deter * keep[t], state.stoch * keep[t])
-            deter = self._advance(masked, action_terms[t])
-            logits = self._posterior(deter, embedding_terms[t])
-            state = RssmState(deter, self._draw(logits, noise[t]))
-            deters.append(deter)
+            masked = RssmState(state.deter * keep_TB1[t], state.stoch * keep_TB1[t])
+            deter_BD = self._advance(masked, action_TBH[t])
+            posterior_BSG = self._posterior(deter_BD, embedding_TBH[t])
+            state = RssmState(deter_BD, self._draw(posterior_BSG, noise_TBS[t]))
+            deters.append(deter_BD)
             stochs.append(state.stoch)
-            all_logits.append(logits)
-        deter = torch.stack(deters)
-        states = RssmState(deter, torch.stack(stochs))
-        return Observed(states, torch.stack(all_logits), self.prior_logits(deter))
+            posteriors.append(posterior_BSG)
+        deter_TBD, stoch_TBZ = torch.stack(deters), torch.stack(stochs)
+        prior_TBSG = self.prior_logits(deter_TBD)
+        return Observed(RssmState(deter_TBD, stoch_TBZ), torch.stack(posteriors), prior_TBSG)
 
     def imagine_step(
         self,
@@ -156,12 +156,12 @@ class Rssm(nn.Module):
         sample: Sampling = "sample",
     ) -> RssmState:
         """Prior state [B, ...] predicted for ``action`` [B, A] taken in ``state``."""
-        deter = self._advance(state, self.input_action(action))
-        noise = self._noise(action.shape[0], generator, action.device, sample)
-        return RssmState(deter, self._draw(self.prior_logits(deter), noise))
+        deter_BD = self._advance(state, self.input_action(action))
+        noise_BS = self._noise(action.shape[0], generator, action.device, sample)
+        return RssmState(deter_BD, self._draw(self.prior_logits(deter_BD), noise_BS))
 
     def prior_logits(self, deter: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities [..., S, C] of the latent predicted from ``deter`` [..., D]."""
+        """Log-probabilities [..., S, G] of the latent predicted from ``deter`` [..., D]."""
         hidden = F.elu(self.prior_norm(self.prior_deter(deter)))
         return self._logits(self.prior_out(hidden))
 
@@ -169,17 +169,18 @@ class Rssm(nn.Module):
         """``action`` [..., A] with the null action in the rows of ``is_first`` [...]."""
         return torch.where(is_first.unsqueeze(-1), self.null_action, action)
 
-    def _advance(self, state: RssmState, action_term: torch.Tensor) -> torch.Tensor:
-        """Next deterministic state [B, D], float32, from the projected action [B, H]."""
-        hidden = self.input_stoch(state.stoch) + action_term
-        return self.cell(F.elu(self.input_norm(hidden)), state.deter).float()
+    def _advance(self, state: RssmState, action_BH: torch.Tensor) -> torch.Tensor:
+        """Next deterministic state [B, D], float32, from the projected action."""
+        hidden_BH = self.input_stoch(state.stoch) + action_BH
+        return self.cell(F.elu(self.input_norm(hidden_BH)), state.deter).float()
 
-    def _posterior(self, deter: torch.Tensor, embedding_term: torch.Tensor) -> torch.Tensor:
-        hidden = self.posterior_deter(deter) + embedding_term
-        return self._logits(self.posterior_out(F.elu(self.posterior_norm(hidden))))
+    def _posterior(self, deter_BD: torch.Tensor, embedding_BH: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [B, S, G] of the latent given the projected embedding."""
+        hidden_BH = self.posterior_deter(deter_BD) + embedding_BH
+        return self._logits(self.posterior_out(F.elu(self.posterior_norm(hidden_BH))))
 
     def _logits(self, flat: torch.Tensor) -> torch.Tensor:
-        """Normalised log-probabilities [..., S, C], float32 under any autocast."""
+        """Normalised log-probabilities [..., S, G], float32 under any autocast."""
         logits = flat.float().unflatten(-1, (self.stoch, self.classes)).log_softmax(-1)
         if self.unimix:
             logits = torch.log((1 - self.unimix) * logits.exp() + self.unimix / self.classes)
@@ -213,7 +214,7 @@ class LayerNormGRUCell(nn.Module):
 
 
 class StraightThrough(torch.autograd.Function):
-    """One-hot draw [..., C] from log-probabilities, with the gradient of the probabilities.
+    """One-hot draw [..., G] from log-probabilities, with the gradient of the probabilities.
 
     ``noise`` [...] uniform in [0, 1) selects the class by inverting the distribution function, None
     takes the most probable class. One function instead of ``one_hot + probs - sg(probs)``: the
@@ -228,7 +229,7 @@ class StraightThrough(torch.autograd.Function):
             index = logits.argmax(-1, keepdim=True)
         else:
             distribution = probabilities.cumsum(-1)
-            # Rounding may leave the last sum below the noise: compare the first C - 1 only.
+            # Rounding may leave the last sum below the noise: compare the first G - 1 only.
             index = (distribution[..., :-1] <= noise.unsqueeze(-1)).sum(-1, keepdim=True)
         return torch.zeros_like(logits).scatter_(-1, index, 1.0)
 
@@ -239,14 +240,14 @@ class StraightThrough(torch.autograd.Function):
 
 
 def kl_divergence(posterior: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    """KL(posterior || prior) in nats, summed over S, of log-probabilities [..., S, C]: [...]."""
+    """KL(posterior || prior) in nats, summed over S, of log-probabilities [..., S, G]: [...]."""
     return (posterior.exp() * (posterior - prior)).sum((-2, -1))
 
 
 def kl_loss(
     posterior: torch.Tensor, prior: torch.Tensor, balance: float, free_nats: float
 ) -> torch.Tensor:
-    """Scalar balanced KL (DreamerV2, eq. 2) of log-probabilities [T, B, S, C].
+    """Scalar balanced KL (DreamerV2, eq. 2) of log-probabilities [T, B, S, G].
 
     ``balance`` is the weight of the term that trains the prior; each term is averaged over T and B
     and then floored at ``free_nats``.

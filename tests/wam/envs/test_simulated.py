@@ -21,8 +21,8 @@ from wam.envs.simulated import SimulatedEnv
 from wam.errors import WamError
 from wam.policy.network import DiffusionMlp
 from wam.policy.policy import FinetunedPolicy
-from wam.ppo.experience import collect
 from wam.ppo.imagination import Transition
+from wam.ppo.ppo import collect
 from wam.proprio import ProprioNormalizer
 from wam.randomness import Generators, uniform
 from wam.world_model.filtering import Observation, OnlineFilter

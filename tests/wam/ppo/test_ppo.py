@@ -16,9 +16,8 @@ from wam.errors import WamError
 from wam.policy.diffusion import log_prob
 from wam.policy.network import DiffusionMlp
 from wam.policy.policy import FinetunedPolicy, Policy
-from wam.ppo.experience import collect, experience_report
 from wam.ppo.imagination import LatentEnv, Uncertainty, imagined_outcome
-from wam.ppo.ppo import Dppo, clip_ranges, gaussian_kl
+from wam.ppo.ppo import Dppo, clip_ranges, collect, experience_report, gaussian_kl
 
 BANDIT_GROUPS = replace(FINETUNE, advantage="group", group=4)
 GROUPED = replace(BANDIT_GROUPS, max_decisions=3, gamma=0.9)
@@ -89,13 +88,14 @@ def test_stored_log_probabilities_are_those_of_the_sampled_transitions(base: Dif
         for values in policy.actor.parameters():
             values += 0.01 * torch.randn(values.shape, generator=random)
     rollout = collect(make_env(FINETUNE, random), policy, 3, 0.1, random)
-    fixed = dppo._prepare(rollout)
+    advantage, returns, _ = dppo._advantages(rollout)
+    pairs = dppo._pairs(rollout, advantage, returns)
     chain, feature = rollout.chain.flatten(0, 1), rollout.feature.flatten(0, 1)
     std = policy.schedule.exploration_std(0.1)
-    stored = fixed.log_prob.unflatten(0, (len(chain), FINETUNE.finetuned_steps))
+    stored = pairs.log_prob_P.unflatten(0, (len(chain), FINETUNE.finetuned_steps))
     for j in range(FINETUNE.finetuned_steps):
         k = torch.full((len(chain),), FINETUNE.finetuned_steps - 1 - j)
-        for network, means in ((policy.actor, None), (policy.base, fixed.base_mean)):
+        for network, means in ((policy.actor, None), (policy.base, pairs.base_mean_PA)):
             predicted = network(chain[:, j], k, feature)
             mean = policy.schedule.mean(chain[:, j], predicted, k)
             if means is None:
