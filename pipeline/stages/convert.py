@@ -14,7 +14,7 @@ from typing import Any
 from pipeline import console, workers
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
-from pipeline.artifacts.layout import Layout, store_path
+from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.calvin.frame_checks import DroppedEpisode
 from pipeline.calvin.listing import RawIndex, load_index
 from pipeline.calvin.moments import Moments
@@ -142,17 +142,14 @@ def finalize(
 
 def _arrays(index: RawIndex, settings: Convert) -> dict[str, StoreArray]:
     """What is stored of every frame of both splits."""
-    (name, arrays), *others = (
-        (name, store_arrays(split, settings)) for name, split in index.splits.items()
-    )
-    for other, its_arrays in others:
-        for key, array in arrays.items():
-            if array != its_arrays[key]:
-                raise WamError(
-                    f"{key}: {array.dtype} {array.shape} in {name}, {its_arrays[key].dtype} "
-                    f"{its_arrays[key].shape} in {other}; set convert.image_size to make images "
-                    "alike, or leave the array out"
-                )
+    arrays, others = (store_arrays(index.splits[split], settings) for split in SPLITS)
+    for key, array in arrays.items():
+        other = others[key]
+        if array != other:
+            raise WamError(
+                f"{key}: {array.dtype} {array.shape} in training, {other.dtype} {other.shape} in "
+                "validation; set convert.image_size to make images alike, or leave the array out"
+            )
     return arrays
 
 
@@ -244,7 +241,7 @@ def _drop(index: RawIndex, findings: list[DroppedEpisode]) -> RawIndex:
         if not kept:
             raise WamError(
                 f"{split.directory}: every episode is invalid; the first problem is "
-                f"{min(first.values(), key=lambda finding: finding.file).file}"
+                f"{next(iter(first.values())).file}"
             )
         splits[name] = dataclasses.replace(
             split,

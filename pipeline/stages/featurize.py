@@ -16,8 +16,8 @@ import torch
 
 from pipeline import console
 from pipeline.artifacts import manifests
-from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.artifacts.parts import Part, build_tasks
 from pipeline.calvin.fields import CAMERAS
 from pipeline.latents.demonstrations import Demo, TaskDemos, load_demos
 from pipeline.latents.features import SplitFeatures, TaskFeatures, no_features, save_features
@@ -70,22 +70,24 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     stores = {split: open_store(layout.store / f"{split}.zarr") for split in SPLITS}
     world_model, _ = load_world_model(layout.world_model(variant), device)
     output = layout.features(variant)
-    params = {"features": asdict(profile.features), "tasks": list(profile.tasks)}
+    maker = FeatureMaker(world_model, stores, profile.features, device)
 
-    def make(target: Build) -> None:
-        maker = FeatureMaker(world_model, stores, profile.features, device)
-        with console.progress(f"featurize {variant}", len(profile.tasks), "tasks") as advance:
-            for task, task_demos in all_demos.items():
-                directory = target.directory / task
-                if not target.is_finished(task):
-                    features = maker.task_features(task, task_demos)
-                    _save(directory, features, world_model)
-                    target.finish(task, directory.iterdir())
-                advance(1, task)
-        manifests.merge_summaries(target.directory, profile.tasks)
+    def make(part: Part) -> None:
+        features = maker.task_features(part.name, all_demos[part.name])
+        _save(part.directory, features, world_model)
+        part.advance(1, part.name)
 
-    build(output, make, stage=STAGE, params=params, inputs=inputs, growing=["tasks"])
-    summary = manifests.read_json(output / manifests.SUMMARY)
+    summary = build_tasks(
+        output,
+        profile.tasks,
+        make,
+        title=f"featurize {variant}",
+        steps=1,
+        unit="tasks",
+        stage=STAGE,
+        params={"features": asdict(profile.features)},
+        inputs=inputs,
+    )
     frames = sum(
         entry["training_frames"] + entry["validation_frames"] for entry in summary.values()
     )
