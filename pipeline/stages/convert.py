@@ -7,7 +7,6 @@ where it stopped, and equal input and parameters give equal bytes with any numbe
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pipeline.calvin.moments import Moments
 from pipeline.params import Convert, Profile
 from pipeline.store.arrays import SCHEMA_VERSION, STATISTICS_OF, StoreArray
 from pipeline.store.group import create_arrays, finish_group, parameters, store_arrays
-from pipeline.store.shard_job import Piece, ShardJob, ShardRecord, read_record, write_shard
+from pipeline.store.shard_job import Piece, ShardJob, read_record, write_shard
 from wam.errors import WamError
 
 FINDINGS = "findings.json"
@@ -105,7 +104,7 @@ def finalize(
 ) -> None:
     """Write what needs all shards, the attributes last; tell the store's manifest of all."""
     output = target.directory
-    statistics = _statistics(_records(job for job in jobs if job.split == "training"))
+    statistics = _gather(jobs, target)
     dropped = [finding for split in index.splits.values() for finding in split.findings]
     manifests.write_json(
         output / FINDINGS,
@@ -116,11 +115,6 @@ def finalize(
     )
     for name, split in index.splits.items():
         finish_group(store_path(output, name), name, split, arrays, settings, statistics)
-    target.known.update(
-        (str(job.file(name).relative_to(output)), entry)
-        for job, record in zip(jobs, _records(jobs), strict=True)
-        for name, entry in record.files.items()
-    )
     target.manifest.update(
         {
             "schema_version": SCHEMA_VERSION,
@@ -185,19 +179,18 @@ def _write_all(
         index = _drop(index, findings)
 
 
-def _records(jobs: Iterable[ShardJob]) -> Iterator[ShardRecord]:
-    """The records of finished jobs, one at a time."""
+def _gather(jobs: list[ShardJob], target: Build) -> dict[str, Any]:
+    """Note all files of finished jobs; the statistics of every vector of the training frames.
+
+    Records are read one at a time and merged in the shards' order.
+    """
+    merged: dict[str, Moments] = {}
     for job in jobs:
         record = read_record(job)
         assert record is not None
-        yield record
-
-
-def _statistics(records: Iterable[ShardRecord]) -> dict[str, dict[str, Any]]:
-    """Of every vector of the frames of ``records``, which are merged in the shards' order."""
-    merged: dict[str, Moments] = {}
-    for record in records:
-        for name in STATISTICS_OF:
+        for name, entry in record.files.items():
+            target.known[str(job.file(name).relative_to(target.directory))] = entry
+        for name in STATISTICS_OF if job.split == "training" else ():
             part = Moments.from_dict(record.moments[name])
             merged[name] = merged[name].merged(part) if name in merged else part
     return {
