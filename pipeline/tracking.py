@@ -7,8 +7,7 @@ killed run goes on, so that nothing is there twice.
 import importlib.util
 import shutil
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from pipeline import console
 from wam.training.journal import Journal
@@ -54,15 +53,10 @@ class Tracker:
             if kind == "validation" and records:
                 self.validation = records[-1]
 
-    def __enter__(self) -> "Tracker":
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._writer:
             self._writer.close()
         if self._live:

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -50,12 +49,6 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_text(_json_text(value))
-
-
-def merge_summaries(directory: Path, tasks: Iterable[str]) -> None:
-    """Write the summaries of the tasks' subdirectories as one mapping by task."""
-    summary = {task: read_json(directory / task / SUMMARY) for task in tasks}
-    write_json(directory / SUMMARY, summary)
 
 
 def read_manifest(directory: Path, made_by: str) -> dict[str, Any]:
@@ -102,13 +95,12 @@ def check_replaceable(output: Path, stage: str) -> None:
         )
 
 
-def fingerprint(directory: Path, made_by: str, *, deep: bool = True) -> str:
-    """Digest that stands for a complete artifact's content when it is another stage's input.
+def checked_manifest(directory: Path, made_by: str, *, deep: bool = True) -> dict[str, Any]:
+    """The manifest of a complete artifact whose files are what was written.
 
-    It does not change with what the content was made by: package versions, the commit, the
-    settings that shape nothing. The files are compared with their digests in the manifest, or, if
-    not ``deep``, their sizes alone: the shards of a store, which are checked as they are read.
-    Raises WamError as :func:`read_manifest` does, and naming the first damaged file.
+    They are compared with their digests in the manifest, or, if not ``deep``, their sizes alone:
+    the shards of a store, which are checked as they are read. Raises WamError as
+    :func:`read_manifest` does, and naming the first damaged file.
     """
     read_manifest(directory, made_by)
     manifest = verified_manifest(directory)
@@ -116,7 +108,16 @@ def fingerprint(directory: Path, made_by: str, *, deep: bool = True) -> str:
     for name, entry in manifest["files"].items():
         if problem := check(directory / name, entry):
             raise WamError(f"{directory / name}: damaged ({problem}); run 'wam {made_by}' again")
-    return content_digest(manifest)
+    return manifest
+
+
+def fingerprint(directory: Path, made_by: str, *, deep: bool = True) -> str:
+    """Digest that stands for a complete artifact's content when it is another stage's input.
+
+    It does not change with what the content was made by: package versions, the commit, the
+    settings that shape nothing. The files are checked as :func:`checked_manifest` does.
+    """
+    return content_digest(checked_manifest(directory, made_by, deep=deep))
 
 
 def content_digest(manifest: dict[str, Any]) -> str:

@@ -76,7 +76,9 @@ class RawIndex:
 
 def load_index(directory: Path) -> RawIndex:
     """The index in ``directory``. Raises WamError if it is absent, incomplete or damaged."""
-    checked_manifest(directory)
+    if "files" not in manifests.read_manifest(directory, "index"):
+        raise WamError(f"{directory}: made by an earlier version; run 'wam index' again")
+    manifests.checked_manifest(directory, "index")
     content = manifests.read_json(directory / INDEX_FILE)
     try:
         return RawIndex(
@@ -89,17 +91,6 @@ def load_index(directory: Path) -> RawIndex:
         raise WamError(
             f"{directory / INDEX_FILE}: made by another version ({error}); run 'wam index' again"
         ) from None
-
-
-def checked_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a complete index, whose file is as it was written."""
-    manifest = manifests.read_manifest(directory, "index")
-    if not isinstance(manifest, dict) or "files" not in manifest:
-        raise WamError(f"{directory}: made by an earlier version; run 'wam index' again")
-    manifest = manifests.verified_manifest(directory)
-    if problem := manifests.file_problem(directory / INDEX_FILE, manifest["files"][INDEX_FILE]):
-        raise WamError(f"{directory / INDEX_FILE}: damaged ({problem}); run 'wam index' again")
-    return manifest
 
 
 def _split_of(content: dict[str, Any]) -> SplitIndex:

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +11,8 @@ from torch import nn
 
 from pipeline import console
 from pipeline.artifacts import manifests
-from pipeline.latents.features import SplitFeatures
+from pipeline.artifacts.parts import Part
+from pipeline.latents.features import TaskFeatures
 from pipeline.params import Profile
 from wam.config import FinetuneConfig
 from wam.errors import WamError
@@ -24,16 +24,11 @@ from wam.ppo.ppo import Dppo
 from wam.randomness import task_generator
 from wam.reliability.interruption import deferred
 from wam.reward.classifier import SuccessClassifier
-from wam.training.checkpoint import StateFile
-from wam.training.journal import Journal
 from wam.weights import save_model
 from wam.world_model.model import WorldModel
 
 if TYPE_CHECKING:
     from pipeline.finetuning.simulator import Simulator
-
-METRICS_FILE = "metrics.jsonl"
-CHECKPOINT_FILE = "checkpoint.safetensors"
 
 _SMALLEST_GAP = 0.1
 
@@ -45,64 +40,62 @@ class ImaginedSuccess(NamedTuple):
     held_out: float | None
     """None without validation demonstrations"""
 
+    @property
+    def record(self) -> dict[str, float | None]:
+        """As it is kept in the journal."""
+        return {"training_starts_success": self.training, "held_out_starts_success": self.held_out}
 
-class TaskInputs(NamedTuple):
-    """What the fine-tuning of one task starts from, on the device."""
 
-    world_model: WorldModel
+class World(NamedTuple):
+    """What the policies of all tasks are fine-tuned in, on the device."""
+
+    model: WorldModel
     weights: str
-    """digest of the world model's weights when they were loaded"""
-    classifier: SuccessClassifier
-    base: DiffusionPolicy
-    starts: tuple[torch.Tensor, torch.Tensor]
-    """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
-    held_out: torch.Tensor
-    """first features of the validation demonstrations [S * D, F]: looked at, never trained on"""
-    num_held_out: int
-    """D of these: draws of one start are no further starts"""
-    demos: SplitFeatures
-    """all features of the training demonstrations, on the CPU"""
+    """digest of the model's weights when they were loaded"""
     ensemble: DisagreementEnsemble | None
     """None: states unlike the data cost nothing"""
     simulator: "Simulator | None"
     """where episodes run; None: in the world model"""
 
 
-def finetune(
-    directory: Path,
-    work: Path,
-    task: str,
-    seed: int,
-    inputs: TaskInputs,
-    profile: Profile,
-    advance: Callable[..., None],
-) -> None:
-    """Fine-tune one policy into ``directory``, from its last checkpoint in ``work``, if any.
+class TaskInputs(NamedTuple):
+    """What the fine-tuning of one task starts from, on the device."""
+
+    task: str
+    world: World
+    classifier: SuccessClassifier
+    base: DiffusionPolicy
+    features: TaskFeatures
+    """all of the task, on the CPU"""
+    starts: tuple[torch.Tensor, torch.Tensor]
+    """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
+    held_out: torch.Tensor
+    """first features of the validation demonstrations [S * D, F]: looked at, never trained on"""
+
+
+def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> None:
+    """Fine-tune one policy, from the last checkpoint of the ``part``, if any.
 
     A run that was killed and continued gives the policy of an uninterrupted one on the same CPU.
     Raises WamError if the checkpoint is of a later iteration than the run has, and Interrupted,
     after a checkpoint, if the process is asked to end.
     """
-    config = profile.finetune
-    directory.mkdir(parents=True, exist_ok=True)
+    config, task = profile.finetune, inputs.task
     demos = inputs.starts[0]
     device, feature = demos.device, demos.shape[-1]
     generator = task_generator(seed, task, device)
     dppo = Dppo(inputs.base.base, feature, config, task_generator(seed, task, part=1))
-    env = _environment(task, inputs, config, generator)
-    journal = Journal(directory / METRICS_FILE)
-    checkpoint = StateFile(work / CHECKPOINT_FILE, journal)
-    state = checkpoint.load()
-    if state is None:
-        first = _imagined_success(inputs, dppo, config, task, seed)
+    env = _environment(inputs, config, generator)
+    if part.state is None:
+        first = _imagined_success(inputs, dppo, config, seed)
     else:
-        dppo.load_state_dict(state["dppo"])
-        _check_length(dppo.iteration, config, work)
-        generator.set_state(state["generator"])
-        first = ImaginedSuccess(*state["imagined_success_first"])
+        dppo.load_state_dict(part.state["dppo"])
+        _check_length(dppo.iteration, config, part.work)
+        generator.set_state(part.state["generator"])
+        first = ImaginedSuccess(*part.state["imagined_success_first"])
     warned = False
-    advance(dppo.iteration, task)
-    curriculum = _curriculum(inputs, config, task)
+    part.advance(dppo.iteration, task)
+    curriculum = _curriculum(inputs, config)
     with deferred() as asked:
         while dppo.iteration < config.iterations:
             placed = _place_starts(env, inputs, curriculum, dppo.iteration)
@@ -112,16 +105,18 @@ def finetune(
                 raise WamError(f"{task} seed {seed}: {error}") from None
             last_one = dppo.iteration == config.iterations
             if last_one or dppo.iteration % config.validate_every == 0:
-                now = _imagined_success(inputs, dppo, config, task, seed)
-                record |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
-                if not warned and (warning := overfitting(first, now, inputs.num_held_out)):
+                now = _imagined_success(inputs, dppo, config, seed)
+                record |= now.record
+                # Draws of one start are no further starts.
+                num_held_out = len(inputs.features.validation.length)
+                if not warned and (warning := overfitting(first, now, num_held_out)):
                     warned = True
                     console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
-            journal.append(record)
-            advance(1, _note(task, seed, record))
+            part.journal.append(record)
+            part.advance(1, _note(task, seed, record))
             stop = asked()
             if last_one or stop or dppo.iteration % config.checkpoint_every == 0:
-                checkpoint.save(
+                part.checkpoint.save(
                     {
                         "dppo": dppo.state_dict(),
                         "generator": generator.get_state(),
@@ -130,13 +125,12 @@ def finetune(
                 )
             if stop:
                 return
-    _check_frozen(inputs, directory, work)
+    _check_frozen(inputs, part)
     description = policy_description(profile.policy, feature, config.finetuned_steps)
-    save_model(directory, dppo.policy, description)
-    final = journal.records()[-1]
+    save_model(part.directory, dppo.policy, description)
+    final = part.journal.records()[-1]
     if "training_starts_success" not in final:  # the run was to be longer
-        now = _imagined_success(inputs, dppo, config, task, seed)
-        final |= {f"{name}_starts_success": value for name, value in now._asdict().items()}
+        final |= _imagined_success(inputs, dppo, config, seed).record
     summary = {
         "imagined_success_first": first.training,
         "imagined_success_last": final["training_starts_success"],
@@ -155,7 +149,7 @@ def finetune(
     }
     if config.disagreement_scale:
         summary["penalty"] = final["penalty"]
-    manifests.write_json(directory / manifests.SUMMARY, summary)
+    manifests.write_json(part.directory / manifests.SUMMARY, summary)
 
 
 def _check_length(iteration: int, config: FinetuneConfig, place: Path) -> None:
@@ -196,45 +190,45 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def _environment(
-    task: str, inputs: TaskInputs, config: FinetuneConfig, generator: torch.Generator
+    inputs: TaskInputs, config: FinetuneConfig, generator: torch.Generator
 ) -> Environment:
-    if inputs.simulator is not None:
-        return inputs.simulator.environment(task, config, generator)
+    if inputs.world.simulator is not None:
+        return inputs.world.simulator.environment(inputs.task, config, generator)
     return LatentEnv(
-        inputs.world_model,
+        inputs.world.model,
         inputs.classifier,
         inputs.starts,
         config.envs,
         config.max_decisions,
         generator,
         config.group if config.advantage == "group" else None,
-        inputs.ensemble,
+        inputs.world.ensemble,
         config.disagreement_scale,
     )
 
 
-def _check_frozen(inputs: TaskInputs, directory: Path, work: Path) -> None:
+def _check_frozen(inputs: TaskInputs, part: Part) -> None:
     """Discard the run and raise WamError if the world model is not what it was."""
-    now = weights_digest(inputs.world_model)
-    if now != inputs.weights:
-        shutil.rmtree(directory)
-        shutil.rmtree(work)
+    before, now = inputs.world.weights, weights_digest(inputs.world.model)
+    if now != before:
+        shutil.rmtree(part.directory)
+        shutil.rmtree(part.work)
         raise WamError(
-            f"{directory}: the world model's weights changed while fine-tuning ({inputs.weights} "
+            f"{part.directory}: the world model's weights changed while fine-tuning ({before} "
             f"before, {now} after), so the policy was discarded; they have to stay frozen"
         )
 
 
-def _curriculum(inputs: TaskInputs, config: FinetuneConfig, task: str) -> StartCurriculum | None:
+def _curriculum(inputs: TaskInputs, config: FinetuneConfig) -> StartCurriculum | None:
     """The curriculum of the demonstrations' starts; those of play stay what they are."""
     if not config.start_curriculum:
         return None
-    demos, device = inputs.demos, inputs.starts[0].device
+    demos, device = inputs.features.training, inputs.starts[0].device
     iterations = config.start_curriculum * config.iterations
     try:
         return StartCurriculum(demos.posterior.to(device), demos.label, demos.length, iterations)
     except WamError as error:
-        raise WamError(f"{task}: {error}") from None
+        raise WamError(f"{inputs.task}: {error}") from None
 
 
 def _place_starts(
@@ -254,15 +248,15 @@ def _place_starts(
 
 
 def _imagined_success(
-    inputs: TaskInputs, dppo: Dppo, config: FinetuneConfig, task: str, seed: int
+    inputs: TaskInputs, dppo: Dppo, config: FinetuneConfig, seed: int
 ) -> ImaginedSuccess:
     """Imagined success from the demonstrations' starts, sampled as at evaluation."""
 
     def share(starts: torch.Tensor) -> float:
         # The same random numbers before and after: a fair comparison.
-        generator = task_generator(seed, task, starts.device, part=2)
+        generator = task_generator(seed, inputs.task, starts.device, part=2)
         outcome = imagined_outcome(
-            inputs.world_model,
+            inputs.world.model,
             inputs.classifier,
             dppo.policy,
             starts,

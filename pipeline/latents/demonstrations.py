@@ -7,6 +7,7 @@ from pipeline.artifacts import manifests
 from wam.errors import WamError
 
 DEMOS_FILE = "demos.json"
+_WINDOWS = ("training", "validation", "training_play", "validation_play")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,9 @@ def load_demos(directory: Path) -> DemoSet:
         return DemoSet(
             tasks={
                 task: TaskDemos(
-                    training=[Demo(**demo) for demo in demos["training"]],
-                    validation=[Demo(**demo) for demo in demos["validation"]],
                     starts=[Start(**start) for start in demos["starts"]],
                     imagination_starts=demos["imagination_starts"],
-                    training_play=[Demo(**demo) for demo in demos["training_play"]],
-                    validation_play=[Demo(**demo) for demo in demos["validation_play"]],
+                    **{name: [Demo(**demo) for demo in demos[name]] for name in _WINDOWS},
                 )
                 for task, demos in content["tasks"].items()
             },

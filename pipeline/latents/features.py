@@ -87,14 +87,11 @@ def save_features(directory: Path, features: TaskFeatures, deter: int, classes: 
         raise WamError(f"world_model.classes={classes}: features have room for {MAX_CLASSES}")
     tensors = {"classes": torch.tensor(classes)}
     for split in _PARTS:
-        for field in fields(SplitFeatures):
-            value = getattr(getattr(features, split), field.name)
-            if value is None:
-                continue
-            if field.name in _LATENTS:
-                tensors |= _packed(f"{split}.{field.name}", value, deter, classes)
-            else:
-                tensors[f"{split}.{field.name}"] = value
+        for name, value in vars(getattr(features, split)).items():
+            if name in _LATENTS and value is not None:
+                tensors |= _packed(f"{split}.{name}", value, deter, classes)
+            elif value is not None:
+                tensors[f"{split}.{name}"] = value
     tensors |= _packed("play_starts", features.play_starts, deter, classes)
     save_tensors(directory / FEATURES_FILE, tensors)
 

@@ -1,6 +1,7 @@
 """One episode of scripted play, recorded in CALVIN's format."""
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -48,32 +49,25 @@ class EpisodeJob:
 
 def record_episode(job: EpisodeJob, frame_done: Callable[[], None]) -> None:
     """Play and write one episode, a pure function of the job; ``frame_done`` after each frame."""
-    # A fresh environment: with CALVIN's assets, no other repeats itself to the last bit.
-    with closing(make_env(job.simulator)) as env:
-        _record(job, env, frame_done)
-
-
-def _record(job: EpisodeJob, env: Any, frame_done: Callable[[], None]) -> None:
     from wam.envs.play.session import Play
 
     rng = np.random.default_rng(job.seed)
-    play = Play(env, rng, job.noise)
     content = hashlib.blake2b(digest_size=16)
     scene_obs: list[np.ndarray] = []
-    previous: dict[str, Any] | None = None
-    # One frame more than is kept: the last one only supplies the action of the frame before.
-    for index, observation in enumerate(play.frames(job.frames + 1)):
-        if previous is not None:
-            actions, rel_actions = hindsight_actions(
-                previous["robot_obs"], observation["robot_obs"]
-            )
-            frame = {**previous, "actions": actions, "rel_actions": rel_actions}
-            on_disk.write_frame(job.directory, job.first_id + index - 1, frame)
+    # A fresh environment: with CALVIN's assets, no other repeats itself to the last bit.
+    env: Any = make_env(job.simulator)
+    with closing(env):
+        play = Play(env, rng, job.noise)
+        # One frame more than is kept: the last one only supplies the action of the frame before.
+        pairs = itertools.pairwise(play.frames(job.frames + 1))
+        for frame_id, (seen, following) in enumerate(pairs, start=job.first_id):
+            actions, rel_actions = hindsight_actions(seen["robot_obs"], following["robot_obs"])
+            frame = {**seen, "actions": actions, "rel_actions": rel_actions}
+            on_disk.write_frame(job.directory, frame_id, frame)
             for name in sorted(frame):
                 content.update(frame[name].tobytes())
-            scene_obs.append(previous["scene_obs"])
+            scene_obs.append(seen["scene_obs"])
             frame_done()
-        previous = observation
     executions = [execution for execution in play.executions if execution.stop <= job.frames]
     windows = cut_windows(executions, np.stack(scene_obs), rng)
     manifests.write_json(

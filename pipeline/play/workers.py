@@ -69,9 +69,8 @@ def _start(counter: Any, watched: Connection) -> None:
 
 
 def _record(job: EpisodeJob) -> None:
-    record_episode(job, _count)
+    def count() -> None:
+        with _counter.get_lock():
+            _counter.value += 1
 
-
-def _count() -> None:
-    with _counter.get_lock():
-        _counter.value += 1
+    record_episode(job, count)

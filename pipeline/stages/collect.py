@@ -102,18 +102,7 @@ def _write_receipt(layout: Layout, receipt: dict[str, Any]) -> None:
 
 def _settings(profile: Profile, simulator: SimulatorConfig) -> dict[str, Any]:
     """Everything that shapes the frames."""
-    collect = profile.collect
-    return {
-        "play_version": PLAY_VERSION,
-        **asdict(simulator),
-        "training_frames": collect.training_frames,
-        "validation_frames": collect.validation_frames,
-        "episode_frames": collect.episode_frames,
-        "max_windows_per_task": collect.max_windows_per_task,
-        "max_starts_per_task": collect.max_starts_per_task,
-        "noise": collect.noise,
-        "seed": collect.seed,
-    }
+    return {"play_version": PLAY_VERSION, **asdict(profile.collect), **asdict(simulator)}
 
 
 def _are_same(found: dict[str, Any], settings: dict[str, Any]) -> bool:
@@ -148,25 +137,18 @@ def _collect(
     settings = _settings(profile, simulator)
 
     def make(target: Build) -> None:
-        splits = {split: target.directory / split for split in SPLITS}
-        jobs = {
-            split: _jobs(simulator, settings, split, directory, target.work / split)
-            for split, directory in splits.items()
-        }
+        jobs = {split: _jobs(simulator, settings, split, target) for split in SPLITS}
         missing = [job for split in SPLITS for job in jobs[split] if not job.is_done]
         record_all(missing, profile.env.workers)
         total = settings["training_frames"] + settings["validation_frames"]
         scenes = {f"calvin_scene_{profile.env.scene}": (0, total - 1)}
-        metadata.write_scene_info(splits["training"], scenes)
+        metadata.write_scene_info(target.directory / "training", scenes)
         limits = (profile.collect.max_windows_per_task, profile.collect.max_starts_per_task)
-        receipt = {
-            "settings": settings,
-            "splits": {
-                split: _finish_split(splits[split], jobs[split], limit, simulator)
-                for split, limit in zip(SPLITS, limits, strict=True)
-            },
+        splits = {
+            split: _finish_split(jobs[split], limit, simulator)
+            for split, limit in zip(SPLITS, limits, strict=True)
         }
-        manifests.write_json(target.directory / RECEIPT, receipt)
+        manifests.write_json(target.directory / RECEIPT, {"settings": settings, "splits": splits})
 
     # Frames are in nobody's cache: those that were there are not given up.
     found.build(make, stage="collect", params=settings, inputs={}, versioned=False)
@@ -174,11 +156,7 @@ def _collect(
 
 
 def _jobs(
-    simulator: SimulatorConfig,
-    settings: dict[str, Any],
-    split: str,
-    directory: Path,
-    markers: Path,
+    simulator: SimulatorConfig, settings: dict[str, Any], split: str, target: Build
 ) -> list[EpisodeJob]:
     """The split's episodes: as equal in length as possible, ids consecutive over both splits."""
     total = settings[f"{split}_frames"]
@@ -187,8 +165,8 @@ def _jobs(
     offset = 0 if split == "training" else settings["training_frames"]
     return [
         EpisodeJob(
-            directory=directory,
-            markers=markers,
+            directory=target.directory / split,
+            markers=target.work / split,
             simulator=simulator,
             noise=settings["noise"],
             seed=(settings["seed"], SPLITS.index(split), index),
@@ -199,10 +177,9 @@ def _jobs(
     ]
 
 
-def _finish_split(
-    directory: Path, jobs: list[EpisodeJob], limit: int, simulator: SimulatorConfig
-) -> dict[str, Any]:
+def _finish_split(jobs: list[EpisodeJob], limit: int, simulator: SimulatorConfig) -> dict[str, Any]:
     """Write what CALVIN keeps beside the frames; the split's part of the receipt."""
+    directory = jobs[0].directory
     markers = [manifests.read_json(job.marker) for job in jobs]
     windows = [
         Window(w["task"], w["start"] + job.first_id, w["stop"] + job.first_id, w["later"])

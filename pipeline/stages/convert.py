@@ -7,21 +7,20 @@ where it stopped, and equal input and parameters give equal bytes with any numbe
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline import console, workers
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
-from pipeline.artifacts.layout import Layout, store_path
+from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.calvin.frame_checks import DroppedEpisode
 from pipeline.calvin.listing import RawIndex, load_index
 from pipeline.calvin.moments import Moments
 from pipeline.params import Convert, Profile
 from pipeline.store.arrays import SCHEMA_VERSION, STATISTICS_OF, StoreArray
 from pipeline.store.group import create_arrays, finish_group, parameters, store_arrays
-from pipeline.store.shard_job import Piece, ShardJob, ShardRecord, read_record, write_shard
+from pipeline.store.shard_job import Piece, ShardJob, read_record, write_shard
 from wam.errors import WamError
 
 FINDINGS = "findings.json"
@@ -105,7 +104,7 @@ def finalize(
 ) -> None:
     """Write what needs all shards, the attributes last; tell the store's manifest of all."""
     output = target.directory
-    statistics = _statistics(_records(job for job in jobs if job.split == "training"))
+    statistics = _gather(jobs, target)
     dropped = [finding for split in index.splits.values() for finding in split.findings]
     manifests.write_json(
         output / FINDINGS,
@@ -116,11 +115,6 @@ def finalize(
     )
     for name, split in index.splits.items():
         finish_group(store_path(output, name), name, split, arrays, settings, statistics)
-    target.known.update(
-        (str(job.file(name).relative_to(output)), entry)
-        for job, record in zip(jobs, _records(jobs), strict=True)
-        for name, entry in record.files.items()
-    )
     target.manifest.update(
         {
             "schema_version": SCHEMA_VERSION,
@@ -142,17 +136,14 @@ def finalize(
 
 def _arrays(index: RawIndex, settings: Convert) -> dict[str, StoreArray]:
     """What is stored of every frame of both splits."""
-    (name, arrays), *others = (
-        (name, store_arrays(split, settings)) for name, split in index.splits.items()
-    )
-    for other, its_arrays in others:
-        for key, array in arrays.items():
-            if array != its_arrays[key]:
-                raise WamError(
-                    f"{key}: {array.dtype} {array.shape} in {name}, {its_arrays[key].dtype} "
-                    f"{its_arrays[key].shape} in {other}; set convert.image_size to make images "
-                    "alike, or leave the array out"
-                )
+    arrays, others = (store_arrays(index.splits[split], settings) for split in SPLITS)
+    for key, array in arrays.items():
+        other = others[key]
+        if array != other:
+            raise WamError(
+                f"{key}: {array.dtype} {array.shape} in training, {other.dtype} {other.shape} in "
+                "validation; set convert.image_size to make images alike, or leave the array out"
+            )
     return arrays
 
 
@@ -188,19 +179,18 @@ def _write_all(
         index = _drop(index, findings)
 
 
-def _records(jobs: Iterable[ShardJob]) -> Iterator[ShardRecord]:
-    """The records of finished jobs, one at a time."""
+def _gather(jobs: list[ShardJob], target: Build) -> dict[str, Any]:
+    """Note all files of finished jobs; the statistics of every vector of the training frames.
+
+    Records are read one at a time and merged in the shards' order.
+    """
+    merged: dict[str, Moments] = {}
     for job in jobs:
         record = read_record(job)
         assert record is not None
-        yield record
-
-
-def _statistics(records: Iterable[ShardRecord]) -> dict[str, dict[str, Any]]:
-    """Of every vector of the frames of ``records``, which are merged in the shards' order."""
-    merged: dict[str, Moments] = {}
-    for record in records:
-        for name in STATISTICS_OF:
+        for name, entry in record.files.items():
+            target.known[str(job.file(name).relative_to(target.directory))] = entry
+        for name in STATISTICS_OF if job.split == "training" else ():
             part = Moments.from_dict(record.moments[name])
             merged[name] = merged[name].merged(part) if name in merged else part
     return {
@@ -244,7 +234,7 @@ def _drop(index: RawIndex, findings: list[DroppedEpisode]) -> RawIndex:
         if not kept:
             raise WamError(
                 f"{split.directory}: every episode is invalid; the first problem is "
-                f"{min(first.values(), key=lambda finding: finding.file).file}"
+                f"{next(iter(first.values())).file}"
             )
         splits[name] = dataclasses.replace(
             split,

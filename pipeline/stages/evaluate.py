@@ -72,7 +72,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         inputs["policy"] = fingerprint(layout.policy(name), "train-policy")
         inputs["reward"] = fingerprint(layout.reward(name), "train-reward")
         inputs["finetune"] = fingerprint(layout.finetune(name), "finetune")
-    data = _store_attrs(layout)
+    data = open_store(store_path(layout.store, "validation")).attrs
     simulator = simulator_for(profile, layout.store, data)
     origin = simulator.description()
     if name != "controls":
@@ -116,10 +116,12 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         read_json(layout.evaluation(name) / file) for file in ("summary.json", "rollouts.json")
     )
     _show(name, summary)
-    stages = dict.fromkeys(job.stage for job in jobs)
+    successes = {
+        stage: [row["success"] for row in rollouts if row["stage"] == stage]
+        for stage in dict.fromkeys(job.stage for job in jobs)
+    }
     rates = ", ".join(
-        f"{POLICY_STAGES[stage]} {_rate([row for row in rollouts if row['stage'] == stage])}"
-        for stage in stages
+        f"{POLICY_STAGES[stage]} {sum(own)}/{len(own)}" for stage, own in successes.items()
     )
     console.done(f"evaluate {name}", f"{rates} · {layout.evaluation(name)}")
 
@@ -162,10 +164,6 @@ def _jobs(profile: Profile, layout: Layout, name: str) -> list[EvaluationJob]:
 
 def _part_path(directory: Path, job: EvaluationJob) -> Path:
     return directory / "parts" / f"{job.task}-{job.stage}-{job.seed}.json"
-
-
-def _store_attrs(layout: Layout) -> dict[str, Any]:
-    return open_store(store_path(layout.store, "validation")).attrs
 
 
 def _starts(profile: Profile, layout: Layout) -> Starts:
@@ -219,22 +217,22 @@ def _roll_out(
             if variant is None:
                 outcome = run_control(job.stage, pool, episodes, max_steps, tally)
             else:
-                policy = load_policy(_policy_path(layout, job), device)
+                place = layout.policy(variant) / job.task
+                if job.stage != "bc":
+                    place = layout.finetune(variant) / job.task / f"seed-{job.seed}"
                 agent = Agent(
                     model,
                     normalizer,
-                    policy,
+                    load_policy(place, device),
                     profile.features.filtering,
                     device,
                     profile.evaluate.ddim_steps,
                 )
                 outcome, experience = roll_out(agent, pool, episodes, max_steps, tally)
+                classifier = load_reward(layout.reward(variant) / job.task, device)
+                seeds = [episode.seed for episode in episodes]
                 found = agreement.verdicts(
-                    agent,
-                    load_reward(layout.reward(variant) / job.task, device),
-                    experience,
-                    [episode.seed for episode in episodes],
-                    -(-max_steps // CHUNK),
+                    agent, classifier, experience, seeds, -(-max_steps // CHUNK)
                 )
                 seen = {name: flags.tolist() for name, flags in found._asdict().items()}
             results = zip(chosen, outcome.success, outcome.steps, strict=True)
@@ -248,14 +246,8 @@ def _roll_out(
                 }
                 for row, (start, success, steps) in enumerate(results)
             ]
-            yield (
-                job,
-                {
-                    "rollouts": rollouts,
-                    "actions": outcome.actions.tolist(),
-                    "device": str(device),
-                },
-            )
+            part = {"rollouts": rollouts, "actions": outcome.actions.tolist()}
+            yield job, {**part, "device": str(device)}
 
 
 def _episodes(task: str, seed: int, starts: Sequence[Start]) -> list[Episode]:
@@ -268,13 +260,6 @@ def _episodes(task: str, seed: int, starts: Sequence[Start]) -> list[Episode]:
         )
         for start in starts
     ]
-
-
-def _policy_path(layout: Layout, job: EvaluationJob) -> Path:
-    variant = job.variant or ""
-    if job.stage == "bc":
-        return layout.policy(variant) / job.task
-    return layout.finetune(variant) / job.task / f"seed-{job.seed}"
 
 
 def _tally(job: EvaluationJob, advance: Callable[..., None]) -> Callable[[int, int], None]:
@@ -322,10 +307,6 @@ def _film(
     with console.progress("roll-out clips", len(takes), "clips") as advance:
         for take in clips.film(partial(make_env, large), num_workers(workers, large), takes):
             advance(note=take.path.name)
-
-
-def _rate(rollouts: Sequence[Mapping[str, Any]]) -> str:
-    return f"{sum(rollout['success'] for rollout in rollouts)}/{len(rollouts)}"
 
 
 def _metrics(summary: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

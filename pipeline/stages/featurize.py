@@ -7,7 +7,7 @@ Shapes: T time, D demonstrations, S draws, E embedding, F feature.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ import torch
 
 from pipeline import console
 from pipeline.artifacts import manifests
-from pipeline.artifacts.building import Build, build
-from pipeline.artifacts.layout import SPLITS, Layout
+from pipeline.artifacts.layout import SPLITS, Layout, store_path
+from pipeline.artifacts.parts import Part, build_tasks
 from pipeline.calvin.fields import CAMERAS
 from pipeline.latents.demonstrations import Demo, TaskDemos, load_demos
 from pipeline.latents.features import SplitFeatures, TaskFeatures, no_features, save_features
@@ -67,25 +67,27 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     }
     demos = load_demos(layout.demos)
     all_demos = {task: demos[task] for task in profile.tasks}
-    stores = {split: open_store(layout.store / f"{split}.zarr") for split in SPLITS}
+    stores = {split: open_store(store_path(layout.store, split)) for split in SPLITS}
     world_model, _ = load_world_model(layout.world_model(variant), device)
     output = layout.features(variant)
-    params = {"features": asdict(profile.features), "tasks": list(profile.tasks)}
+    maker = FeatureMaker(world_model, stores, profile.features, device)
 
-    def make(target: Build) -> None:
-        maker = FeatureMaker(world_model, stores, profile.features, device)
-        with console.progress(f"featurize {variant}", len(profile.tasks), "tasks") as advance:
-            for task, task_demos in all_demos.items():
-                directory = target.directory / task
-                if not target.is_finished(task):
-                    features = maker.task_features(task, task_demos)
-                    _save(directory, features, world_model)
-                    target.finish(task, directory.iterdir())
-                advance(1, task)
-        manifests.merge_summaries(target.directory, profile.tasks)
+    def make(part: Part) -> None:
+        features = maker.task_features(part.name, all_demos[part.name])
+        _save(part.directory, features, world_model)
+        part.advance(1, part.name)
 
-    build(output, make, stage=STAGE, params=params, inputs=inputs, growing=["tasks"])
-    summary = manifests.read_json(output / manifests.SUMMARY)
+    summary = build_tasks(
+        output,
+        profile.tasks,
+        make,
+        title=f"featurize {variant}",
+        steps=1,
+        unit="tasks",
+        stage=STAGE,
+        params={"features": asdict(profile.features)},
+        inputs=inputs,
+    )
     frames = sum(
         entry["training_frames"] + entry["validation_frames"] for entry in summary.values()
     )
@@ -96,27 +98,22 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     )
 
 
+@dataclass(frozen=True)
 class FeatureMaker:
     """Turns rows of the store into features of a frozen world model."""
 
-    def __init__(
-        self,
-        world_model: WorldModel,
-        stores: dict[str, Store],
-        settings: Features,
-        device: torch.device,
-    ) -> None:
-        self._world_model, self._stores = world_model, stores
-        self._settings, self._device = settings, device
-        self._normalizers = {split: store.proprio_normalizer() for split, store in stores.items()}
+    world_model: WorldModel
+    stores: dict[str, Store]
+    settings: Features
+    device: torch.device
 
     def task_features(self, task: str, demos: TaskDemos) -> TaskFeatures:
         """The features of all that was extracted for ``task``."""
         # Behaviour cloning alone uses the context, and only of the training demonstrations.
-        context = self._settings.context
+        context = self.settings.context
         # Each part has random numbers of its own: it does not depend on the others.
         generators = [
-            task_generator(self._settings.seed, task, self._device, part=part) for part in range(5)
+            task_generator(self.settings.seed, task, self.device, part=part) for part in range(5)
         ]
         return TaskFeatures(
             training=self._features(task, "training", demos.training, generators[0], context),
@@ -137,15 +134,15 @@ class FeatureMaker:
         generator: torch.Generator,
         with_context: bool = False,
     ) -> SplitFeatures:
-        settings = self._settings
+        settings = self.settings
         if not demos:
-            return no_features(settings.draws, self._world_model.config.feature)
-        data = self._sequences(self._stores[split], demos, CONTEXT_FRAMES if with_context else 0)
+            return no_features(settings.draws, self.world_model.config.feature)
+        data = self._sequences(self.stores[split], demos, CONTEXT_FRAMES if with_context else 0)
         embedding, action = data.embedding[data.start :], data.action[data.start :]
-        is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=self._device)
+        is_first = torch.zeros(action.shape[:2], dtype=torch.bool, device=self.device)
         is_first[:1] = True
         states = filter_embeddings(
-            self._world_model,
+            self.world_model,
             embedding,
             action,
             is_first,
@@ -155,15 +152,15 @@ class FeatureMaker:
         )
         first = states.feature[0]
         repeated = action[:-1].repeat(1, settings.draws, 1)
-        predicted = self._world_model.imagine(first, repeated, generator)
+        predicted = self.world_model.imagine(first, repeated, generator)
         imagined = torch.cat([first.unsqueeze(0), predicted])
         context = None
         if with_context:
-            whole = torch.zeros(data.action.shape[:2], dtype=torch.bool, device=self._device)
-            columns = torch.arange(len(demos), device=self._device)
+            whole = torch.zeros(data.action.shape[:2], dtype=torch.bool, device=self.device)
+            columns = torch.arange(len(demos), device=self.device)
             whole[data.start - data.context, columns] = True
             filtered = filter_embeddings(
-                self._world_model, data.embedding, data.action, whole, generator, settings.filtering
+                self.world_model, data.embedding, data.action, whole, generator, settings.filtering
             )
             context = _by_demo(filtered.feature[data.start :], data.length, 1)[0]
         label = [tasks.achieved(task, scene[0], scene) for scene in data.scene_obs]
@@ -180,46 +177,45 @@ class FeatureMaker:
     @torch.no_grad()
     def _play_starts(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
         """Zero-start features [S, M, F] of single rows of the training split."""
-        store, settings = self._stores["training"], self._settings
+        store, settings = self.stores["training"], self.settings
+        if not rows:
+            return torch.zeros(settings.draws, 0, self.world_model.config.feature)
         parts = [self._embed(store, row, row + 1) for row in rows]
-        feature = self._world_model.config.feature
-        if not parts:
-            return torch.zeros(settings.draws, 0, feature)
         embedding = torch.cat(parts).repeat(settings.draws, 1)
-        states = first_state(self._world_model, embedding, generator, settings.filtering)
+        states = first_state(self.world_model, embedding, generator, settings.filtering)
         return states.feature.unflatten(0, (settings.draws, len(rows))).cpu()
 
     def _sequences(self, store: Store, demos: list[Demo], context: int) -> Sequences:
         before = [min(context, demo.start - demo.episode_start) for demo in demos]
         length = [demo.stop - demo.start for demo in demos]
         start, total = max(before), max(before) + max(length)
-        size = self._world_model.config.visual_embedding + 18
-        embedding = torch.zeros(total, len(demos), size, device=self._device)
-        action = torch.zeros(total, len(demos), 7, device=self._device)
+        size = self.world_model.config.visual_embedding + 18
+        embedding = torch.zeros(total, len(demos), size, device=self.device)
+        action = torch.zeros(total, len(demos), 7, device=self.device)
         scene_obs = []
         for column, (demo, preceding) in enumerate(zip(demos, before, strict=True)):
             rows = slice(start - preceding, start + demo.stop - demo.start)
             first = demo.start - preceding
             embedding[rows, column] = self._embed(store, first, demo.stop)
             actions = torch.from_numpy(store.read("rel_actions", first, demo.stop))
-            action[rows, column] = actions.to(self._device)
+            action[rows, column] = actions.to(self.device)
             scene_obs.append(store.read("scene_obs", demo.start, demo.stop))
         return Sequences(
             embedding,
             executable(action),
-            torch.tensor(length, device=self._device),
-            torch.tensor(before, device=self._device),
+            torch.tensor(length, device=self.device),
+            torch.tensor(before, device=self.device),
             start,
             scene_obs,
         )
 
     def _embed(self, store: Store, start: int, stop: int) -> torch.Tensor:
         """Embeddings [rows, E] of the store's rows [start, stop)."""
-        proprio = self._normalizers[store.split](store.read("proprio", start, stop))
+        proprio = store.proprio_normalizer()(store.read("proprio", start, stop))
         arrays = (all_to_model_size(store.read(camera, start, stop)) for camera in CAMERAS)
         tensors = [torch.from_numpy(array).split(_EMBED_FRAMES) for array in (*arrays, proprio)]
         parts = [
-            self._world_model.embed(*(part.to(self._device) for part in batch))[1]
+            self.world_model.embed(*(part.to(self.device) for part in batch))[1]
             for batch in zip(*tensors, strict=True)
         ]
         return torch.cat(parts)

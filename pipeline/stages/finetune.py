@@ -6,6 +6,7 @@ episodes run in the simulator instead, as an upper bound.
 """
 
 import contextlib
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,18 +17,17 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.parts import Part, make_parts
 from pipeline.finetuning.ensemble import fit_ensemble
-from pipeline.finetuning.task import TaskInputs, finetune, weights_digest
-from pipeline.latents.features import TaskFeatures, load_features
+from pipeline.finetuning.task import TaskInputs, World, finetune, weights_digest
+from pipeline.latents.features import load_features
 from pipeline.params import Profile
 from wam import device as devices
 from wam.config import FinetuneConfig
 from wam.errors import WamError
 from wam.policy.policy import DiffusionPolicy, load_policy
-from wam.ppo.disagreement import DisagreementEnsemble
 from wam.reward.classifier import load_reward
 from wam.world_model.load import load_world_model
-from wam.world_model.model import WorldModel
 
 if TYPE_CHECKING:
     from pipeline.finetuning.simulator import Simulator
@@ -64,12 +64,16 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
 
         simulator = in_simulator.Simulator(profile, layout, world_model, normalizer, device)
         origin = simulator.config.description()
-        filtering = profile.features.filtering._asdict()
-        params |= {"env": simulator.config, "filtering": filtering}
+        params |= {"env": simulator.config, "filtering": profile.features.filtering._asdict()}
         inputs["demos"] = manifests.fingerprint(layout.demos, "extract")
     else:
         check_rewards(layout.reward(variant), profile)
     output = layout.finetune(variant)
+    parts = {f"{task}/seed-{seed}": (task, seed) for task in profile.tasks for seed in config.seeds}
+
+    def is_enough(directory: Path) -> bool:
+        summary = manifests.read_json(directory / manifests.SUMMARY)
+        return summary["iterations"] == config.iterations
 
     def make(target: Build) -> None:
         target.manifest.update(environment=config.environment, **origin)
@@ -77,20 +81,26 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         if config.disagreement_scale:
             source, model = layout.features(variant), world_model.config
             ensemble = fit_ensemble(target, ENSEMBLE, source, profile, model, device)
-        total = len(profile.tasks) * len(config.seeds) * config.iterations
-        with console.progress(f"finetune {variant}", total, "iterations") as advance:
-            for task in profile.tasks:
-                task_inputs = _load(
-                    layout, variant, task, world_model, weights, ensemble, simulator, device
-                )
-                for seed in config.seeds:
-                    part = f"{task}/seed-{seed}"
-                    directory, work = target.directory / part, target.work / part
-                    if _is_finished(target, part, config):
-                        advance(config.iterations, task)
-                        continue
-                    finetune(directory, work, task, seed, task_inputs, profile, advance)
-                    target.finish(part, directory.iterdir())
+
+        world = World(world_model, weights, ensemble, simulator)
+        # Of one task at a time; its seeds follow one another.
+        load = functools.lru_cache(maxsize=1)(
+            lambda task: _load(layout, variant, task, world, device)
+        )
+
+        def train(part: Part) -> None:
+            task, seed = parts[part.name]
+            finetune(part, seed, load(task), profile)
+
+        make_parts(
+            target,
+            parts,
+            train,
+            title=f"finetune {variant}",
+            steps=config.iterations,
+            unit="iterations",
+            is_enough=is_enough,
+        )
         target.manifest["world_model_weights"] = {
             "before": weights,
             "after": weights_digest(world_model),
@@ -116,14 +126,6 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     )
     where = " (fine-tuned in the simulator)" if simulator else ""
     console.done(STAGE, f"{variant}{where}: imagined success {figures} → {output}")
-
-
-def _is_finished(target: Build, part: str, config: FinetuneConfig) -> bool:
-    """Whether a policy is there, of as many iterations as are asked for; it may need more."""
-    if not target.is_finished(part):
-        return False
-    summary = manifests.read_json(target.directory / part / manifests.SUMMARY)
-    return summary["iterations"] == config.iterations
 
 
 def _growing(config: FinetuneConfig) -> list[str]:
@@ -155,42 +157,26 @@ def check_rewards(directory: Path, profile: Profile) -> None:
 
 
 def _load(
-    layout: Layout,
-    variant: str,
-    task: str,
-    world_model: WorldModel,
-    weights: str,
-    ensemble: DisagreementEnsemble | None,
-    simulator: "Simulator | None",
-    device: torch.device,
+    layout: Layout, variant: str, task: str, world: World, device: torch.device
 ) -> TaskInputs:
-    base = load_policy(layout.policy(variant) / task, device)
+    policy = layout.policy(variant) / task
+    base = load_policy(policy, device)
     if not isinstance(base, DiffusionPolicy):
-        raise WamError(f"{layout.policy(variant) / task}: a fine-tuned policy; expected kind 'bc'")
+        raise WamError(f"{policy}: a fine-tuned policy; expected kind 'bc'")
     features = load_features(layout.features(variant), task)
-    classifier = load_reward(layout.reward(variant) / task, device)
-    demos, play, held_out = (starts.to(device) for starts in _starts(features))
-    return TaskInputs(
-        world_model=world_model,
-        weights=weights,
-        classifier=classifier,
-        base=base,
-        starts=(demos, play),
-        held_out=held_out,
-        num_held_out=len(features.validation.length),
-        demos=features.training,
-        ensemble=ensemble,
-        simulator=simulator,
-    )
-
-
-def _starts(features: TaskFeatures) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """First features of training demonstrations, of training play, of validation demonstrations."""
-    training, validation = (
-        split.posterior[:, split.first].flatten(0, 1)
+    demos, held_out = (
+        split.posterior[:, split.first].flatten(0, 1).to(device)
         for split in (features.training, features.validation)
     )
-    return training, features.play_starts.flatten(0, 1), validation
+    return TaskInputs(
+        task=task,
+        world=world,
+        classifier=load_reward(layout.reward(variant) / task, device),
+        base=base,
+        features=features,
+        starts=(demos, features.play_starts.flatten(0, 1).to(device)),
+        held_out=held_out,
+    )
 
 
 def _headline(directory: Path, config: FinetuneConfig) -> dict[str, Any]:

@@ -21,14 +21,7 @@ from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.calvin import conformance, language, metadata, on_disk
 from pipeline.calvin.fields import VECTORS
 from pipeline.calvin.frame_checks import DroppedEpisode, read_first_frame
-from pipeline.calvin.listing import (
-    INDEX_FILE,
-    Episodes,
-    RawIndex,
-    SplitIndex,
-    checked_manifest,
-    load_index,
-)
+from pipeline.calvin.listing import INDEX_FILE, Episodes, RawIndex, SplitIndex, load_index
 from pipeline.calvin.npz import Kind
 from pipeline.calvin.scenes import episode_scenes
 from pipeline.params import Convert, Profile
@@ -66,8 +59,9 @@ def run(profile: Profile, layout: Layout) -> None:
         _save(layout.index, index, params)
         for warning in index.warnings:
             console.warn(str(warning))
-        for finding in (finding for split in index.splits.values() for finding in split.findings):
-            console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
+        for split in index.splits.values():
+            for finding in split.findings:
+                console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
     training, validation = index.splits["training"], index.splits["validation"]
     console.done(
         "index",
@@ -78,7 +72,6 @@ def run(profile: Profile, layout: Layout) -> None:
 
 def index_split(directory: Path, split: str, verify: str, settings: Convert) -> SplitIndex:
     """Index the frames below one split's ``directory``; see :func:`run` for the errors."""
-    skip_episodes = settings.on_error == "skip-episode"
     if not directory.is_dir():
         raise WamError(
             f"{directory}: directory not found; CALVIN data has {' and '.join(SPLITS)} side by side"
@@ -87,31 +80,30 @@ def index_split(directory: Path, split: str, verify: str, settings: Convert) -> 
     recorded = [(first, last + 1) for first, last in table.tolist()]
     names, ids, digits = _list_frames(directory)
     stray = [names[at] for at in _outside(recorded, ids)]
-    episodes, scenes = _select(directory, split, recorded, settings)
+    chosen = _select(directory, split, recorded, settings)
+    episodes = [episode for episode, _ in chosen]
     findings, num_missing = _missing_frames(directory, split, digits, episodes, ids)
-    if findings and not skip_episodes:
+    if findings and settings.on_error == "fail":
         raise WamError(
             f"{findings[0].file}: {findings[0].problem}; missing in all: {num_missing}. Restore "
             "the files, or set convert.on_error to skip-episode"
         )
     dropped = {finding.episode for finding in findings}
-    scenes = [
-        scene for episode, scene in zip(episodes, scenes, strict=True) if episode not in dropped
-    ]
     kept = [episode for episode in episodes if episode not in dropped]
     recording = metadata.read_recording_config(directory)
     annotations = language.annotations_path(directory)
     windows = None if annotations is None else language.read_annotations(directory)
+    tasks = [window.task for window in windows or []]
     return SplitIndex(
         directory=str(directory),
         episodes=kept,
-        scenes=scenes,
+        scenes=[scene for episode, scene in chosen if episode not in dropped],
         num_frames=sum(stop - start for start, stop in kept),
         digits=digits,
         digest=_digest(directory, annotations, kept, digits, verify),
         arrays=_first_arrays(directory, kept, digits, settings),
         renderer=recording.renderer,
-        annotations=None if windows is None else _count(windows),
+        annotations=None if windows is None else dict(sorted(Counter(tasks).items())),
         windows=windows,
         num_stray=len(stray),
         stray=stray[:_MAX_STRAY_NAMES],
@@ -156,10 +148,10 @@ def _kept(directory: Path, root: Path, params: dict[str, Any]) -> RawIndex | Non
     """The index of ``root`` with ``params`` that is in ``directory``; None if there is none."""
     try:
         index = load_index(directory)
-        is_same = checked_manifest(directory)["params"] == params and index.raw == str(root)
-        return index if is_same else None
     except WamError:
         return None
+    is_same = manifests.read_json(directory / manifests.MANIFEST)["params"] == params
+    return index if is_same and index.raw == str(root) else None
 
 
 def _save(directory: Path, index: RawIndex, params: dict[str, Any]) -> None:
@@ -177,8 +169,8 @@ def _save(directory: Path, index: RawIndex, params: dict[str, Any]) -> None:
 
 def _select(
     directory: Path, split: str, episodes: Episodes, settings: Convert
-) -> tuple[Episodes, list[str | None]]:
-    """The episodes that ``convert.scenes`` and ``convert.frames`` choose, and their scenes."""
+) -> list[tuple[tuple[int, int], str | None]]:
+    """The episodes that ``convert.scenes`` and ``convert.frames`` choose, with their scenes."""
     scenes = episode_scenes(directory, episodes)
     chosen = list(zip(episodes, scenes, strict=True))
     if settings.scenes is not None and split == "training":
@@ -207,7 +199,7 @@ def _select(
                 f"convert.frames.{split}: no chosen episode of {directory} has a frame in "
                 f"{list(map(list, settings.frames[split]))}"
             )
-    return [episode for episode, _ in chosen], [scene for _, scene in chosen]
+    return chosen
 
 
 def _outside(episodes: Episodes, ids: np.ndarray) -> list[int]:
@@ -298,7 +290,3 @@ def _first_arrays(
                 raise
             problem = error
     raise problem
-
-
-def _count(windows: list[language.Annotation]) -> dict[str, int]:
-    return dict(sorted(Counter(window.task for window in windows).items()))

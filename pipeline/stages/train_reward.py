@@ -1,56 +1,41 @@
 """Stage ``train-reward``: one success classifier per task, calibrated on imagined features."""
 
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from pipeline import console
 from pipeline.artifacts import manifests
-from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.parts import Part, build_tasks
 from pipeline.latents.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.params import Profile
 from wam import device as devices
 from wam.config import RewardConfig
 from wam.errors import WamError
 from wam.randomness import task_generator
-from wam.reward.classifier import SuccessClassifier, reward_description
+from wam.reward.classifier import reward_description
 from wam.reward.training import LabelledFeatures, calibrate, scores, train_classifier, window_rates
-from wam.training.checkpoint import StateFile
-from wam.training.journal import Journal
 from wam.weights import save_model
 
 STAGE = "train-reward"
-METRICS_FILE = "metrics.jsonl"
-CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
     """Train a classifier per task on the features of ``variant``; finished tasks are kept."""
     device = devices.resolve(profile.device)
-    source = layout.features(variant)
-    inputs = {"features": manifests.fingerprint(source, "featurize")}
-    params = {"reward": asdict(profile.reward), "tasks": list(profile.tasks)}
-    output = layout.reward(variant)
-
-    def make(target: Build) -> None:
-        total = len(profile.tasks) * profile.reward.epochs
-        with console.progress(f"rewards {variant}", total, "epochs") as advance:
-            for task in profile.tasks:
-                directory, work = target.directory / task, target.work / task
-                if target.is_finished(task):
-                    advance(profile.reward.epochs, task)
-                    continue
-                features = load_features(source, task)
-                train_task(directory, work, task, features, profile.reward, device, advance)
-                target.finish(task, directory.iterdir())
-        manifests.merge_summaries(target.directory, profile.tasks)
-
-    build(output, make, stage=STAGE, params=params, inputs=inputs, growing=["tasks"])
-    summary = manifests.read_json(output / manifests.SUMMARY)
+    source, output = layout.features(variant), layout.reward(variant)
+    summary = build_tasks(
+        output,
+        profile.tasks,
+        lambda part: train_task(part, load_features(source, part.name), profile.reward, device),
+        title=f"rewards {variant}",
+        steps=profile.reward.epochs,
+        unit="epochs",
+        stage=STAGE,
+        params={"reward": asdict(profile.reward)},
+        inputs={"features": manifests.fingerprint(source, "featurize")},
+    )
     for task, entry in summary.items():
         if not entry["target_reached"]:
             console.warn(
@@ -65,24 +50,14 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
 
 
 def train_task(
-    directory: Path,
-    work: Path,
-    task: str,
-    features: TaskFeatures,
-    config: RewardConfig,
-    device: torch.device,
-    advance: Callable[..., None],
+    part: Part, features: TaskFeatures, config: RewardConfig, device: torch.device
 ) -> None:
     """Train, calibrate and save one classifier.
 
-    An interrupted run goes on from the state that it left in ``work``.
+    An interrupted run goes on from the state that it left.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    journal = Journal(directory / METRICS_FILE)
-    checkpoint = StateFile(work / CHECKPOINT_FILE, journal)
-    state = checkpoint.load()
-    records = journal.records()
-    advance(len(records), task)
+    task, records = part.name, part.journal.records()
+    part.advance(len(records), task)
     training = _labelled(features.training, features.training_play)
     validation = _labelled(features.validation, features.validation_play)
     # Held-out demonstrations that never reach success cannot tell a good threshold from a bad one.
@@ -96,23 +71,29 @@ def train_task(
 
     def log(record: dict[str, float]) -> None:
         records.append(record)
-        journal.append(record)
-        advance(1, f"{task}  imagined AUPRC {record['auprc_imagined']:.3f}")
+        part.journal.append(record)
+        part.advance(1, f"{task}  imagined AUPRC {record['auprc_imagined']:.3f}")
 
-    generator = task_generator(config.seed, task)
-    data = (training, measured)
+    generator, resumed = task_generator(config.seed, task), (part.state, part.checkpoint)
     try:
-        model = train_classifier(config, *data, generator, device, log, state, checkpoint)
+        model = train_classifier(config, training, measured, generator, device, log, *resumed)
     except WamError as error:
         raise WamError(f"{task}: {error}") from None
     reached = calibrate(model, measured.imagined, measured.label, config.target_precision, device)
-    advance(config.epochs - len(records), task)
-    save_model(directory, model, reward_description(config, features.size))
+    part.advance(config.epochs - len(records), task)
+    save_model(part.directory, model, reward_description(config, features.size))
     best = max(records, key=lambda record: record["auprc_real"] + record["auprc_imagined"])
     play = _labelled(features.validation_play)
     missed, alarmed = window_rates(model, play.imagined, play.label, play.length, device)
+    real, imagined = (
+        scores(model, latents, measured.label, device)
+        for latents in (measured.real, measured.imagined)
+    )
     summary = {
-        **_figures(model, measured, device),
+        "precision_real": real.precision,
+        "recall_real": real.recall,
+        "precision_imagined": imagined.precision,
+        "recall_imagined": imagined.recall,
         # What a policy meets: a classifier is asked after every decision, and one answer ends it.
         "missed_windows_imagined": missed,
         "false_alarm_windows_imagined": alarmed,
@@ -124,20 +105,7 @@ def train_task(
         "calibrated_on": "validation" if held_out else "training",
         "epochs": len(records),
     }
-    manifests.write_json(directory / manifests.SUMMARY, summary)
-
-
-def _figures(
-    model: SuccessClassifier, data: LabelledFeatures, device: torch.device
-) -> dict[str, Any]:
-    real = scores(model, data.real, data.label, device)
-    imagined = scores(model, data.imagined, data.label, device)
-    return {
-        "precision_real": real.precision,
-        "recall_real": real.recall,
-        "precision_imagined": imagined.precision,
-        "recall_imagined": imagined.recall,
-    }
+    manifests.write_json(part.directory / manifests.SUMMARY, summary)
 
 
 def _labelled(*splits: SplitFeatures) -> LabelledFeatures:

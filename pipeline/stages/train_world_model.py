@@ -7,7 +7,6 @@ summary.
 import csv
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +32,6 @@ from wam.training.trainer import (
     CHECKPOINTS,
     METRICS_FILE,
     VALIDATION_FILE,
-    Batches,
     Record,
     Trainer,
     TrainingOutcome,
@@ -73,8 +71,8 @@ def _run(
     output = layout.world_model(variant)
 
     def train(target: Build) -> None:
-        with data.batches as batches:
-            _train_into(target, training, config, variant, data, batches, device, ranks)
+        with data.batches:
+            _train_into(target, training, config, variant, data, device, ranks)
 
     if ranks.rank > 0:
         if distributed.agreed():
@@ -130,7 +128,6 @@ def _train_into(
     config: WorldModelConfig,
     variant: str,
     data: TrainingData,
-    batches: Batches,
     device: torch.device,
     ranks: Ranks,
 ) -> None:
@@ -144,7 +141,7 @@ def _train_into(
 
     trainer = Trainer(
         model,
-        batches,
+        data.batches,
         training,
         action_scale=config.action_scale,
         directory=directory,
@@ -164,22 +161,18 @@ def _train_into(
     if updates != outcome.updates:
         film(next(predict(model, data.validation, training.seed, device)))
     _write_curve(directory / CURVE_FILE, Journal(directory / METRICS_FILE).records())
-    figures = next(
-        record
-        for record in Journal(directory / VALIDATION_FILE).records()
-        if record["step"] == updates
+    validations = Journal(directory / VALIDATION_FILE).records()
+    figures = next(record for record in validations if record["step"] == updates)
+    # What a person compares runs by; PSNR without a camera's name is the cameras' mean.
+    summary = {**outcome._asdict(), **figures}
+    del summary["step"]
+    manifests.write_json(
+        directory / manifests.SUMMARY,
+        {
+            name: round(value, 4) if isinstance(value, float) else value
+            for name, value in summary.items()
+        },
     )
-    manifests.write_json(directory / manifests.SUMMARY, summarize(outcome, figures))
-
-
-def summarize(outcome: TrainingOutcome, figures: Record) -> dict[str, Any]:
-    """The figures a person compares runs by; PSNR without a camera's name is the cameras' mean."""
-    summary: dict[str, Any] = {**outcome._asdict(), **figures}
-    summary.pop("step")
-    return {
-        name: round(value, 4) if isinstance(value, float) else value
-        for name, value in summary.items()
-    }
 
 
 def _train(trainer: Trainer, directory: Path, description: str) -> TrainingOutcome:

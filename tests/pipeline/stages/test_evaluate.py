@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "scene_source": "embedded",
         "source_image_shapes": {"rgb_static": [64, 64, 3], "rgb_gripper": [64, 64, 3]},
     }
-    monkeypatch.setattr(evaluate, "_store_attrs", lambda layout: attrs)
+    monkeypatch.setattr(evaluate, "open_store", lambda path: SimpleNamespace(attrs=attrs))
     return attrs
 
 
@@ -152,7 +153,7 @@ def test_what_the_simulator_fine_tuned_is_labelled_so(profile: Profile, layout: 
     assert stages == {"bc", "ppo_simulator"} == set(read(layout, "wam", "metrics.json"))
     clips = sorted(path.name for path in layout.evaluation("wam").glob("*.webp"))
     assert clips == [f"{TASK}-bc.webp", f"{TASK}-ppo_simulator.webp"]
-    job = evaluate.Job("wam", TASK, "ppo_simulator", 0)
+    job = evaluate.EvaluationJob("wam", TASK, "ppo_simulator", 0)
     assert job.label == "WAM PPO (simulator)"
 
 

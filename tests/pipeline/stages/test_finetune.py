@@ -32,7 +32,7 @@ def test_fine_tuning_leaves_both_networks_and_an_unchanged_world_model(
     assert weights["before"] == weights["after"]
     figures = manifests.read_json(output / "summary.json")[TASK]
     assert 0 <= figures["imagined_success_last"] <= 1
-    assert not (output / TASK / "seed-0" / task.CHECKPOINT_FILE).exists()
+    assert not (output / TASK / "seed-0" / "checkpoint.safetensors").exists()
 
 
 def test_held_out_starts_are_watched_beside_the_training_ones(
