@@ -30,10 +30,9 @@ def efficiency(
 
 
 def forward_flops(config: WorldModelConfig) -> dict[str, int]:
-    """FLOP of each part per frame, two per multiply-add (algorithm contract 11.1).
+    """FLOP of each part per frame, two per multiply-add (docs/algorithm.md 11).
 
-    The contract counts the decoder's first linear layer once per camera; here it is counted once,
-    as the cameras share its result.
+    The decoder's first linear layer counts once, as the cameras share its result.
     """
     depth, seed = config.cnn_depth, config.decoder_channels
     flat = config.stoch * config.classes

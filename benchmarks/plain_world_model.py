@@ -1,7 +1,7 @@
 """The world model written plainly, as an opponent for speed and a second opinion on the numbers.
 
-The same model and objective as ``wam.world_model.model`` at its default options (algorithm contract
-section 2), made of PyTorch's own layers and distributions and of nothing from
+The same model and objective as ``wam.world_model.model`` at its default options (docs/algorithm.md
+2), made of PyTorch's own layers and distributions and of nothing from
 ``wam.world_model``: default memory format, float32, batch-major windows, both heads inside the loop
 over time, transposed convolutions, one compressed file per frame.
 

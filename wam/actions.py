@@ -1,7 +1,7 @@
 """The one reading of a 7-d relative action that simulator and world model share.
 
 x, y, z in units of 2 cm, Euler differences in units of 0.05 rad, gripper -1 (close) or +1 (open)
-(CALVIN contract 1.4, algorithm contract 1.4).
+(docs/calvin.md 1.4, docs/algorithm.md 1.4).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""The batch that every reader delivers and the world model consumes (algorithm contract 1.9)."""
+"""The batch that every reader delivers and the world model consumes (docs/algorithm.md 1.9)."""
 
 from collections.abc import Iterator
 from typing import NamedTuple

@@ -128,7 +128,7 @@ class WorldModelTraining:
     compat: Literal["none", "diwa"] = "none"
     """``diwa`` repeats what the reference does and this project does not: a pseudo-reset leaves the
     previous action, a row that jumps into another episode keeps its state, and weight decay covers
-    biases and norms too (algorithm contract 1.6, 1.7, 2.8)."""
+    biases and norms too (docs/algorithm.md 1.6, 1.7, 2.8)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 on a GPU that has it, fp32 elsewhere."""
     frames: Count | None = None

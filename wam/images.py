@@ -26,7 +26,7 @@ def to_rgb(image: torch.Tensor) -> torch.Tensor:
 def psnr(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """dB per image [...] of two stacks [..., 3, H, W] in [-1, 1], after clamping the prediction.
 
-    Data range 1 on the [0, 1] scale, at most 60 dB (algorithm contract 8.2). Average the dB, not
+    Data range 1 on the [0, 1] scale, at most 60 dB (docs/algorithm.md 8.2). Average the dB, not
     the squared errors.
     """
     error = (prediction.float().clamp(-1.0, 1.0) - target) * 0.5
@@ -38,7 +38,7 @@ def ssim(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
     Wang et al. 2004: Gaussian windows of 11 pixels and standard deviation 1.5 that lie inside the
     image, K1 = 0.01, K2 = 0.03, data range 1 on the [0, 1] scale; mean over windows and channels
-    (algorithm contract 8.2).
+    (docs/algorithm.md 8.2).
     """
     # Double precision: a variance is a small difference of large moments.
     first = (prediction.double().clamp(-1.0, 1.0) + 1.0) / 2.0

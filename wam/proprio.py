@@ -1,7 +1,7 @@
 """Proprioception: the 18 numbers about the robot that the world model sees.
 
 TCP position 3 (m) | orientation rot6d 6 | gripper width 1 (m) | joint angles 7 (rad) | last gripper
-command 1 (-1 or +1); made from CALVIN's 15-d ``robot_obs`` (algorithm contract 1.5). This is the
+command 1 (-1 or +1); made from CALVIN's 15-d ``robot_obs`` (docs/algorithm.md 1.5). This is the
 only conversion: data, filtering and evaluation all use it.
 """
 

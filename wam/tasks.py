@@ -1,4 +1,4 @@
-"""Success and pre-condition of the eight tasks on CALVIN's scene state alone (CALVIN contract 4.1).
+"""Success and pre-condition of the eight tasks on CALVIN's scene state alone (docs/calvin.md 4.1).
 
 Success is a comparison of two states without history; all inequalities are strict.
 """

@@ -1,4 +1,4 @@
-"""Batches from windows of frames (algorithm contract 1.9), wherever the frames come from."""
+"""Batches from windows of frames (docs/algorithm.md 1.9), wherever the frames come from."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 """Which rows every training batch holds, as a pure function of (seed, epoch).
 
-Streams (algorithm contract 1.6): each batch row walks its own part of the play data, one window
+Streams (docs/algorithm.md 1.6): each batch row walks its own part of the play data, one window
 after the other, so that the recurrent state can be carried from batch to batch. Random windows:
 every possible window once per epoch. Tar windows: the play data in the order in which whole tars
 are streamed. No window ever crosses an episode.
@@ -42,7 +42,7 @@ class Streams:
     ``episodes`` is int64 [E, 2], rows [start, stop). Every epoch lays the windows anew, with a
     random phase per episode, so that all frames take part. With ``keeps_state`` a row that jumps
     into the middle of another episode counts as its own continuation, as in the reference
-    (algorithm contract 1.6). Raises WamError if there are fewer windows than batch rows.
+    (docs/algorithm.md 1.6). Raises WamError if there are fewer windows than batch rows.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Names, dtypes, shapes, units and ranges of CALVIN's fields and of our store's arrays.
 
-Source: CALVIN contract 1.3 and 1.4.
+Source: docs/calvin.md 1.3 and 1.4.
 """
 
 from dataclasses import dataclass

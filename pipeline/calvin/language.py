@@ -1,6 +1,6 @@
 """CALVIN's language annotations: windows of play, each with a task and a sentence.
 
-Source: CALVIN contract 1.5.
+Source: docs/calvin.md 1.5.
 """
 
 import os
@@ -30,7 +30,7 @@ class Annotation:
     start: int
     """First frame id."""
     stop: int
-    """One past the last frame id that was checked (CALVIN contract 1.5)."""
+    """One past the last frame id that was checked (docs/calvin.md 1.5)."""
 
 
 def write_annotations(directory: Path, annotations: Sequence[Annotation]) -> None:

@@ -1,6 +1,6 @@
 """What a data set says about its recording: scenes, statistics, settings.
 
-Source: CALVIN contract 1.6 and 1.7.
+Source: docs/calvin.md 1.6 and 1.7.
 """
 
 import os
@@ -33,7 +33,7 @@ SCENE_INFO = "scene_info.npy"
 RECORDING = Path(".hydra/merged_config.yaml")
 _STATISTICS_FRAMES = 1000
 """Frames of an episode that are in memory at a time."""
-# A scene is named, or spelled out with the table that it loads (contract 1.7, 2.8).
+# A scene is named, or spelled out with the table that it loads (docs/calvin.md 1.7, 2.8).
 _SCENE_NAME = re.compile(r"calvin_(?:scene|table)_([A-D])")
 
 
@@ -131,7 +131,7 @@ def read_statistics(directory: Path) -> dict[str, Any]:
 
 
 def _write_statistics(directory: Path, table: np.ndarray) -> None:
-    """``statistics.yaml`` (CALVIN contract 1.6) over all frames of the episodes."""
+    """``statistics.yaml`` (docs/calvin.md 1.6) over all frames of the episodes."""
     found: dict[str, Moments] = {}
     for first, last in table.tolist():
         for start in range(first, last + 1, _STATISTICS_FRAMES):

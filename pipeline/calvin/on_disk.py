@@ -1,6 +1,6 @@
 """CALVIN's on-disk format: one deflated ``.npz`` per frame, episode table, annotations, statistics.
 
-Source: CALVIN contract 1.2 to 1.7. ``directory`` is always that of one split.
+Source: docs/calvin.md 1.2 to 1.7. ``directory`` is always that of one split.
 """
 
 import contextlib

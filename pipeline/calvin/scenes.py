@@ -1,7 +1,7 @@
 """Which scene an episode was recorded in, and in which order its state lists the blocks.
 
 The three blocks of ``scene_obs`` come in the order of the scene's own configuration: red, blue,
-pink in B and D, but pink, blue, red in A and blue, red, pink in C (CALVIN contract 1.3). The store
+pink in B and D, but pink, blue, red in A and blue, red, pink in C (docs/calvin.md 1.3). The store
 keeps them as they were recorded: a state is then still what a simulator of its scene is reset with,
 and every row still equals its frame. Who learns from several scenes at once brings the blocks into
 one order with :func:`canonical_blocks`.
@@ -29,7 +29,7 @@ def episode_scenes(directory: Path, episodes: Sequence[tuple[int, int]]) -> list
     """The scene of every episode (frame ids [start, stop)) of one split; None where it is unknown.
 
     ``scene_info.npy`` counts where it names several scenes, the recording configuration where it
-    names one: of D's training split, early releases of the former say A (CALVIN contract 1.8). Only
+    names one: of D's training split, early releases of the former say A (docs/calvin.md 1.8). Only
     the split's own files count: ABC numbers its validation frames like other frames of training.
     """
     named = scenes_by_letter(metadata.read_scene_info(directory))

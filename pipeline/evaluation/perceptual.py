@@ -1,4 +1,4 @@
-"""Learned distances of images and clips: what PSNR and SSIM do not see (algorithm contract 8.2).
+"""Learned distances of images and clips: what PSNR and SSIM do not see (docs/algorithm.md 8.2).
 
 None of them is computed with stand-in weights. LPIPS and FVD need a file that is not ours to ship
 and that a setting names; LPIPS and ST-LPIPS need the packages of the extra ``perceptual``, of which

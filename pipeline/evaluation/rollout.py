@@ -64,7 +64,7 @@ class Agent(NamedTuple):
 def roll_out(
     agent: Agent, pool: EnvPool, episodes: Sequence[Episode], max_steps: int, tally: Tally
 ) -> tuple[Outcome, Experience]:
-    """Let ``agent`` act from every start, in chunks executed open loop (algorithm contract 3.4).
+    """Let ``agent`` act from every start, in chunks executed open loop (docs/algorithm.md 3.4).
 
     The chunk is executed step by step; the filter sees every observation, the policy only the
     feature of the last one. An episode ends at its first success or after ``max_steps`` steps.

@@ -1,7 +1,7 @@
 """Latent features of the demonstrations on disk, one directory per task.
 
 A feature is [deter; one-hot stoch]; the file keeps deter as float16 and the class of every
-categorical as uint8, a quarter of the size (algorithm contract 3.2).
+categorical as uint8, a quarter of the size (docs/algorithm.md 3.2).
 Shapes: S posterior draws, N frames of all demonstrations in a row, D demonstrations, M play starts,
 F feature.
 """

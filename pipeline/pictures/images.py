@@ -18,7 +18,7 @@ def resized(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 
 def to_model_size(rgb: np.ndarray) -> np.ndarray:
-    """uint8 [64, 64, 3] of ``rgb`` [H, W, 3] by area interpolation (algorithm contract 1.3).
+    """uint8 [64, 64, 3] of ``rgb`` [H, W, 3] by area interpolation (docs/algorithm.md 1.3).
 
     Conversion and evaluation share this function, so that a policy sees what its data looked like.
     """

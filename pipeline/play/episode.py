@@ -80,7 +80,7 @@ def hindsight_actions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """``actions`` and ``rel_actions`` float64 [7] that lead from one state to the next.
 
-    CALVIN contract 1.4: the next frame's TCP pose and gripper command; relative to this frame in
+    docs/calvin.md 1.4: the next frame's TCP pose and gripper command; relative to this frame in
     units of 2 cm and 0.05 rad, the Euler difference wrapped, both clipped to [-1, 1].
     """
     actions = np.concatenate([next_robot_obs[:6], next_robot_obs[14:15]])

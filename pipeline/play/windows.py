@@ -1,4 +1,4 @@
-"""Annotated windows of scripted play (CALVIN contract 1.5): where a task starts and is done."""
+"""Annotated windows of scripted play (docs/calvin.md 1.5): where a task starts and is done."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Success rates in the simulator, from the held-out start states (algorithm contract 7.1).
+"""Success rates in the simulator, from the held-out start states (docs/algorithm.md 7.1).
 
 ``controls`` are the scripted expert, which bounds what is possible, and an arm that holds still,
 which should succeed nowhere. A variant's policies are rolled out before (bc) and after (ppo)

@@ -1,4 +1,4 @@
-"""Stage ``evaluate-world-model``: both variants on the same held-out play (algorithm contract 8).
+"""Stage ``evaluate-world-model``: both variants on the same held-out play (docs/algorithm.md 8).
 
 Open loop: from one given frame a model predicts the rest of a sequence from the recorded actions,
 one sample of the prior per step. The variants see the same sequences and the same random numbers,

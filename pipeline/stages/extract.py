@@ -1,7 +1,7 @@
 """Stage ``extract``: demonstrations, held-out starts and imagination starts of every task.
 
-Demonstrations are the annotated windows of play (algorithm contract 1.8); those of the validation
-split are held out and give the start states of the evaluation (CALVIN contract 5.2). Rows point
+Demonstrations are the annotated windows of play (docs/algorithm.md 1.8); those of the validation
+split are held out and give the start states of the evaluation (docs/calvin.md 5.2). Rows point
 into the store of the split.
 """
 
@@ -24,13 +24,15 @@ from wam.config import TASKS
 from wam.errors import WamError
 
 MAX_EXTENSION = 16
-"""Play frames that may be added to a window in which the task is not yet achieved (5.3)."""
+"""Play frames that may be added to a window in which the task is not yet achieved
+(docs/algorithm.md 5.3)."""
 PLAY_FRAMES = 64
 """Length of a window of play that the reward learns from."""
 NEAR_M = 0.05
 """A hand that comes this close to where a demonstration succeeded has tried, or nearly so."""
 CLEARANCE = 64
-"""Frames between an imagination start and the next change of the task's variable (6.7)."""
+"""Frames between an imagination start and the next change of the task's variable
+(docs/algorithm.md 6.7)."""
 
 
 def run(profile: Profile, layout: Layout) -> None:

@@ -1,7 +1,7 @@
 """Stage ``finetune``: DPPO of every task's policy inside the frozen world model.
 
 No environment is stepped: episodes start from recorded frames, the world model predicts, the
-classifier rewards (algorithm contract 6). Only where ``finetune.environment`` is ``simulator``,
+classifier rewards (docs/algorithm.md 6). Only where ``finetune.environment`` is ``simulator``,
 episodes run in the simulator instead, as an upper bound.
 """
 
@@ -136,7 +136,7 @@ def _growing(config: FinetuneConfig) -> list[str]:
 
 
 def check_rewards(directory: Path, profile: Profile) -> None:
-    """Warn about classifiers that imagination would exploit, or stop (algorithm contract 5.5)."""
+    """Warn about classifiers that imagination would exploit, or stop (docs/algorithm.md 5.5)."""
     summary = manifests.read_json(directory / manifests.SUMMARY)
     limit = profile.finetune.min_imagined_precision
     for task in profile.tasks:

@@ -1,6 +1,6 @@
 """The official ``calvin_env`` package behind the interface of :class:`PlayTableEnv`.
 
-What is assumed of the package (CALVIN contract 1.7, 2.3 to 2.10): it is importable, and its
+What is assumed of the package (docs/calvin.md 1.7, 2.3 to 2.10): it is importable, and its
 checkout holds ``conf/`` and ``data/`` beside it; the hydra config ``config_data_collection`` has
 the groups ``cameras`` (``static_and_gripper``, ``no_cameras``) and ``scene`` (``calvin_scene_D``,
 ...), and its ``env`` makes an environment of the old gym API whose ``robot`` keeps ``target_pos``
@@ -38,7 +38,7 @@ class CalvinEnv(gymnasium.Env[ObservationDict, np.ndarray]):
 
     The package's ``info`` is passed on as it is. ``checkout`` is the directory with ``conf/`` and
     ``data/``, by default the one that the package is installed from. A process should hold one such
-    environment at a time (CALVIN contract 2.10), and only the first episode of an environment can
+    environment at a time (docs/calvin.md 2.10), and only the first episode of an environment can
     be repeated to the last bit (2.5). A seed reaches the environment, not the scene: blocks that
     are scattered at a reset without ``scene_obs`` depend on the resets before.
 

@@ -1,4 +1,4 @@
-"""Simulator episodes seen through the online filter (algorithm contract 3.4).
+"""Simulator episodes seen through the online filter (docs/algorithm.md 3.4).
 
 Shapes: B episodes, F feature. Not for worker processes, which do without torch.
 """

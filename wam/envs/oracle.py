@@ -1,4 +1,4 @@
-"""Which of CALVIN's 34 tasks two ``info`` of the simulator prove (CALVIN contract 4).
+"""Which of CALVIN's 34 tasks two ``info`` of the simulator prove (docs/calvin.md 4).
 
 A comparison of two moments without history: the start, right after a reset or after the previous
 task, and the end. All inequalities are strict, except that a rotated block may have moved by

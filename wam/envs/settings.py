@@ -53,7 +53,7 @@ class SimulatorConfig:
 
     @property
     def one_per_process(self) -> bool:
-        """Whether a process can hold one of these environments only (CALVIN contract 2.10)."""
+        """Whether a process can hold one of these environments only (docs/calvin.md 2.10)."""
         return self.backend == "calvin_env" or self.renderer == "egl"
 
     def description(self) -> dict[str, str]:

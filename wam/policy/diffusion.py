@@ -2,7 +2,7 @@
 
 ``k`` is the denoising index: 0 is the last (cleanest) step, ``steps - 1`` the first. The network
 call "at k" receives the noisier chunk ``x(k+1)`` and leads to ``x(k)`` (DDPM, arXiv:2006.11239;
-cosine schedule, arXiv:2102.09672; algorithm contract 4.2 and 6.3).
+cosine schedule, arXiv:2102.09672; docs/algorithm.md 4.2 and 6.3).
 """
 
 import math

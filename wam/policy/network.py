@@ -45,8 +45,8 @@ class ResidualMlp(nn.Sequential):
 class DiffusionMlp(nn.Module):
     """Noise in an action chunk, predicted from the noisy chunk, the step and the feature.
 
-    A residual MLP on [chunk A; embedded step; feature F] (DPPO, arXiv:2409.00588; algorithm
-    contract 4.1). Its first layer is kept in three parts, because the feature's share is the same
+    A residual MLP on [chunk A; embedded step; feature F] (DPPO, arXiv:2409.00588; docs/algorithm.md
+    4.1). Its first layer is kept in three parts, because the feature's share is the same
     for all denoising steps of a decision and the step's share the same for all rows.
     """
 

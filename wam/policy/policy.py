@@ -45,7 +45,7 @@ class DiffusionPolicy(nn.Module):
 class FinetunedPolicy(nn.Module):
     """The frozen base for the first denoising steps, the fine-tuned actor for the last ones.
 
-    ``actor`` serves the steps k < ``finetuned_steps`` (algorithm contract 6.1).
+    ``actor`` serves the steps k < ``finetuned_steps`` (docs/algorithm.md 6.1).
     """
 
     def __init__(self, base: DiffusionMlp, actor: DiffusionMlp, finetuned_steps: int) -> None:

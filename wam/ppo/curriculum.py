@@ -1,7 +1,7 @@
 """Start states of imagined episodes that move back from the end of demonstrations to their start.
 
 A task that a policy never accomplishes gives no advantage to learn from; close to the success it
-does (algorithm contract 9, no. 23).
+does (docs/algorithm.md 9.1).
 Shapes: S posterior draws, N frames of all demonstrations in a row, D demonstrations, F feature.
 """
 

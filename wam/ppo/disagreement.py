@@ -2,7 +2,7 @@
 
 An ensemble of small networks predicts the classes of the next latent state from feature and action
 (Plan2Explore, arXiv:2005.05960). In the place of a reward for novelty, its disagreement becomes a
-penalty for it, as in MOPO (arXiv:2005.13239); algorithm contract 9, no. 7.
+penalty for it, as in MOPO (arXiv:2005.13239); docs/algorithm.md 9.1.
 Shapes: H heads, B batch, M transitions, S draws, N frames of all demonstrations in a row,
 D demonstrations, F feature, V categoricals, C classes.
 """

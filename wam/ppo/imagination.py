@@ -1,4 +1,4 @@
-"""A batched environment inside a frozen world model (algorithm contract 3.5, 6.1, 6.7).
+"""A batched environment inside a frozen world model (docs/algorithm.md 3.5, 6.1, 6.7).
 
 Shapes: B environments, F feature. Nothing leaves the device.
 """

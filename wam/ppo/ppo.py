@@ -3,7 +3,7 @@
 Two levels: the decisions of an environment, and within each the last K denoising steps of its
 chunk, of which the j-th has the denoising index k = K - 1 - j. An iteration reads from top to
 bottom: collect, advantages, pairs of decision and step, minibatches, losses, step, report. All
-defaults are those of algorithm contract 6, fixes included.
+defaults are those of docs/algorithm.md 6, fixes included.
 
 Shape suffixes: D = decisions in time, B = environments, F = feature, K = fine-tuned denoising
 steps, A = values of a chunk, L = K + 1 latents of a chain, N = decisions that count, in a row (D B,
@@ -126,7 +126,7 @@ class Dppo:
         self.iteration = 0
 
     def train_iteration(self, env: Environment, generator: torch.Generator) -> dict[str, Any]:
-        """Collect experience, update, and return the diagnostics of algorithm contract 6.9.
+        """Collect experience, update, and return the diagnostics of docs/algorithm.md 6.8.
 
         ``generator`` lives on the environment's device.
         """
@@ -364,7 +364,7 @@ def gaussian_kl(
 ) -> torch.Tensor:
     """KL divergence of Gaussians with equal ``std_M``, per dimension, averaged over [M, A].
 
-    The closed form of cloning the base's chains, with less variance (algorithm contract 6.5).
+    The closed form of cloning the base's chains, with less variance (docs/algorithm.md 6.5).
     """
     return ((base_mean_MA - mean_MA).square().mean(-1) / (2 * std_M.square())).mean()
 

@@ -1,7 +1,7 @@
 """Success classifier on latent features: the reward of imagined episodes.
 
 An encoder with a supervised contrastive loss and a classification head (DiWA, arXiv:2508.03645;
-algorithm contract 5). The decision threshold is part of the saved model.
+docs/algorithm.md 5). The decision threshold is part of the saved model.
 """
 
 from dataclasses import asdict
@@ -90,7 +90,7 @@ def classifier_loss(
     weight: torch.Tensor,
     config: RewardConfig,
 ) -> torch.Tensor:
-    """Contrastive plus weighted cross-entropy loss (algorithm contract 5.1)."""
+    """Contrastive plus weighted cross-entropy loss (docs/algorithm.md 5.1)."""
     embedding, logits = model(feature)
     target = label.long().expand(len(model.heads), -1)
     entropy = functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")

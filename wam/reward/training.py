@@ -1,4 +1,4 @@
-"""Training and calibration of the success classifier (algorithm contract 5.2 to 5.4).
+"""Training and calibration of the success classifier (docs/algorithm.md 5.2 to 5.4).
 
 Shapes: S posterior draws, N frames of all demonstrations in a row, D demonstrations, F feature.
 """

@@ -1,4 +1,4 @@
-"""Signs that the training of a world model goes wrong (algorithm contract 2.10)."""
+"""Signs that the training of a world model goes wrong (docs/algorithm.md 2.9)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

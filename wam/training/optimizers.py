@@ -12,7 +12,7 @@ def optimizers(model: WorldModel, training: WorldModelTraining) -> list[torch.op
     """AdamW for what :class:`Muon` does not train; its groups know their relative rate.
 
     Matrices and kernels decay, biases and LayerNorm do not, except with ``compat: diwa``, where
-    everything does (algorithm contract 2.8).
+    everything does (docs/algorithm.md 2.8).
     """
     images = _image_weights(model) if training.image_optimizer == "muon" else []
     taken = {id(p) for p in images}

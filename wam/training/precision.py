@@ -1,7 +1,7 @@
 """Which number format the networks compute in: bf16 on a GPU that has it.
 
 Logits, divergences, losses and normalisation stay in fp32 either way, and bf16 needs no loss scale
-(algorithm contract 2.8). The choice follows from the device alone: what a trial would measure
+(docs/algorithm.md 2.8). The choice follows from the device alone: what a trial would measure
 depends on what else runs, and the same settings would give other weights.
 """
 

@@ -1,7 +1,7 @@
 """How good a world model is on fixed windows: filtering, prediction, inverse dynamics.
 
 Open loop = filter the first frame from the zero state, then predict the rest from the recorded
-actions alone, one prior sample per step (algorithm contract 8.1). Frame 0, which is given, is not
+actions alone, one prior sample per step (docs/algorithm.md 8.1). Frame 0, which is given, is not
 counted.
 
 T = time, B = rows.

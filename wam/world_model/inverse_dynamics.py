@@ -1,7 +1,7 @@
 """Inverse-dynamics head: which actions led from one embedding to a later one (WAM's addition).
 
 It reads encoder embeddings and not latent features, because the deterministic state already
-contains the action (algorithm contract 2.6).
+contains the action (docs/algorithm.md 2.6).
 
 T = time, B = batch, K = steps between the two frames of a pair, E = embedding.
 """

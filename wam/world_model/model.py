@@ -3,7 +3,7 @@
 WAM (arXiv:2603.28955) is DreamerV2's world model plus the inverse-dynamics head; the ``dreamerv2``
 variant is the same module with an action scale of 0. Images are summed over pixels, channels and
 cameras with a factor 1/2, the KL is summed over categoricals, the action error is averaged over the
-seven dimensions, and all are averaged over batch and time (algorithm contract 2.4 and 2.7, reading
+seven dimensions, and all are averaged over batch and time (docs/algorithm.md 2.4 and 2.7, reading
 1).
 
 Shape suffixes: T = time, B = batch, N = frames in a row (T B, or those of them that are decoded),

@@ -1,4 +1,4 @@
-"""Convolutional encoder and decoder of the world model (algorithm contract 2.1 and 2.3).
+"""Convolutional encoder and decoder of the world model (docs/algorithm.md 2.1 and 2.3).
 
 Two cameras with the same architecture and separate weights. Images are channels-last in memory, in
 which convolutions are faster (docs/performance.md).
@@ -124,7 +124,7 @@ def initialize(module: nn.Module, generator: torch.Generator) -> None:
     """Fill all parameters of ``module`` with the reference's initial values.
 
     Xavier-uniform weights, orthogonal recurrent weights, zero biases, LayerNorm 1 and 0
-    (algorithm contract 2.8).
+    (docs/algorithm.md 2.8).
     """
     for part in module.modules():
         own = dict(part.named_parameters(recurse=False))

@@ -2,7 +2,7 @@
 
 Of actions: probes of a_t on visual embeddings [v_t; v_{t+1}]. The training loss of the
 inverse-dynamics head does not tell, because the head also reads proprioception, which nearly
-contains the action (algorithm contract 2.6). These probes see images alone.
+contains the action (docs/algorithm.md 2.6). These probes see images alone.
 
 Of the scene: probes of the joints and lights on embeddings and on latents. What a latent does not
 say, neither a reward classifier nor a policy can know.

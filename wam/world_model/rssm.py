@@ -1,4 +1,4 @@
-"""Recurrent state-space model with categorical latents (DreamerV2; algorithm contract 2.2).
+"""Recurrent state-space model with categorical latents (DreamerV2; docs/algorithm.md 2.2).
 
 The current frame's embedding enters only the posterior of its own step; the recurrent state sees
 the previous latent and the action that led to the frame.
@@ -127,7 +127,7 @@ class Rssm(nn.Module):
         The same computation as T times :meth:`filter_step`, with everything that does not depend on
         the recurrent state done for all steps at once. The prior of step t is the prediction made
         before its frame was seen. Without ``reset_actions`` rows with ``is_first`` forget the state
-        alone, as the reference does (algorithm contract 1.7).
+        alone, as the reference does (docs/algorithm.md 1.7).
         """
         steps, batch = embedding.shape[:2]
         keep_TB1 = (~is_first).unsqueeze(-1).to(state.deter.dtype).unbind()

@@ -1,4 +1,4 @@
-"""The language annotations of a split. Source: CALVIN contract 1.5 and 1.8."""
+"""The language annotations of a split. Source: docs/calvin.md 1.5 and 1.8."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

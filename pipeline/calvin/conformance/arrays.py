@@ -1,4 +1,4 @@
-"""The arrays of a frame: keys, dtypes, shapes, readable files. Source: CALVIN contract 1.3."""
+"""The arrays of a frame: keys, dtypes, shapes, readable files. Source: docs/calvin.md 1.3."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

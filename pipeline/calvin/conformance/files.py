@@ -1,6 +1,6 @@
 """The files of a split: names, episode table, gaps, recording configuration, statistics.
 
-Source: CALVIN contract 1.1, 1.2, 1.6 to 1.8.
+Source: docs/calvin.md 1.1, 1.2, 1.6 to 1.8.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 What the states can tell is limited but certain: a block cannot be inside the furniture, nor the
 sliding door beyond its end. Two scenes that differ only in what nobody touched stay possible.
 
-Source: CALVIN contract 1.1, 1.8, 2.8 and 3.
+Source: docs/calvin.md 1.1, 1.8, 2.8 and 3.
 """
 
 from collections.abc import Iterator

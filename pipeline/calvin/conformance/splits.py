@@ -1,4 +1,4 @@
-"""Training beside validation, and the name of their folder. Source: CALVIN contract 1.1."""
+"""Training beside validation, and the name of their folder. Source: docs/calvin.md 1.1."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
 """The numbers in the frames: ranges, lights, gripper commands, actions.
 
-Source: CALVIN contract 1.3, 1.4 and 2.2.
+Source: docs/calvin.md 1.3, 1.4 and 2.2.
 """
 
 from collections.abc import Iterator
@@ -33,8 +33,8 @@ USUAL: dict[str, dict[int, tuple[float, float]]] = {
         12: (-0.0873, 3.8223),
     },
 }
-"""Lowest and highest value in all of CALVIN's data (contract 1.3), the limits of the arm's joints,
-and for the fingers what recordings of CALVIN's simulator hold."""
+"""Lowest and highest value in all of CALVIN's data (docs/calvin.md 1.3), the limits of the arm's
+joints, and for the fingers what recordings of CALVIN's simulator hold."""
 _USUAL_MARGIN = 0.01
 
 _OTHERWISE_CHECKED: dict[str, list[int] | slice] = {
@@ -88,7 +88,7 @@ def encodings(split: Split) -> Iterator[Finding]:
 
 
 def relative(actions: np.ndarray, robot_obs: np.ndarray) -> np.ndarray:
-    """``rel_actions`` [N, 7] of ``actions`` [N, 7] and ``robot_obs`` [N, 15] (contract 1.4)."""
+    """``rel_actions`` [N, 7] of ``actions`` [N, 7] and ``robot_obs`` [N, 15] (docs/calvin.md 1.4)"""
     position = (actions[:, :3] - robot_obs[:, :3]) / POSITION_STEP_M
     turn = _wrapped(actions[:, 3:6] - robot_obs[:, 3:6])
     motion = np.concatenate([position, turn / ROTATION_STEP_RAD], axis=1).clip(-1, 1)

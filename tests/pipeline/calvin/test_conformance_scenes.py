@@ -30,7 +30,7 @@ D_TRAINING = ((53819, 219634), (244285, 399945), (420499, 611098))
 
 
 def test_release_is_recognised_and_its_scene_known(training: Split) -> None:
-    """CALVIN contract 1.1; scene A for D is the known error of mees/calvin#40."""
+    """docs/calvin.md 1.1; scene A for D is the known error of mees/calvin#40."""
     right = with_episodes(training, *D_TRAINING, scene_info={"calvin_scene_D": (0, 611098)})
     release = scenes.release_of(right)
     assert release is not None
@@ -55,7 +55,7 @@ def test_ranges_of_several_scenes(training: Split) -> None:
 
 
 def test_more_windows_than_calvin_annotated(training: Split) -> None:
-    """150 per task in the 512,077 frames of D, up to three more by a race (contract 1.5)."""
+    """150 per task in the 512,077 frames of D, up to three more by a race (docs/calvin.md 1.5)."""
 
     def annotated(count: int) -> Split:
         windows = [language.Annotation("open_drawer", "x", at, at + 64) for at in range(count)]
@@ -82,7 +82,7 @@ def test_more_windows_than_calvin_annotated(training: Split) -> None:
 def test_places_of_a_block_rule_scenes_out(
     block: tuple[float, float, float], possible: str
 ) -> None:
-    """The shelf and the drawer of CALVIN contract 3.2."""
+    """The shelf and the drawer of docs/calvin.md 3.2."""
     state = np.zeros((1, 24))
     state[:, 6:9] = state[:, 12:15] = state[:, 18:21] = block
     fits = [name for name, scene in SCENES.items() if not scenes.impossible(state, scene).any()]

@@ -7,7 +7,7 @@ from pipeline.calvin import metadata
 from pipeline.calvin.scenes import block_order, canonical_blocks, episode_scenes
 from wam.errors import WamError
 
-ORDERS = {  # CALVIN contract 1.3
+ORDERS = {  # docs/calvin.md 1.3
     "A": ["pink", "blue", "red"],
     "B": ["red", "blue", "pink"],
     "C": ["blue", "red", "pink"],

@@ -1,6 +1,6 @@
 """The adapter of the official package, against a stand-in with the package's shapes and traps.
 
-The stand-in is made from its documented behaviour (CALVIN contract 1.7, 2.3 to 2.10) and is found
+The stand-in is made from its documented behaviour (docs/calvin.md 1.7, 2.3 to 2.10) and is found
 and configured the way the package is; behind it is the embedded simulator.
 """
 

@@ -27,7 +27,7 @@ SPOTS = {
 }
 """Where blocks rest; the sliding door, when closed, leaves this part of the shelf open."""
 LIFT_M = {"table": 0.05, "slider": 0.03, "drawer": 0.05}
-"""CALVIN contract 4: how far a block must be lifted off each surface."""
+"""docs/calvin.md 4: how far a block must be lifted off each surface."""
 ACROSS = DOWN[2]
 """A block's yaw at which the open hand fits around its width."""
 TABLE, SHELF, DRAWER = SPOTS.values()

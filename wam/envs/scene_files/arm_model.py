@@ -1,7 +1,7 @@
 """URDF of the Franka arm with CALVIN's longer fingers, tool frame and wrist camera.
 
 The arm's meshes are those that ship with pybullet_data, named by path; fingers and pads are our
-own. Numbers: CALVIN contract 2.2.
+own. Numbers: docs/calvin.md 2.2.
 """
 
 from math import cos, pi, sin

@@ -1,6 +1,6 @@
 """The numbers of the play tables A to D: metres, kilograms, radians.
 
-Source: CALVIN contract 2.7, 2.8 and 3.
+Source: docs/calvin.md 2.1 to 2.3, 2.7, 2.8 and 3.
 """
 
 from dataclasses import dataclass

@@ -150,7 +150,7 @@ def _link(name: str, mass: float, collisions: list[Shape], visuals: list[Shape])
 
 
 def _moving_links(writer: "_Writer") -> list[str]:
-    """Button, switch, sliding door and drawer (CALVIN contract 3.3)."""
+    """Button, switch, sliding door and drawer (docs/calvin.md 3.3)."""
     button = [cylinder(0.032, 0.0, 0.024, axis=1)]
     button_collision = [cylinder_shape(0.032, 0.024, (0.0, 0.012, 0.0), (pi / 2, 0.0, 0.0))]
     switch = _switch()
@@ -206,7 +206,7 @@ def _fixed_links(writer: "_Writer", scene: g.SceneGeometry) -> list[str]:
 
 
 def _joints(scene: g.SceneGeometry) -> list[str]:
-    """All joints in CALVIN's order, which fixes their indices (CALVIN contract 3.1)."""
+    """All joints in CALVIN's order, which fixes their indices (docs/calvin.md 3.1)."""
     moving: tuple[tuple[str, str, g.Vector, g.Vector, g.Vector, float], ...] = (
         (g.BUTTON_JOINT, "button", scene.button, g.TABLE_RPY, (0.0, -1.0, 0.0), g.BUTTON_LIMIT),
         (g.SWITCH_JOINT, "switch", scene.switch, g.SWITCH_RPY, (0.0, 0.0, -1.0), g.SWITCH_LIMIT),
@@ -236,7 +236,7 @@ def _joints(scene: g.SceneGeometry) -> list[str]:
 
 
 def _base(scene: g.SceneGeometry) -> list[Solid]:
-    """The fixed body (CALVIN contract 3.2)."""
+    """The fixed body (docs/calvin.md 3.2)."""
     c0, c1 = scene.opening
     d0, d1 = scene.bay
     top, roof = g.TABLE_TOP, g.CABINET_TOP

@@ -1,4 +1,4 @@
-"""The forms in which the arm takes an action (CALVIN contract 2.3).
+"""The forms in which the arm takes an action (docs/calvin.md 2.3).
 
 Without a name, 7 numbers are ``cartesian_rel`` and a tuple of 3 is ``cartesian_abs``. Otherwise an
 action is a dict with one of the keys

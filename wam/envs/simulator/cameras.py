@@ -1,4 +1,4 @@
-"""The static and the wrist camera (CALVIN contract 2.9)."""
+"""The static and the wrist camera (docs/calvin.md 2.9)."""
 
 from typing import NamedTuple
 

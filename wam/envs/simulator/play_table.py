@@ -43,15 +43,15 @@ class PlayTableEnv(gymnasium.Env[ObservationDict, np.ndarray]):
     Observations: ``robot_obs`` float64 [15], ``scene_obs`` float64 [24] and, with ``cameras``,
     ``rgb_static`` and ``rgb_gripper`` uint8 [size, size, 3]; with ``depth`` too, ``depth_static``
     and ``depth_gripper`` float32 [size, size] in metres along the optical axis. Actions: relative,
-    float [7] (CALVIN contract 2.3): x, y, z in units of 2 cm, Euler angles in units of 0.05 rad,
+    float [7] (docs/calvin.md 2.3): x, y, z in units of 2 cm, Euler angles in units of 0.05 rad,
     added to the robot's accumulated target and not clipped; the gripper exactly -1 (close) or +1
     (open). Absolute poses and joint angles are taken as well, in the forms of
     :mod:`wam.envs.simulator.actions`. The reward is always 0 and no step terminates: tasks are
     judged by :mod:`wam.envs.oracle` from two ``info``.
 
     Every environment owns a physics client, and every episode a world that is built anew, in some
-    20 ms (CALVIN's: 150): the engine remembers more than the states of its bodies (contract 2.5),
-    so only then do the same reset and actions give the same states to the last bit.
+    20 ms (CALVIN's: 150): the engine remembers more than the states of its bodies (docs/calvin.md
+    2.5), so only then do the same reset and actions give the same states to the last bit.
 
     Raises WamError for an unknown scene, renderer or robot model, a missing asset, and malformed
     reset states or actions; after the latter the environment goes on as if nothing had been asked.

@@ -1,4 +1,4 @@
-"""The arm: motors, inverse kinematics and state (CALVIN contract 2.2 to 2.6)."""
+"""The arm: motors, inverse kinematics and state (docs/calvin.md 2.2 to 2.6)."""
 
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ class Robot:
         return state[0], state[1]
 
     def observe(self) -> tuple[np.ndarray, dict[str, Any]]:
-        """``robot_obs`` float64 [15] (CALVIN contract 1.3) and ``robot_info``."""
+        """``robot_obs`` float64 [15] (docs/calvin.md 1.3) and ``robot_info``."""
         position, quaternion = self.tcp()
         euler = pybullet.getEulerFromQuaternion(quaternion)
         states = pybullet.getJointStates(

@@ -1,4 +1,4 @@
-"""The play table at work: doors, button, switch, lights and blocks (CALVIN contract 2.5 to 2.8)."""
+"""The play table at work: doors, button, switch, lights and blocks (docs/calvin.md 2.5 to 2.8)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,7 +100,7 @@ class Table:
         self._switch_on = switch_on
 
     def observe(self) -> tuple[np.ndarray, dict[str, Any]]:
-        """``scene_obs`` float64 [24] (CALVIN contract 1.3) and ``scene_info`` (contract 2.6)."""
+        """``scene_obs`` float64 [24] and ``scene_info`` (docs/calvin.md 1.3, 2.6)."""
         slide, drawer, button, switch = (
             state[0]
             for state in pybullet.getJointStates(
@@ -195,7 +195,7 @@ class Table:
         pybullet.resetBaseVelocity(uid, [0, 0, 0], [0, 0, 0], physicsClientId=self._client)
 
     def _scatter(self, rng: np.random.Generator) -> None:
-        """Draw block poses until no two blocks touch (CALVIN contract 2.8)."""
+        """Draw block poses until no two blocks touch (docs/calvin.md 2.8)."""
         surfaces = [np.array(surface) for surface in self._geometry.surfaces.values()]
         uids = set(self.blocks.values())
         for _ in range(_SAMPLING_TRIES):

@@ -67,7 +67,7 @@ def test_every_manner_solves_the_task(
 
 @pytest.mark.parametrize("task", TASKS)
 def test_hindsight_actions_replay(env: PlayTableEnv, task: str) -> None:
-    """CALVIN contract 2.3: relabelled actions solve the task, a little later."""
+    """docs/calvin.md 2.3: relabelled actions solve the task, a little later."""
     options = random_start(env, np.random.default_rng(5), task)
     observations = solve(env, task, options)
     states = [observation["robot_obs"] for observation in observations]

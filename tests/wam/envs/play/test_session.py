@@ -72,14 +72,14 @@ def test_play_fails_as_policies_do(env: PlayTableEnv) -> None:
 
 
 def test_motion_fits_into_relative_actions(episodes: list[Episode]) -> None:
-    """Faster than 2 cm per frame is clipped away (CALVIN contract 1.4)."""
+    """Faster than 2 cm per frame is clipped away (docs/calvin.md 1.4)."""
     for episode in episodes:
         motion = np.abs(np.diff(episode.robot_obs[:, :3], axis=0))
         assert (motion > 0.02).mean() < 0.05
 
 
 def test_windows_show_their_task(episodes: list[Episode]) -> None:
-    """CALVIN contract 1.5: achieved between the first frame and the last before ``stop``."""
+    """docs/calvin.md 1.5: achieved between the first frame and the last before ``stop``."""
     for episode in episodes:
         assert len(episode.windows) > len(episode.executions)
         for window in episode.windows:

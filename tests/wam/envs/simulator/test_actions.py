@@ -142,7 +142,7 @@ def two_centimetres_up(env: PlayTableEnv, form: str) -> Any:
 
 @pytest.mark.parametrize("form", ["relative", "tuple", "euler", "quaternion"])
 def test_step_response(home: PlayTableEnv, form: str) -> None:
-    """CALVIN contract 2.2: the share of 2 cm that the TCP has risen after 1 to 7 steps."""
+    """docs/calvin.md 2.2: the share of 2 cm that the TCP has risen after 1 to 7 steps."""
     start = home.target_pose[2]
     actions = [two_centimetres_up(home, form), *[HOLD] * 6]
     heights = [home.step(action)[0]["robot_obs"][2] for action in actions]
@@ -217,7 +217,7 @@ def test_relative_joints_start_from_the_measured_ones(home: PlayTableEnv) -> Non
 
 
 def test_the_joints_stop_at_the_arms_limits(home: PlayTableEnv) -> None:
-    """CALVIN contract 2.2: joint 7 turns by at most 2.9671 rad."""
+    """docs/calvin.md 2.2: joint 7 turns by at most 2.9671 rad."""
     for _ in range(60):
         observation = home.step({"joint_abs": [*JOINTS[:6], 9.0, 1]})[0]["robot_obs"]
     assert observation[13] == pytest.approx(2.9671, abs=1e-3)
