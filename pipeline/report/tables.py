@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.evaluation.results import (
-    Results,
-    percent,
-    points,
-)
+from pipeline.evaluation.results import Results
 
 
 def metrics(results: Results) -> dict[str, dict[str, float]]:
@@ -29,12 +25,13 @@ def _body(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table as text."""
     header = ["success % [95 % interval]", *(policy.label for policy in results.policies)]
     body = []
-    for task in results.tasks:
-        cells = (results.cells.get((task, policy)) for policy in results.policies)
-        body.append([task, *("-" if cell is None else percent(cell.rate) for cell in cells)])
-    if len(results.tasks) > 1:
-        averages = (results.macro.get(policy) for policy in results.policies)
-        body.append(["macro average", *("-" if a is None else percent(a) for a in averages)])
+    for name, rates in results.table.items():
+        found = (rates.get(policy) for policy in results.policies)
+        cells = (
+            "-" if r is None else f"{100 * r.value:.1f} [{100 * r.low:.0f}-{100 * r.high:.0f}]"
+            for r in found
+        )
+        body.append([name, *cells])
     return header, body
 
 
@@ -53,10 +50,12 @@ def about_intervals(results: Results) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    differences = (
-        f"{one.first.label} - {one.second.label}: {points(one.estimate)} points ({one.scope})"
-        for one in results.differences
-    )
+    """The differences in percentage points, and what the intervals speak of."""
+    differences = []
+    for one in results.differences:
+        value, low, high = (f"{100 * share:+.1f}" for share in one.estimate)
+        sides = f"{one.first.label} - {one.second.label}"
+        differences.append(f"{sides}: {value} [{low}, {high}] points ({one.scope})")
     return [*differences, about_intervals(results)]
 
 
