@@ -148,7 +148,8 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
         ]
         for file in (SUMMARY, "rollouts.json")
     )
-    tuned = {variant: _finetuned(rows, variant) for variant in variants}
+    made = {(row["variant"], row["stage"]) for row in rows}
+    tuned = {v: next((s for s in FINETUNED.values() if (v, s) in made), "ppo") for v in variants}
     policies = (
         PolicyName(None, "expert"),
         PolicyName(None, "zero"),
@@ -201,12 +202,6 @@ def _precision_and_recall(
     claimed = sum(rollout[verdict] for rollout in rollouts)
     successes = sum(rollout["success"] for rollout in rollouts)
     return hits / claimed if claimed else None, hits / successes if successes else None
-
-
-def _finetuned(rows: list[dict[str, Any]], variant: str) -> str:
-    """Stage of the variant's fine-tuned policy; that of imagination where there is none."""
-    found = {row["stage"] for row in rows if row["variant"] == variant}
-    return next((stage for stage in FINETUNED.values() if stage in found), "ppo")
 
 
 def _cell(rollouts: Sequence[Mapping[str, Any]]) -> Cell:

@@ -10,15 +10,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from markupsafe import Markup
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    PercentFormatter,
-    StrMethodFormatter,
-)
 
 from pipeline.evaluation.results import PolicyName, Results
 
@@ -122,7 +116,7 @@ def success_bars(results: Results) -> Markup | None:
     axes.set_xticks(range(len(groups)), labels)
     axes.tick_params(axis="x", length=0, labelcolor=_TEXT)
     axes.set_ylim(0, 1.04)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
     axes.grid(axis="x", visible=False)
     figure.legend(loc="outside upper left", ncols=len(policies), handlelength=1.0)
     return _svg(figure, "success rate per task and policy with 95 % intervals")
@@ -182,7 +176,7 @@ def imagined_against_simulated(results: Results) -> Markup | None:
     axes.tick_params(axis="y", length=0, labelcolor=_TEXT)
     axes.set_ylim(len(keys) - 0.4, -0.6)
     axes.set_xlim(-0.03, 1.03)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0))
     axes.grid(axis="y", visible=False)
     axes.scatter([], [], s=46, facecolor="none", edgecolor=_FAINT, label="imagined")
     axes.scatter([], [], s=46, color=_FAINT, label="simulated")
@@ -206,15 +200,15 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     if panel.log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     if panel.percent:
         axes.set_ylim(-0.02, 1.02)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
 
 
 def _svg(figure: Figure, description: str) -> Markup:

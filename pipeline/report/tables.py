@@ -11,14 +11,10 @@ from pipeline.evaluation.results import Results
 
 def metrics(results: Results) -> dict[str, dict[str, float]]:
     """Macro averages for ``dvc metrics``: policy -> success rate."""
-    return {
-        policy.variant or "controls": {
-            other.stage: estimate.value
-            for other, estimate in results.macro.items()
-            if other.variant == policy.variant
-        }
-        for policy in results.macro
-    }
+    found: dict[str, dict[str, float]] = {}
+    for policy, estimate in results.macro.items():
+        found.setdefault(policy.variant or "controls", {})[policy.stage] = estimate.value
+    return found
 
 
 def _body(results: Results) -> tuple[list[str], list[list[str]]]:

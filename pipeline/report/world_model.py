@@ -67,21 +67,20 @@ def curves(layout: Layout) -> Markup | None:
 
 def quality(found: Mapping[str, Any]) -> Table:
     """Every measure by camera, single horizons for the mean of both, and the paired differences."""
-    names = {variant: VARIANT_NAMES[variant] for variant in VARIANTS}
-    between = f"{' - '.join(names.values())} [95 %]"
+    between = f"{' - '.join(VARIANT_NAMES.values())} [95 %]"
     rows = []
     for row in found["quality"]:
         if row["horizon"] is None or row["camera"] == "both":
             label, form = _MEASURES[row["measure"]]
             camera = "both cameras" if row["camera"] == "both" else f"{row['camera']} camera"
             step = "" if row["horizon"] is None else f", step {row['horizon']}"
-            cells = {name: _spread(row[v], form) for v, name in names.items()}
+            cells = {name: _spread(row[v], form) for v, name in VARIANT_NAMES.items()}
             difference = _interval(row["difference"], form)
             rows.append({"measure": f"{label}, {camera}{step}", **cells, between: difference})
     for measure, entry in found["perceptual"].items():
         if VARIANTS[0] in entry:
             label, form = _MEASURES[measure]
-            cells = {name: form.format(entry[v]["both"]) for v, name in names.items()}
+            cells = {name: form.format(entry[v]["both"]) for v, name in VARIANT_NAMES.items()}
             rows.append({"measure": label, **cells, between: ""})
     return rows
 
@@ -94,7 +93,7 @@ def not_computed(found: Mapping[str, Any]) -> dict[str, str]:
 
 def probes(found: Mapping[str, Any]) -> Table:
     """What the encoders tell about the actions, and the predicted frames."""
-    encoders = {"untrained": "untrained"} | {v: VARIANT_NAMES[v] for v in VARIANTS}
+    encoders = {"untrained": "untrained"} | VARIANT_NAMES
     scores = {
         f"{label}, {kind_label}": found["probe"][encoder][kind]
         for kind, kind_label in _PROBES.items()
