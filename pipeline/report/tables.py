@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.evaluation.results import Results
+from pipeline.evaluation.statistics import Estimate
 
 
 def metrics(results: Results) -> dict[str, dict[str, float]]:
@@ -49,9 +50,9 @@ def notes(results: Results) -> list[str]:
     """The differences in percentage points, and what the intervals speak of."""
     differences = []
     for one in results.differences:
-        value, low, high = (f"{100 * share:+.1f}" for share in one.estimate)
-        sides = f"{one.first.label} - {one.second.label}"
-        differences.append(f"{sides}: {value} [{low}, {high}] points ({one.scope})")
+        points = Estimate(*(100 * share for share in one.estimate)).signed(".1f")
+        label = f"{one.first.label} - {one.second.label}"
+        differences.append(f"{label}: {points} points ({one.scope})")
     return [*differences, about_intervals(results)]
 
 

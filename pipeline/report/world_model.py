@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation.results import VARIANT_NAMES
+from pipeline.evaluation.statistics import Estimate
 from pipeline.report.figures import COLOURS, Panel, Series, panels
 from pipeline.report.sections import CAMERAS
 from pipeline.report.sources import Table, optional_json
@@ -16,12 +17,12 @@ from wam.tasks import FIXTURES
 RESULT_FILE = "world_model.json"
 
 _MEASURES = {
-    "psnr": ("PSNR (dB)", "{:.2f}"),
-    "ssim": ("SSIM", "{:.3f}"),
-    "lpips": ("LPIPS", "{:.3f}"),
-    "st_lpips": ("ST-LPIPS", "{:.3f}"),
-    "posterior_psnr": ("PSNR filtered (dB)", "{:.2f}"),
-    "fvd": ("FVD", "{:.1f}"),
+    "psnr": ("PSNR (dB)", ".2f"),
+    "ssim": ("SSIM", ".3f"),
+    "lpips": ("LPIPS", ".3f"),
+    "st_lpips": ("ST-LPIPS", ".3f"),
+    "posterior_psnr": ("PSNR filtered (dB)", ".2f"),
+    "fvd": ("FVD", ".1f"),
 }
 """Names and formats; of the distances less is better."""
 _VIEWS = {
@@ -32,9 +33,9 @@ _VIEWS = {
 _PROBES = {"linear": "linear", "mlp": "one hidden layer"}
 
 
-def result(layout: Layout) -> dict[str, Any] | None:
-    """The evaluation's result, None where there is none."""
-    return optional_json(layout.world_model_evaluation / RESULT_FILE)
+def result(layout: Layout) -> dict[str, Any]:
+    """The evaluation's result, empty where there is none."""
+    return optional_json(layout.world_model_evaluation / RESULT_FILE) or {}
 
 
 def curves(layout: Layout) -> Markup | None:
@@ -74,13 +75,16 @@ def quality(found: Mapping[str, Any]) -> Table:
             label, form = _MEASURES[row["measure"]]
             camera = "both cameras" if row["camera"] == "both" else f"{row['camera']} camera"
             step = "" if row["horizon"] is None else f", step {row['horizon']}"
-            cells = {name: _spread(row[v], form) for v, name in VARIANT_NAMES.items()}
-            difference = _interval(row["difference"], form)
+            cells = {
+                name: f"{row[v]['mean']:{form}} ± {row[v]['std']:{form}}"
+                for v, name in VARIANT_NAMES.items()
+            }
+            difference = Estimate(**row["difference"]).signed(form) if row["difference"] else "-"
             rows.append({"measure": f"{label}, {camera}{step}", **cells, between: difference})
     for measure, entry in found["perceptual"].items():
         if VARIANTS[0] in entry:
             label, form = _MEASURES[measure]
-            cells = {name: form.format(entry[v]["both"]) for v, name in VARIANT_NAMES.items()}
+            cells = {name: f"{entry[v]['both']:{form}}" for v, name in VARIANT_NAMES.items()}
             rows.append({"measure": label, **cells, between: ""})
     return rows
 
@@ -127,16 +131,3 @@ def scene_probes(found: Mapping[str, Any]) -> Table:
         for v in VARIANTS
         for view, label in _VIEWS.items()
     ]
-
-
-def _spread(values: Mapping[str, float], form: str) -> str:
-    return f"{form.format(values['mean'])} ± {form.format(values['std'])}"
-
-
-def _interval(difference: Mapping[str, float] | None, form: str) -> str:
-    if difference is None:
-        return "-"
-    value, low, high = (
-        form.replace(":", ":+").format(difference[key]) for key in ("value", "low", "high")
-    )
-    return f"{value} [{low}, {high}]"

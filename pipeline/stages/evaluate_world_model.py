@@ -28,7 +28,7 @@ from pipeline.evaluation.perceptual import (
     open_available,
 )
 from pipeline.evaluation.results import trained_apart
-from pipeline.evaluation.statistics import paired_difference
+from pipeline.evaluation.statistics import Estimate, paired_difference
 from pipeline.params import EvaluateWorldModel, Profile
 from pipeline.store.open import open_store
 from wam import device as devices
@@ -231,14 +231,14 @@ def _frechet(name: str, opened: Mapping[str, OpenLoop]) -> dict[str, dict[str, f
 
 def _curve(entry: OpenLoop) -> list[dict[str, float]]:
     """Means and standard deviations over sequences, a record per horizon."""
-    records = []
-    for step in range(len(entry.quality["psnr", BOTH])):
-        record: dict[str, float] = {"horizon": step + 1}
-        for (name, camera), values in entry.quality.items():
-            record[f"{name}_{camera}"] = float(values[step].mean())
-            record[f"{name}_{camera}_std"] = float(values[step].std())
-        records.append(record)
-    return records
+    return [
+        {
+            "horizon": step + 1,
+            **{f"{n}_{c}": float(v[step].mean()) for (n, c), v in entry.quality.items()},
+            **{f"{n}_{c}_std": float(v[step].std()) for (n, c), v in entry.quality.items()},
+        }
+        for step in range(len(entry.quality["psnr", BOTH]))
+    ]
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -267,15 +267,12 @@ def _show(result: Mapping[str, Any]) -> None:
     for row in result["quality"]:
         if row["camera"] == BOTH:
             form = ".2f" if "psnr" in row["measure"] else ".3f"
-            difference = "-"
-            if found := row["difference"]:
-                value, low, high = (f"{found[end]:+{form}}" for end in ("value", "low", "high"))
-                difference = f"{value} [{low}, {high}]"
+            difference = row["difference"]
             table.add_row(
                 row["measure"],
                 "all" if row["horizon"] is None else str(row["horizon"]),
                 *(f"{row[v]['mean']:{form}} ± {row[v]['std']:{form}}" for v in VARIANTS),
-                difference,
+                Estimate(**difference).signed(form) if difference else "-",
             )
     console.console.print(table)
     console.note("differences: of these two trained models, over the same held-out sequences")

@@ -32,7 +32,7 @@ def run(profile: Profile, layout: Layout) -> None:
         path = target.directory
         write_json(path / "summary.json", results.rows)
         write_json(path / "metrics.json", tables.metrics(results))
-        if (evaluated := world_model.result(layout)) is not None:
+        if evaluated := world_model.result(layout):
             write_json(path / world_model.RESULT_FILE, evaluated)
         (path / "table.md").write_text(tables.markdown(results, notes))
         (path / "table.txt").write_text(tables.plain(results, notes))
