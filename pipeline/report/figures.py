@@ -76,7 +76,6 @@ class Panel:
     title: str
     series: Sequence[Series]
     x_label: str
-    y_label: str = ""
     percent: bool = False
     log: bool = False
 
@@ -199,7 +198,6 @@ def _draw(axes: Axes, panel: Panel) -> None:
             axes.fill_between(series.x, *series.band, color=series.colour, alpha=0.15, linewidth=0)
     axes.set_title(panel.title)
     axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     if panel.log:
         axes.set_yscale("log")

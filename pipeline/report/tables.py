@@ -21,15 +21,18 @@ def metrics(results: Results) -> dict[str, dict[str, float]]:
 def _body(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table as text."""
     header = ["success % [95 % interval]", *(policy.label for policy in results.policies)]
-    body = []
-    for name, rates in results.table.items():
-        found = (rates.get(policy) for policy in results.policies)
-        cells = (
-            "-" if r is None else f"{100 * r.value:.1f} [{100 * r.low:.0f}-{100 * r.high:.0f}]"
-            for r in found
-        )
-        body.append([name, *cells])
+    body = [
+        [name, *(_percent(rates.get(policy)) for policy in results.policies)]
+        for name, rates in results.table.items()
+    ]
     return header, body
+
+
+def _percent(rate: Estimate | None) -> str:
+    """``58.6 [41-75]``, "-" where there is none."""
+    if rate is None:
+        return "-"
+    return f"{100 * rate.value:.1f} [{100 * rate.low:.0f}-{100 * rate.high:.0f}]"
 
 
 def about_intervals(results: Results) -> str:
