@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.artifacts.manifests import read_json
+from pipeline.artifacts.manifests import SUMMARY, read_json
 from pipeline.evaluation.statistics import Estimate, success_difference, success_rate
 from wam.errors import WamError
 
@@ -38,16 +38,25 @@ class PolicyName(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """Success of one policy on one task, over starts and seeds."""
+    """Success of one policy on one task."""
 
-    successes: int
-    starts: int
-    seeds: int
+    frame_ids: list[int]
+    """The starts"""
+    outcomes: np.ndarray
+    """bool [starts, seeds]"""
     rate: Estimate
 
     @property
+    def successes(self) -> int:
+        return int(self.outcomes.sum())
+
+    @property
     def episodes(self) -> int:
-        return self.starts * self.seeds
+        return self.outcomes.size
+
+    @property
+    def seeds(self) -> int:
+        return self.outcomes.shape[1]
 
 
 class Agreement(NamedTuple):
@@ -108,12 +117,20 @@ class Results:
     """Only of policies with a result on every task"""
     differences: list[Difference]
     agreement: dict[tuple[str, PolicyName], Agreement]
-    """Pooled over seeds"""
+    """Pooled over seeds, in the order of tasks and policies"""
 
     @property
     def num_seeds(self) -> int:
         """The most seeds that any policy was trained with."""
         return max((cell.seeds for cell in self.cells.values()), default=0)
+
+    @property
+    def table(self) -> dict[str, dict[PolicyName, Estimate]]:
+        """Success rates by task, and the macro average where there are several tasks."""
+        rows: dict[str, dict[PolicyName, Estimate]] = {task: {} for task in self.tasks}
+        for (task, policy), cell in self.cells.items():
+            rows[task][policy] = cell.rate
+        return rows | ({"macro average": self.macro} if len(self.tasks) > 1 else {})
 
 
 def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, ...]) -> Results:
@@ -121,15 +138,18 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
 
     Raises WamError where policies to be compared, or their seeds, started from different states.
     """
-    rows: list[dict[str, Any]] = []
-    rollouts: list[dict[str, Any]] = []
-    for directory in evaluations:
-        if (directory / "summary.json").is_file():
-            rows += read_json(directory / "summary.json")
-            rollouts += read_json(directory / "rollouts.json")
-    rows = [row for row in rows if row["task"] in tasks]
-    rollouts = [rollout for rollout in rollouts if rollout["task"] in tasks]
-    tuned = {variant: _finetuned(rows, variant) for variant in variants}
+    complete = [directory for directory in evaluations if (directory / SUMMARY).is_file()]
+    rows, rollouts = (
+        [
+            row
+            for directory in complete
+            for row in read_json(directory / file)
+            if row["task"] in tasks
+        ]
+        for file in (SUMMARY, "rollouts.json")
+    )
+    made = {(row["variant"], row["stage"]) for row in rows}
+    tuned = {v: next((s for s in FINETUNED.values() if (v, s) in made), "ppo") for v in variants}
     policies = (
         PolicyName(None, "expert"),
         PolicyName(None, "zero"),
@@ -138,33 +158,35 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
     grouped = defaultdict(list)
     for rollout in rollouts:
         grouped[rollout["task"], PolicyName(rollout["variant"], rollout["stage"])].append(rollout)
-    outcomes = {key: _outcomes(group) for key, group in grouped.items()}
-    cells = {
-        key: Cell(int(table.sum()), len(table), table.shape[1], success_rate([table]))
-        for key, (_, table) in outcomes.items()
-    }
-    macro = {
-        policy: success_rate([outcomes[task, policy].table for task in tasks])
+    cells = {key: _cell(group) for key, group in grouped.items()}
+    by_policy = {
+        policy: [cells[task, policy] for task in tasks]
         for policy in policies
         if all((task, policy) in cells for task in tasks)
     }
+    macro = {
+        policy: success_rate([cell.outcomes for cell in row]) for policy, row in by_policy.items()
+    }
     stages = ("bc", *FINETUNED.values())
     pairs = [(PolicyName("wam", stage), PolicyName("dreamerv2", stage)) for stage in stages]
-    pairs += [
-        (PolicyName(variant, tuned[variant]), PolicyName(variant, "bc")) for variant in variants
-    ]
+    pairs += [(PolicyName(v, tuned[v]), PolicyName(v, "bc")) for v in variants]
     differences = [
-        _difference(outcomes, tasks, first, second)
-        for first, second in pairs
-        if first in macro and second in macro
+        _difference(tasks, pair, [by_policy[policy] for policy in pair])
+        for pair in pairs
+        if by_policy.keys() >= set(pair)
     ]
-    agreement = {key: found for key, group in grouped.items() if (found := agreement_of(group))}
+    agreement = {
+        (task, policy): found
+        for task in tasks
+        for policy in policies
+        if (found := agreement_of(grouped.get((task, policy), ())))
+    }
     return Results(tasks, policies, rows, cells, macro, differences, agreement)
 
 
 def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:
-    """The figures of ``rollouts``; None for those of a control, which say nothing about it."""
-    if not all("imagined" in rollout for rollout in rollouts):
+    """The figures of ``rollouts``; None for none, and for a control's, which have no verdicts."""
+    if not rollouts or not all("imagined" in rollout for rollout in rollouts):
         return None
     return Agreement(
         *_precision_and_recall(rollouts, "recognised"),
@@ -182,21 +204,7 @@ def _precision_and_recall(
     return hits / claimed if claimed else None, hits / successes if successes else None
 
 
-def _finetuned(rows: list[dict[str, Any]], variant: str) -> str:
-    """Stage of the variant's fine-tuned policy; that of imagination where there is none."""
-    found = {row["stage"] for row in rows if row["variant"] == variant}
-    return next((stage for stage in FINETUNED.values() if stage in found), "ppo")
-
-
-class _Outcomes(NamedTuple):
-    """Of one policy on one task."""
-
-    frame_ids: list[int]
-    table: np.ndarray
-    """bool [starts, seeds]"""
-
-
-def _outcomes(rollouts: Sequence[Mapping[str, Any]]) -> _Outcomes:
+def _cell(rollouts: Sequence[Mapping[str, Any]]) -> Cell:
     """Raises WamError unless every seed was rolled out from the same starts."""
     by_seed: dict[int, dict[int, bool]] = defaultdict(dict)
     for rollout in rollouts:
@@ -208,27 +216,23 @@ def _outcomes(rollouts: Sequence[Mapping[str, Any]]) -> _Outcomes:
             f"{rollouts[0]['task']}, {label}: seeds were evaluated from different starts; "
             "evaluate them again"
         )
-    table = [[successes[frame] for successes in by_seed.values()] for frame in frame_ids]
-    return _Outcomes(frame_ids, np.array(table))
+    outcomes = np.array([[seed[frame] for seed in by_seed.values()] for frame in frame_ids])
+    return Cell(frame_ids, outcomes, success_rate([outcomes]))
 
 
 def _difference(
-    outcomes: Mapping[tuple[str, PolicyName], _Outcomes],
-    tasks: Sequence[str],
-    first: PolicyName,
-    second: PolicyName,
+    tasks: Sequence[str], pair: tuple[PolicyName, PolicyName], sides: Sequence[Sequence[Cell]]
 ) -> Difference:
-    """Raises WamError unless both were rolled out from the same starts."""
-    sides = [[outcomes[task, policy] for task in tasks] for policy in (first, second)]
+    """``sides`` of the pair by task. Raises WamError unless they started from the same states."""
     for task, a, b in zip(tasks, *sides, strict=True):
         if a.frame_ids != b.frame_ids:
             raise WamError(
-                f"{task}: {first.label} and {second.label} were evaluated from different starts; "
-                "evaluate them again"
+                f"{task}: {pair[0].label} and {pair[1].label} were evaluated from different "
+                "starts; evaluate them again"
             )
-    tables = [[found.table for found in side] for side in sides]
-    seeds = [min(table.shape[1] for table in side) for side in tables]
-    return Difference(first, second, success_difference(*tables), (seeds[0], seeds[1]))
+    first, second = ([cell.outcomes for cell in side] for side in sides)
+    seeds = [min(cell.seeds for cell in side) for side in sides]
+    return Difference(*pair, success_difference(first, second), (seeds[0], seeds[1]))
 
 
 def trained_apart(manifests: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -236,30 +240,19 @@ def trained_apart(manifests: Mapping[str, Mapping[str, Any]]) -> str | None:
 
     ``manifests`` by variant; one that is empty is compared with none.
     """
-    found = {variant: manifest.get("params", {}) for variant, manifest in manifests.items()}
+    params = {VARIANT_NAMES[v]: made.get("params", {}) for v, made in manifests.items() if made}
     settings = {
-        "precision": {v: p.get("train_world_model", {}).get("precision") for v, p in found.items()},
-        "device": {v: p.get("device") for v, p in found.items()},
+        "precision": [p.get("train_world_model", {}).get("precision") for p in params.values()],
+        "device": [p.get("device") for p in params.values()],
     }
     parts = []
-    for name, values in settings.items():
-        known = {v: value or "unknown" for v, value in values.items() if manifests[v]}
-        if len(set(known.values())) > 1:
-            said = (f"{value} ({VARIANT_NAMES[variant]})" for variant, value in known.items())
-            parts.append(f"{name} {' and '.join(said)}")
+    for setting, values in settings.items():
+        if len(set(values)) > 1:
+            said = (f"{value or 'unknown'} ({n})" for n, value in zip(params, values, strict=True))
+            parts.append(f"{setting} {' and '.join(said)}")
     if not parts:
         return None
     return (
         f"The world models were trained with {', '.join(parts)}: what differs between the variants "
         "is not the inverse-dynamics head alone."
     )
-
-
-def percent(estimate: Estimate) -> str:
-    """``58.6 [41-75]``"""
-    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.0f}-{100 * estimate.high:.0f}]"
-
-
-def points(estimate: Estimate) -> str:
-    """``+12.1 [+3.0, +21.5]``, a difference in percentage points."""
-    return f"{100 * estimate.value:+.1f} [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"

@@ -26,6 +26,11 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    def signed(self, form: str) -> str:
+        """``+12.1 [+3.0, +21.5]``, for a difference; ``form`` is that of a number, here ``.1f``."""
+        value, low, high = (f"{number:+{form}}" for number in self)
+        return f"{value} [{low}, {high}]"
+
 
 class _Mean(NamedTuple):
     """Of one task, over its starts, two imagined ones and its seeds."""

@@ -6,24 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
-from pipeline.artifacts.manifests import MANIFEST
+from pipeline.artifacts.manifests import MANIFEST, fingerprint
 from pipeline.evaluation.results import VARIANT_NAMES
 from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
-from pipeline.report.sources import (
-    commit,
-    fingerprint,
-    made_by,
-    manifest,
-    optional_json,
-    size,
-)
+from pipeline.report.sources import Table, manifest, optional_json
 from pipeline.store.arrays import SIMULATOR_ATTRIBUTES
 from pipeline.store.open import Store, open_store
 from wam.config import FPS, VARIANTS
 
-Facts = list[tuple[str, str]]
+EVALUATIONS = ("controls", *VARIANTS)
+"""Names of the evaluation directories."""
+_LARGE = ("convert", "export")
+"""Stages whose output is checked as it is read."""
+
+Facts = dict[str, str]
 
 
 def stores(layout: Layout) -> dict[str, Store]:
@@ -36,87 +36,65 @@ def stores(layout: Layout) -> dict[str, Store]:
 def data(layout: Layout, found: dict[str, Store]) -> Facts:
     """Frames, episodes and sizes."""
     if not found:
-        return []
-    pairs = []
-    for split, store in found.items():
-        minutes = store.num_frames / FPS / 60
-        pairs.append(
-            (
-                split,
-                f"{store.num_frames:,} frames ({minutes:.1f} min), {len(store.episodes)} episodes",
-            )
-        )
+        return {}
     attrs = found["training"].attrs
-    shapes = attrs["source_image_shapes"]
-    pairs += [
-        ("scene", attrs["scene"] or "unknown"),
-        ("made with", _origin([attrs])),
-        ("recorded images", ", ".join(f"{n} {s[0]}x{s[1]}" for n, s in sorted(shapes.items()))),
-        ("store (Zarr)", _bytes(size(layout.store))),
-    ]
+    shapes = sorted(attrs["source_image_shapes"].items())
+    facts = {
+        split: f"{store.num_frames:,} frames ({store.num_frames / FPS / 60:.1f} min), "
+        f"{len(store.episodes)} episodes"
+        for split, store in found.items()
+    }
+    facts |= {
+        "scene": attrs["scene"] or "unknown",
+        "made with": _origin([attrs]),
+        "recorded images": ", ".join(f"{name} {shape[0]}x{shape[1]}" for name, shape in shapes),
+        "store (Zarr)": _size(layout.store),
+    }
     if (layout.shards / MANIFEST).is_file():
-        pairs.append(("shards (WebDataset)", _bytes(size(layout.shards))))
-    return pairs
+        facts["shards (WebDataset)"] = _size(layout.shards)
+    return facts
 
 
-def demos(layout: Layout, tasks: Sequence[str]) -> dict[str, Any] | None:
+def demos(layout: Layout, tasks: Sequence[str]) -> Table:
     """Windows, demonstrations and starts per task."""
     if not (layout.demos / MANIFEST).is_file():
-        return None
-    found = load_demos(layout.demos)
+        return []
+    found = load_demos(layout.demos).tasks
     index = optional_json(layout.index / "index.json") or {"splits": {}}
     counts = {split: content["annotations"] or {} for split, content in index["splits"].items()}
-    rows = [
-        [
-            task.replace("_", " "),
-            str(counts.get("training", {}).get(task, "-")),
-            str(len(found.tasks[task].training)),
-            str(counts.get("validation", {}).get(task, "-")),
-            str(len(found.tasks[task].starts)),
-            str(len(found.tasks[task].imagination_starts)),
-        ]
-        for task in tasks
-        if task in found.tasks
-    ]
-    columns = [
-        "task",
-        "training windows",
-        "of these used",
-        "validation windows",
-        "held-out starts",
-        "imagined starts",
-    ]
-    return {"columns": columns, "rows": rows}
-
-
-def provenance(
-    profile: Profile, profile_name: str, layout: Layout, found: dict[str, Store]
-) -> Facts:
-    """Where the numbers come from, in one list."""
-    trained = {v: manifest(layout.world_model(v)) for v in VARIANTS}
-    evaluated = {name: manifest(layout.evaluation(name)) for name in evaluations()}
-    versions: dict[str, str] = next((m["versions"] for m in trained.values() if m), {})
-    devices = {m["params"]["device"] for m in trained.values() if m}
-    source = profile.raw.path or "made by the embedded simulator (wam collect)"
     return [
-        ("profile", profile_name),
-        ("data", source),
-        ("source digest", next((str(s.attrs["source_digest"]) for s in found.values()), "unknown")),
-        (
-            "simulator",
-            f"scene {profile.env.scene}, " + _origin([m for m in evaluated.values() if m]),
-        ),
-        ("code", _commits(layout)),
-        ("trained on", ", ".join(sorted(devices)) or "unknown"),
-        (
-            "seeds",
-            f"world model {profile.train_world_model.seed} · cloning {profile.policy.seed} · "
-            f"PPO {', '.join(str(seed) for seed in profile.finetune.seeds)} · "
-            f"evaluation {profile.evaluate.seed}",
-        ),
-        ("versions", " · ".join(f"{name} {version}" for name, version in versions.items())),
-        ("report made on", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"),
+        {
+            "task": task.replace("_", " "),
+            "training windows": str(counts.get("training", {}).get(task, "-")),
+            "of these used": str(len(found[task].training)),
+            "validation windows": str(counts.get("validation", {}).get(task, "-")),
+            "held-out starts": str(len(found[task].starts)),
+            "imagined starts": str(len(found[task].imagination_starts)),
+        }
+        for task in tasks
+        if task in found
     ]
+
+
+def provenance(profile: Profile, layout: Layout, found: dict[str, Store]) -> Facts:
+    """Where the numbers come from, in one list."""
+    trained = [entry for v in VARIANTS if (entry := manifest(layout.world_model(v)))]
+    evaluated = [entry for name in EVALUATIONS if (entry := manifest(layout.evaluation(name)))]
+    versions = trained[0]["versions"] if trained else {}
+    commits = (_commit(manifest(path)) for path in _places(layout).values())
+    return {
+        "profile": layout.root.name,
+        "data": profile.raw.path or "made by the embedded simulator (wam collect)",
+        "source digest": found["training"].attrs["source_digest"] if found else "unknown",
+        "simulator": f"scene {profile.env.scene}, {_origin(evaluated)}",
+        "code": " · ".join(dict.fromkeys(filter(None, commits))) or "unknown",
+        "trained on": ", ".join(sorted({m["params"]["device"] for m in trained})) or "unknown",
+        "seeds": f"world model {profile.train_world_model.seed} · cloning {profile.policy.seed} · "
+        f"PPO {', '.join(str(seed) for seed in profile.finetune.seeds)} · "
+        f"evaluation {profile.evaluate.seed}",
+        "versions": " · ".join(f"{name} {version}" for name, version in versions.items()),
+        "report made on": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",
+    }
 
 
 def tuned_in_simulator(layout: Layout) -> list[str]:
@@ -128,33 +106,38 @@ def tuned_in_simulator(layout: Layout) -> list[str]:
     ]
 
 
-def evaluations() -> list[str]:
-    """Names of the evaluation directories."""
-    return ["controls", *VARIANTS]
+def fingerprints(layout: Layout) -> Facts:
+    """The identity of every artifact behind the page, by name.
+
+    Raises WamError if a file of one is damaged.
+    """
+    return {
+        name: fingerprint(path, stage, deep=stage not in _LARGE)
+        if (stage := manifest(path).get("stage"))
+        else "not computed"
+        for name, path in _places(layout).items()
+    }
 
 
-def fingerprints(layout: Layout) -> dict[str, str]:
-    """The identity of every artifact behind the page, by name."""
-    return {name: fingerprint(path) for name, path in _places(layout)}
+def made_by(layout: Layout) -> Facts:
+    """Code and command that made every artifact behind the page."""
+    found = {name: manifest(path) for name, path in _places(layout).items()}
+    return {
+        name: f"{code} · {made['provenance']['command']}"
+        if (code := _commit(made))
+        else "not computed"
+        for name, made in found.items()
+    }
 
 
-def artifacts(layout: Layout) -> list[tuple[str, Facts]]:
-    """Identity and origin of every artifact behind the page."""
-    origins = [(name, made_by(path)) for name, path in _places(layout)]
-    return [
-        ("Fingerprints of the artifacts", list(fingerprints(layout).items())),
-        ("What made them", origins),
-    ]
-
-
-def _places(layout: Layout) -> list[tuple[str, Path]]:
-    return [
-        ("index", layout.index),
-        ("store", layout.store),
-        ("shards", layout.shards),
-        ("demonstrations", layout.demos),
-        *(
-            (f"{kind} · {VARIANT_NAMES[variant]}", place(variant))
+def _places(layout: Layout) -> dict[str, Path]:
+    return {
+        "index": layout.index,
+        "store": layout.store,
+        "shards": layout.shards,
+        "demonstrations": layout.demos,
+        **{
+            f"{kind} · {VARIANT_NAMES[variant]}": place(variant)
             for kind, place in (
                 ("world model", layout.world_model),
                 ("features", layout.features),
@@ -164,10 +147,10 @@ def _places(layout: Layout) -> list[tuple[str, Path]]:
                 ("evaluation", layout.evaluation),
             )
             for variant in VARIANTS
-        ),
-        ("evaluation · controls", layout.evaluation("controls")),
-        ("evaluation · world models", layout.world_model_evaluation),
-    ]
+        },
+        "evaluation · controls": layout.evaluation("controls"),
+        "evaluation · world models": layout.world_model_evaluation,
+    }
 
 
 def _origin(records: Sequence[Mapping[str, Any]]) -> str:
@@ -179,15 +162,17 @@ def _origin(records: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {' and '.join(v)}" for name, v in found.items())
 
 
-def _commits(layout: Layout) -> str:
-    """The commits that made the artifacts, as their manifests say."""
-    found = {code: None for _, path in _places(layout) if (code := commit(path))}
-    return " · ".join(found) or "unknown"
+def _commit(made: Mapping[str, Any]) -> str | None:
+    """The code that made an artifact; None where its manifest does not say."""
+    origin = made.get("provenance")
+    if origin is None:
+        return None
+    if origin["commit"] is None:
+        return f"outside of git, sources {origin['code'][:12]}"
+    return f"git {origin['commit'][:12]}" + (", changed" if origin["dirty"] else "")
 
 
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.1f} {unit}" if unit != "B" else f"{count:.0f} B"
-        count /= 1000
-    return f"{count:.2f} GB"
+def _size(directory: Path) -> str:
+    """That of all files below ``directory``."""
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return decimal(sum(path.stat().st_size for path in files))

@@ -9,15 +9,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    PercentFormatter,
-    StrMethodFormatter,
-)
 
 from pipeline.evaluation.results import PolicyName, Results
 
@@ -81,19 +76,8 @@ class Panel:
     title: str
     series: Sequence[Series]
     x_label: str
-    y_label: str = ""
     percent: bool = False
     log: bool = False
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Success of one policy on one task in imagination and in simulation, where known."""
-
-    task: str
-    policy: PolicyName
-    imagined: float | None
-    simulated: float | None
 
 
 def colour(policy: PolicyName) -> str:
@@ -103,109 +87,100 @@ def colour(policy: PolicyName) -> str:
     return COLOURS[policy.variant or policy.stage]
 
 
-def success_bars(results: Results) -> str:
-    """Success rate per task and policy, with the intervals of the table."""
-    groups = [*results.tasks, *(["macro average"] if len(results.tasks) > 1 else [])]
-    policies = [
-        policy
-        for policy in results.policies
-        if any((task, policy) in results.cells for task in results.tasks)
-    ]
-    width = 0.84 / max(len(policies), 1)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(min(max(6.4, 0.42 * len(groups) * len(policies)), 11), 3.4))
-        axes = figure.subplots()
-        for index, policy in enumerate(policies):
-            shown = [_estimate(results, group, policy) for group in groups]
-            places = [
-                place + (index - (len(policies) - 1) / 2) * width
-                for place, estimate in enumerate(shown)
-                if estimate
-            ]
-            estimates = np.array([estimate for estimate in shown if estimate]).reshape(-1, 3)
-            values, low, high = estimates.T
-            axes.bar(places, values, width * 0.9, color=colour(policy), label=policy.label)
-            axes.errorbar(
-                places,
-                values,
-                yerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)],
-                fmt="none",
-                ecolor=_FAINT,
-                elinewidth=1.1,
-                capsize=2.2,
-            )
-        labels = [textwrap.fill(group.replace("_", " "), 12) for group in groups]
-        axes.set_xticks(range(len(groups)), labels)
-        axes.tick_params(axis="x", length=0, labelcolor=_TEXT)
-        axes.set_ylim(0, 1.04)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.grid(axis="x", visible=False)
-        figure.legend(loc="outside upper left", ncols=len(policies), handlelength=1.0)
-        figure.set_layout_engine("constrained")
-        return _svg(figure, "success rate per task and policy with 95 % intervals")
+@matplotlib.rc_context(_STYLE)
+def success_bars(results: Results) -> Markup | None:
+    """Success rate per task and policy, with the intervals of the table; None without any."""
+    groups = results.table
+    policies = [p for p in results.policies if any(p in rates for rates in groups.values())]
+    if not policies:
+        return None
+    width = 0.84 / len(policies)
+    figure = Figure(
+        figsize=(min(max(6.4, 0.42 * len(groups) * len(policies)), 11), 3.4), layout="constrained"
+    )
+    axes = figure.subplots()
+    for index, policy in enumerate(policies):
+        shown = {n: rates[policy] for n, rates in enumerate(groups.values()) if policy in rates}
+        values, low, high = np.array(list(shown.values())).T
+        axes.bar(
+            np.array(list(shown)) + (index - (len(policies) - 1) / 2) * width,
+            values,
+            width * 0.9,
+            color=colour(policy),
+            label=policy.label,
+            yerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)],
+            error_kw={"ecolor": _FAINT, "elinewidth": 1.1, "capsize": 2.2},
+        )
+    labels = [textwrap.fill(group.replace("_", " "), 12) for group in groups]
+    axes.set_xticks(range(len(groups)), labels)
+    axes.tick_params(axis="x", length=0, labelcolor=_TEXT)
+    axes.set_ylim(0, 1.04)
+    axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+    axes.grid(axis="x", visible=False)
+    figure.legend(loc="outside upper left", ncols=len(policies), handlelength=1.0)
+    return _svg(figure, "success rate per task and policy with 95 % intervals")
 
 
-def panels(row: Sequence[Panel], description: str, width: float = 3.35, height: float = 2.7) -> str:
-    """Line charts side by side with one legend."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width * len(row), height))
-        every_axes = figure.subplots(1, len(row), squeeze=False)[0]
-        shown: dict[str, Any] = {}
-        for axes, panel in zip(every_axes, row, strict=True):
-            _draw(axes, panel)
-            handles, labels = axes.get_legend_handles_labels()
-            shown.update(zip(labels, handles, strict=True))
-        if len(shown) > 1:
-            figure.legend(
-                list(shown.values()),
-                list(shown),
-                loc="outside upper left",
-                ncols=min(len(shown), 5),
-                handlelength=1.4,
-            )
-        figure.set_layout_engine("constrained", w_pad=0.06)
-        return _svg(figure, description)
+def panels(every_panel: Sequence[Panel], description: str) -> Markup | None:
+    """Those that have lines, side by side and at most four in a row; None if none has."""
+    shown = [panel for panel in every_panel if panel.series]
+    width = 2.75 if len(shown) > 3 else 3.4
+    rows = [shown[start : start + 4] for start in range(0, len(shown), 4)]
+    return Markup("").join(_row(row, description, width) for row in rows) if rows else None
 
 
-def dumbbells(rows: Sequence[Comparison], description: str) -> str:
-    """A line per row from a hollow mark (imagined) to a full one (simulated)."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 0.8 + 0.27 * len(rows)))
-        axes = figure.subplots()
-        for place, row in enumerate(rows):
-            tint = COLOURS[row.policy.variant or ""]
-            if row.imagined is not None and row.simulated is not None:
-                ends = [row.imagined, row.simulated]
-                axes.plot(ends, [place] * 2, color=tint, alpha=0.4, linewidth=3)
-            if row.imagined is not None:
-                axes.scatter(
-                    row.imagined, place, s=46, facecolor="none", edgecolor=tint, linewidth=1.6
-                )
-            if row.simulated is not None:
-                axes.scatter(row.simulated, place, s=46, color=tint, zorder=3)
-            if place and row.task != rows[place - 1].task:
-                axes.axhline(place - 0.5, color=_LINE, linewidth=0.8)
-        labels = [f"{row.task.replace('_', ' ')} · {row.policy.label}" for row in rows]
-        axes.set_yticks(range(len(rows)), labels)
-        axes.tick_params(axis="y", length=0, labelcolor=_TEXT)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlim(-0.03, 1.03)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.grid(axis="y", visible=False)
-        axes.scatter([], [], s=46, facecolor="none", edgecolor=_FAINT, label="imagined")
-        axes.scatter([], [], s=46, color=_FAINT, label="simulated")
-        figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2)
-        figure.set_layout_engine("constrained")
-        return _svg(figure, description)
+@matplotlib.rc_context(_STYLE)
+def _row(row: Sequence[Panel], description: str, width: float) -> Markup:
+    """Line charts with one legend, each ``width`` inches wide."""
+    figure = Figure(figsize=(width * len(row), 2.7))
+    shown: dict[str, Any] = {}
+    for axes, panel in zip(figure.subplots(1, len(row), squeeze=False)[0], row, strict=True):
+        _draw(axes, panel)
+        handles, labels = axes.get_legend_handles_labels()
+        shown.update(zip(labels, handles, strict=True))
+    if len(shown) > 1:
+        figure.legend(
+            list(shown.values()),
+            list(shown),
+            loc="outside upper left",
+            ncols=min(len(shown), 5),
+            handlelength=1.4,
+        )
+    figure.set_layout_engine("constrained", w_pad=0.06)
+    return _svg(figure, description)
 
 
-def _estimate(
-    results: Results, group: str, policy: PolicyName
-) -> tuple[float, float, float] | None:
-    if group in results.tasks:
-        cell = results.cells.get((group, policy))
-        return cell.rate if cell else None
-    return results.macro.get(policy)
+@matplotlib.rc_context(_STYLE)
+def imagined_against_simulated(results: Results) -> Markup | None:
+    """From a hollow mark, the success that a world model promises, to a full one, the simulator's.
+
+    A line per task and policy; None without any.
+    """
+    keys = list(results.agreement)
+    if not keys:
+        return None
+    figure = Figure(figsize=(6.4, 0.8 + 0.27 * len(keys)), layout="constrained")
+    axes = figure.subplots()
+    for place, (task, policy) in enumerate(keys):
+        tint = COLOURS[policy.variant or ""]
+        imagined = results.agreement[task, policy].imagined_success
+        simulated = results.cells[task, policy].rate.value
+        axes.plot([imagined, simulated], [place] * 2, color=tint, alpha=0.4, linewidth=3)
+        axes.scatter(imagined, place, s=46, facecolor="none", edgecolor=tint, linewidth=1.6)
+        axes.scatter(simulated, place, s=46, color=tint, zorder=3)
+        if place and task != keys[place - 1][0]:
+            axes.axhline(place - 0.5, color=_LINE, linewidth=0.8)
+    labels = [f"{task.replace('_', ' ')} · {policy.label}" for task, policy in keys]
+    axes.set_yticks(range(len(keys)), labels)
+    axes.tick_params(axis="y", length=0, labelcolor=_TEXT)
+    axes.set_ylim(len(keys) - 0.4, -0.6)
+    axes.set_xlim(-0.03, 1.03)
+    axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0))
+    axes.grid(axis="y", visible=False)
+    axes.scatter([], [], s=46, facecolor="none", edgecolor=_FAINT, label="imagined")
+    axes.scatter([], [], s=46, color=_FAINT, label="simulated")
+    figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2)
+    return _svg(figure, "imagined against simulated success")
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -223,29 +198,28 @@ def _draw(axes: Axes, panel: Panel) -> None:
             axes.fill_between(series.x, *series.band, color=series.colour, alpha=0.15, linewidth=0)
     axes.set_title(panel.title)
     axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     if panel.log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     if panel.percent:
         axes.set_ylim(-0.02, 1.02)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
 
 
-def _svg(figure: Figure, description: str) -> str:
+def _svg(figure: Figure, description: str) -> Markup:
     """The figure as an ``<svg>`` element that scales with its container."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r' (width|height)="[^"]*"', "", text, count=2)
     for stand_in, css in _CSS.items():
         text = text.replace(stand_in, css)
     width = round(figure.get_figwidth() * 96)
     style = f"max-width:{width}px;--least:{width * 6 // 10}px"
-    return text.replace("<svg", f'<svg role="img" aria-label="{description}" style="{style}"', 1)
+    head = f'<svg role="img" aria-label="{description}" style="{style}"'
+    return Markup(text.replace("<svg", head, 1))

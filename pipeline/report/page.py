@@ -1,22 +1,16 @@
 """The results of a profile as one page to look at."""
 
-import dataclasses
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.manifests import plain
 from pipeline.evaluation.compatibility import mismatch
-from pipeline.evaluation.results import (
-    VARIANT_NAMES,
-    PolicyName,
-    Results,
-    trained_apart,
-)
-from pipeline.evaluation.statistics import Estimate
+from pipeline.evaluation.results import VARIANT_NAMES, Results, trained_apart
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections, world_model
 from pipeline.report.sources import manifest
@@ -24,178 +18,69 @@ from pipeline.report.tables import about_intervals
 from wam.config import CHUNK, VARIANTS
 
 PAGE = "index.html"
-_HERE = Path(__file__).parent
-
-_EMBEDDED = (
-    "These numbers come from the embedded simulator and its own scripted play, not from CALVIN's "
-    "data and simulator: compare them with each other, not with published CALVIN results."
-)
-_MIXED = (
-    "The data is not this simulator's own, but policies were evaluated in the embedded simulator "
-    "with its own assets: these are not CALVIN results."
-)
-
-_UPPER_BOUND = (
-    "policies were fine-tuned in the simulator with the task oracle's reward, as an upper bound "
-    "(finetune.environment): these are not results of PPO in imagination."
-)
 
 
 def render(profile: Profile, layout: Layout, results: Results) -> str:
     """The page as HTML: one file without network addresses or scripts."""
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    css = Markup((_HERE / "style.css").read_text())
     template = environment.get_template("index.html.jinja")
-    return template.render(page=_page(profile, layout, results), css=css)
+    return template.render(_content(profile, layout, results))
 
 
-def _page(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
-    variants, tasks, seeds = VARIANTS, profile.tasks, profile.finetune.seeds
-    name = layout.root.name
+def _content(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
+    tasks, seeds = profile.tasks, profile.finetune.seeds
     found = facts.stores(layout)
     evaluated = world_model.result(layout)
-    charts = {
-        "success": figures.success_bars(results) if results.cells else None,
-        "world_model": sections.world_model_curves(layout, variants),
-        "open_loop": world_model.curves(layout),
-        "cloning": sections.cloning(layout, variants, tasks),
-        "finetuning": sections.finetuning(layout, variants, tasks, seeds),
-        "imagined": sections.imagined_against_simulated(results),
-    }
     return {
-        "profile": name,
-        "tags": _tags(profile, results),
-        "notices": _notices(profile, layout, found),
-        "ppo_in_simulator": bool(facts.tuned_in_simulator(layout)),
-        "tiles": _tiles(results),
-        "max_steps": profile.evaluate.max_steps,
+        "name": layout.root.name,
+        "profile": profile,
         "chunk": CHUNK,
-        "policies": [{"label": p.label, "colour": figures.colour(p)} for p in results.policies],
-        "rows": _rows(results),
+        "results": results,
+        "colour": figures.colour,
+        "simulated": [VARIANT_NAMES[variant] for variant in facts.tuned_in_simulator(layout)],
+        "notices": _notices(layout, found),
         "intervals": about_intervals(results),
-        "selection": sections.selection(layout, variants, tasks),
-        "differences": _differences(results),
-        "figures": {key: Markup(svg) if svg else None for key, svg in charts.items()},
-        "clips": sections.clips(layout, variants, tasks),
-        "validation": sections.validation(layout, variants),
-        "films": sections.films(layout, variants),
-        "rewards": sections.rewards(layout, variants, tasks),
+        "selection": sections.selection(layout, tasks),
+        "charts": {
+            "success": figures.success_bars(results),
+            "world_model": sections.world_model_curves(layout),
+            "open_loop": world_model.curves(layout),
+            "cloning": sections.cloning(layout, tasks),
+            "finetuning": sections.finetuning(layout, tasks, seeds),
+            "imagined": figures.imagined_against_simulated(results),
+        },
+        "clips": sections.clips(layout, tasks),
+        "films": sections.films(layout),
+        "validation": sections.validation(layout),
+        "rewards": sections.rewards(layout, tasks),
         "agreement": sections.agreement(results),
-        "quality": world_model.quality(evaluated),
-        "not_computed": world_model.not_computed(evaluated),
-        "probes": world_model.probes(evaluated),
-        "scene_probes": world_model.scene_probes(evaluated),
         "open_loop": evaluated,
+        "quality": evaluated and world_model.quality(evaluated),
+        "not_computed": evaluated and world_model.not_computed(evaluated),
+        "probes": evaluated and world_model.probes(evaluated),
+        "scene_probes": evaluated and world_model.scene_probes(evaluated),
         "data": facts.data(layout, found),
         "demos": facts.demos(layout, tasks),
-        "provenance": facts.provenance(profile, name, layout, found),
-        "artifacts": facts.artifacts(layout),
-        "settings": yaml.safe_dump(_plain_values(dataclasses.asdict(profile)), sort_keys=False),
+        "provenance": facts.provenance(profile, layout, found),
+        "fingerprints": facts.fingerprints(layout),
+        "made_by": facts.made_by(layout),
+        "settings": yaml.safe_dump(plain(asdict(profile)), sort_keys=False),
     }
 
 
-def _tags(profile: Profile, results: Results) -> list[tuple[str, str]]:
-    episodes = sum(row["episodes"] for row in results.rows)
-    seeds = len(profile.finetune.seeds)
-    return [
-        ("tasks", str(len(profile.tasks))),
-        ("simulated episodes", f"{episodes:,}"),
-        ("PPO seeds", str(seeds)),
-        ("world-model updates", f"{profile.train_world_model.updates:,}"),
-        ("simulator", _simulator(profile)),
-    ]
-
-
-def _notices(profile: Profile, layout: Layout, found: dict[str, Any]) -> list[str]:
-    notices = []
-    if profile.env.scene_source == "embedded":
-        notices.append(_EMBEDDED if profile.raw.path is None else _MIXED)
-    if simulated := facts.tuned_in_simulator(layout):
-        names = " and ".join(VARIANT_NAMES[variant] for variant in simulated)
-        notices.append(f"{names}: {_UPPER_BOUND}")
-    if apart := trained_apart({v: manifest(layout.world_model(v)) for v in VARIANTS}):
-        notices.append(apart)
+def _notices(layout: Layout, found: dict[str, Any]) -> list[str]:
+    """How variants were trained apart, and where policies saw other images than the store's."""
+    apart = trained_apart({v: manifest(layout.world_model(v)) for v in VARIANTS})
     used = [entry for variant in VARIANTS if (entry := manifest(layout.evaluation(variant)))]
     differences = [mismatch(store.attrs, entry) for store in found.values() for entry in used]
-    return notices + [
+    return ([apart] if apart else []) + [
         f"{text[0].upper()}{text[1:]}: policies saw other images than they learned from."
         for text in dict.fromkeys(differences)
         if text is not None
     ]
-
-
-def _simulator(profile: Profile) -> str:
-    if profile.env.backend == "calvin_env":
-        return "calvin_env"
-    return "embedded" if profile.env.scene_source == "embedded" else "CALVIN assets"
-
-
-def _tiles(results: Results) -> list[dict[str, Any]]:
-    """Macro averages of all policies, the world models first."""
-    ordered = sorted(results.policies, key=lambda policy: policy.variant is None)
-    tiles = []
-    for policy in ordered:
-        estimate = results.macro.get(policy)
-        tile = {"name": policy.label, "colour": figures.colour(policy), "value": "", "unit": " %"}
-        if estimate:
-            tile["value"] = f"{100 * estimate.value:.1f}"
-            tile["detail"] = f"{100 * estimate.low:.0f} to {100 * estimate.high:.0f} % (95 %)"
-        else:
-            tile["detail"] = "not computed"
-        tiles.append(tile)
-    return tiles
-
-
-def _rows(results: Results) -> list[dict[str, Any]]:
-    def cell(estimate: Estimate, policy: PolicyName, detail: str) -> dict[str, Any]:
-        return {"estimate": estimate, "colour": figures.colour(policy), "detail": detail}
-
-    rows = []
-    for task in results.tasks:
-        cells = []
-        for policy in results.policies:
-            found = results.cells.get((task, policy))
-            detail = f" · {found.successes}/{found.episodes}" if found else ""
-            if found and found.seeds > 1:
-                detail += f", {found.seeds} seeds"
-            cells.append(cell(found.rate, policy, detail) if found else None)
-        rows.append({"name": task.replace("_", " "), "cells": cells, "total": False})
-    if len(results.tasks) > 1:
-        averages = [
-            cell(results.macro[policy], policy, "") if policy in results.macro else None
-            for policy in results.policies
-        ]
-        rows.append({"name": "macro average", "cells": averages, "total": True})
-    return rows
-
-
-def _differences(results: Results) -> list[dict[str, str]]:
-    rows = []
-    for difference in results.differences:
-        estimate = difference.estimate
-        sign = "plus" if estimate.low > 0 else "minus" if estimate.high < 0 else ""
-        rows.append(
-            {
-                "name": f"{difference.first.label} - {difference.second.label}",
-                "value": f"{100 * estimate.value:+.1f} points",
-                "interval": f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}",
-                "sign": sign,
-                "reading": difference.reading,
-            }
-        )
-    return rows
-
-
-def _plain_values(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
-    if isinstance(value, dict):
-        return {key: _plain_values(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain_values(inner) for inner in value]
-    return value

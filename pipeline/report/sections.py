@@ -1,20 +1,25 @@
-"""The parts of the page that come from training: curves, film strips, tables."""
+"""The parts of the page that come from training and from roll-outs: curves, pictures, tables."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from statistics import fmean
 from typing import Any
 
+from markupsafe import Markup
+
 from pipeline.artifacts.layout import Layout
-from pipeline.evaluation.results import FINETUNED, VARIANT_NAMES, Agreement, PolicyName, Results
+from pipeline.artifacts.manifests import SUMMARY
+from pipeline.evaluation.results import FINETUNED, VARIANT_NAMES, PolicyName, Results
 from pipeline.report import facts
-from pipeline.report.figures import COLOURS, Comparison, Panel, Series, dumbbells, panels
-from pipeline.report.sources import data_uri, optional_json, records
+from pipeline.report.figures import COLOURS, Panel, Series, panels
+from pipeline.report.sources import Table, formatted, images, optional_json
+from wam.config import VARIANTS
+from wam.training.journal import Journal
 
 CAMERAS = ("static", "gripper")
 
-TextTable = dict[str, Any]
-"""``columns`` and ``rows`` of text"""
-
+_JOURNAL = "metrics.jsonl"
 _MEASURES = (
     ("open_loop_psnr", "PSNR open loop", "{:.2f} dB"),
     ("posterior_psnr", "PSNR filtered", "{:.2f} dB"),
@@ -26,57 +31,55 @@ _MEASURES = (
     ("frames_per_s", "training frames per second", "{:,.0f}"),
 )
 
+_Runs = Sequence[Sequence[Mapping[str, Any]]]
+"""The records of trainings that differ in their seed alone."""
 
-def world_model_curves(layout: Layout, variants: Sequence[str]) -> str | None:
+
+def world_model_curves(layout: Layout) -> Markup | None:
     """Training curves of the world models; None without any."""
-    journals = {v: records(layout.world_model(v) / "metrics.jsonl") for v in variants}
+    runs = {v: [Journal(layout.world_model(v) / _JOURNAL).records()] for v in VARIANTS}
     row = [
-        Panel("Reconstruction loss", _lines(journals, "image_loss"), "updates", log=True),
-        Panel("KL (nats)", _lines(journals, "kl"), "updates"),
-        Panel("Inverse-dynamics error", _lines(journals, "action_loss"), "updates"),
-        Panel("PSNR, static camera (dB)", _lines(journals, "psnr_static"), "updates"),
+        Panel("Reconstruction loss", _lines(runs, "image_loss"), "updates", log=True),
+        Panel("KL (nats)", _lines(runs, "kl"), "updates"),
+        Panel("Inverse-dynamics error", _lines(runs, "action_loss"), "updates"),
+        Panel("PSNR, static camera (dB)", _lines(runs, "psnr_static"), "updates"),
     ]
-    return _row(row, "learning curves of the world models", width=2.75)
+    return panels(row, "learning curves of the world models")
 
 
-def validation(layout: Layout, variants: Sequence[str]) -> TextTable | None:
+def validation(layout: Layout) -> Table:
     """The world models on held-out play."""
-    summaries = {v: optional_json(layout.world_model(v) / "summary.json") for v in variants}
-    found = {v: summary for v, summary in summaries.items() if summary}
-    rows = [
-        [label, *(_format(summary.get(key), form) for summary in found.values())]
+    summaries = {v: optional_json(layout.world_model(v) / SUMMARY) for v in VARIANTS}
+    found = {VARIANT_NAMES[v]: summary for v, summary in summaries.items() if summary}
+    return [
+        {"measure": label, **{name: formatted(s.get(key), form) for name, s in found.items()}}
         for key, label, form in _MEASURES
         if any(key in summary for summary in found.values())
     ]
-    return {"columns": [VARIANT_NAMES[v] for v in found], "rows": rows} if rows else None
 
 
-def films(layout: Layout, variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Film strips of each world model."""
-    groups = []
-    for variant in variants:
-        paths = [(c, layout.world_model(variant) / f"film_{c}.png") for c in CAMERAS]
-        strips = [{"camera": c, "source": data_uri(path)} for c, path in paths if path.is_file()]
-        groups.append({"label": VARIANT_NAMES[variant], "films": strips})
-    return groups
+def films(layout: Layout) -> dict[str, dict[str, str]]:
+    """Film strips by world model and camera."""
+    return {
+        VARIANT_NAMES[v]: images({c: layout.world_model(v) / f"film_{c}.png" for c in CAMERAS})
+        for v in VARIANTS
+    }
 
 
-def cloning(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> str | None:
+def cloning(layout: Layout, tasks: Sequence[str]) -> Markup | None:
     """Loss of behaviour cloning, a panel per task."""
     row = []
     for task in tasks:
-        journals = {v: records(layout.policy(v) / task / "metrics.jsonl") for v in variants}
+        runs = {v: [Journal(layout.policy(v) / task / _JOURNAL).records()] for v in VARIANTS}
         lines = [
-            *_lines(journals, "train_loss"),
-            *_lines(journals, "validation_loss", suffix=", held out", dashed=True),
+            *_lines(runs, "train_loss"),
+            *_lines(runs, "validation_loss", suffix=", held out", dashed=True),
         ]
         row.append(Panel(task.replace("_", " "), lines, "updates", log=True))
-    return _rows(row, "behaviour-cloning loss")
+    return panels(row, "behaviour-cloning loss")
 
 
-def finetuning(
-    layout: Layout, variants: Sequence[str], tasks: Sequence[str], seeds: Sequence[int]
-) -> str | None:
+def finetuning(layout: Layout, tasks: Sequence[str], seeds: Sequence[int]) -> Markup | None:
     """Explored success per PPO iteration, a panel per task; mean and range of the seeds.
 
     Imagined, but simulated and named so where a variant was fine-tuned in the simulator.
@@ -85,169 +88,108 @@ def finetuning(
     row = []
     for task in tasks:
         lines = []
-        for variant in variants:
-            runs = [
-                records(layout.finetune(variant) / task / f"seed-{seed}" / "metrics.jsonl")
-                for seed in seeds
-            ]
-            label = VARIANT_NAMES[variant] + (" (simulated)" if variant in simulated else "")
-            line = _mean(runs, "explored_success")
-            if line:
-                x, mean, low, high = line
-                band = (low, high) if len(seeds) > 1 else None
-                lines.append(Series(label, COLOURS[variant], x, mean, band=band))
+        for variant in VARIANTS:
+            places = [layout.finetune(variant) / task / f"seed-{seed}" for seed in seeds]
+            runs = {variant: [Journal(place / _JOURNAL).records() for place in places]}
+            suffix = " (simulated)" if variant in simulated else ""
+            lines += _lines(runs, "explored_success", suffix)
         row.append(Panel(task.replace("_", " "), lines, "iterations", percent=True))
-    return _rows(row, "success during PPO" if simulated else "imagined success during PPO")
+    return panels(row, "success during PPO" if simulated else "imagined success during PPO")
 
 
-def imagined_against_simulated(results: Results) -> str | None:
-    """What the world models promise of every policy's starts, and what the simulator gives."""
-    rows = [
-        Comparison(task, policy, found.imagined_success, results.cells[task, policy].rate.value)
-        for task, policy, found in _agreement(results)
-    ]
-    return dumbbells(rows, "imagined against simulated success") if rows else None
-
-
-def agreement(results: Results) -> TextTable | None:
+def agreement(results: Results) -> Table:
     """How well classifier and world model know which of a policy's roll-outs succeed."""
-    rows = [
-        [
-            task.replace("_", " "),
-            policy.label,
-            _format(results.cells[task, policy].rate.value, "{:.0%}"),
-            _format(found.imagined_success, "{:.0%}"),
-            *(
-                f"{_format(precision, '{:.2f}')} / {_format(recall, '{:.2f}')}"
-                for precision, recall in (
-                    (found.replayed_precision, found.replayed_recall),
-                    (found.recognised_precision, found.recognised_recall),
-                )
-            ),
-        ]
-        for task, policy, found in _agreement(results)
+    return [
+        {
+            "task": task.replace("_", " "),
+            "policy": policy.label,
+            "simulated": f"{results.cells[task, policy].rate.value:.0%}",
+            "imagined": f"{found.imagined_success:.0%}",
+            "same actions imagined": _pair(found.replayed_precision, found.replayed_recall),
+            "classifier on real frames": _pair(found.recognised_precision, found.recognised_recall),
+        }
+        for (task, policy), found in results.agreement.items()
     ]
-    columns = ["simulated", "imagined", "same actions imagined", "classifier on real frames"]
-    return {"columns": columns, "rows": rows} if rows else None
 
 
-def _agreement(results: Results) -> list[tuple[str, PolicyName, Agreement]]:
-    """What is known of each task and policy, in the order of the table."""
-    keys = [(task, policy) for task in results.tasks for policy in results.policies]
-    return [(*key, results.agreement[key]) for key in keys if key in results.agreement]
-
-
-def rewards(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> TextTable | None:
+def rewards(layout: Layout, tasks: Sequence[str]) -> Table:
     """Scores of the success classifiers by frames, and by whole windows of play."""
-    rows = []
-    for task in tasks:
-        for variant in variants:
-            summary = optional_json(layout.reward(variant) / task / "summary.json")
-            if summary:
-                pairs = (
-                    " / ".join(
-                        _format(summary.get(f"{score}_{source}"), "{:.2f}")
-                        for score in ("precision", "recall")
-                    )
-                    for source in ("imagined", "real")
-                )
-                windows = (
-                    _format(summary.get(f"{kind}_windows_imagined"), "{:.0%}")
-                    for kind in ("missed", "false_alarm")
-                )
-                rows.append([task.replace("_", " "), VARIANT_NAMES[variant], *pairs, *windows])
-    columns = ["imagined", "real", "windows missed", "false alarms"]
-    return {"columns": columns, "rows": rows} if rows else None
-
-
-def selection(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> str | None:
-    """Which classifiers saw the evaluation's starts, as a sentence; None where none did."""
-    found = [
-        variant
-        for variant in variants
-        for task in tasks
-        if (summary := optional_json(layout.reward(variant) / task / "summary.json"))
-        and summary.get("calibrated_on") == "validation"
+    return [
+        {
+            "task": task.replace("_", " "),
+            "world model": VARIANT_NAMES[variant],
+            "imagined": _pair(found.get("precision_imagined"), found.get("recall_imagined")),
+            "real": _pair(found.get("precision_real"), found.get("recall_real")),
+            "windows missed": formatted(found.get("missed_windows_imagined"), "{:.0%}"),
+            "false alarms": formatted(found.get("false_alarm_windows_imagined"), "{:.0%}"),
+        }
+        for task, variant, found in _classifiers(layout, tasks)
     ]
-    if not found:
+
+
+def selection(layout: Layout, tasks: Sequence[str]) -> str | None:
+    """Which classifiers saw the evaluation's starts, as a sentence; None where none did."""
+    chosen = [
+        variant
+        for _, variant, found in _classifiers(layout, tasks)
+        if found.get("calibrated_on") == "validation"
+    ]
+    if not chosen:
         return None
-    names = " and ".join(VARIANT_NAMES[variant] for variant in dict.fromkeys(found))
+    names = " and ".join(VARIANT_NAMES[variant] for variant in VARIANTS if variant in chosen)
     return (
-        f"Not entirely held out: epoch and threshold of {len(found)} reward classifiers ({names}) "
+        f"Not entirely held out: epoch and threshold of {len(chosen)} reward classifiers ({names}) "
         "were chosen on the validation demonstrations, whose first frames are the starts of this "
         "evaluation. What PPO reached with them may be flattered."
     )
 
 
-def clips(layout: Layout, variants: Sequence[str], tasks: Sequence[str]) -> list[dict[str, Any]]:
-    """The clips of every task, the expert first."""
-    stages = ("bc", *FINETUNED.values())
-    places = [("controls", "expert"), *((v, stage) for v in variants for stage in stages)]
-    groups = []
-    for task in tasks:
-        found = []
-        for name, stage in places:
-            source = data_uri(_clip(layout.evaluation(name), task, stage))
-            if source:
-                policy = PolicyName(None if name == "controls" else name, stage)
-                found.append({"source": source, "label": f"{task}, {policy.label}"})
-        groups.append({"task": task.replace("_", " "), "clips": found})
-    return groups
-
-
-def _clip(directory: Path, task: str, stage: str) -> Path:
-    return directory / f"{task}-{stage}.webp"
+def clips(layout: Layout, tasks: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Clips by task and policy, the expert first."""
+    policies = [
+        PolicyName(None, "expert"),
+        *(PolicyName(v, stage) for v in VARIANTS for stage in ("bc", *FINETUNED.values())),
+    ]
+    return {
+        task: images(
+            {
+                p.label: layout.evaluation(p.variant or "controls") / f"{task}-{p.stage}.webp"
+                for p in policies
+            }
+        )
+        for task in tasks
+    }
 
 
 def _lines(
-    journals: Mapping[str, Sequence[Mapping[str, Any]]],
-    key: str,
-    x: str = "step",
-    suffix: str = "",
-    dashed: bool = False,
+    variants: Mapping[str, _Runs], key: str, suffix: str = "", dashed: bool = False
 ) -> list[Series]:
-    """A line per variant whose journal has ``key``."""
+    """A line per variant that recorded ``key``: the mean, in a band from least to most.
+
+    Of every step over the runs that have it.
+    """
     lines = []
-    for variant, journal in journals.items():
-        points = [(record[x], record[key]) for record in journal if record.get(key) is not None]
-        if points:
-            xs, ys = zip(*points, strict=True)
-            lines.append(Series(VARIANT_NAMES[variant] + suffix, COLOURS[variant], xs, ys, dashed))
+    for variant, runs in variants.items():
+        values: dict[float, list[float]] = defaultdict(list)
+        for record in chain.from_iterable(runs):
+            if record.get(key) is not None:
+                values[record["step"]].append(record[key])
+        if values:
+            steps = sorted(values)
+            low, mean, high = ([f(values[step]) for step in steps] for f in (min, fmean, max))
+            band = (low, high) if len(runs) > 1 else None
+            label = VARIANT_NAMES[variant] + suffix
+            lines.append(Series(label, COLOURS[variant], steps, mean, dashed, band))
     return lines
 
 
-def _mean(
-    runs: Sequence[Sequence[Mapping[str, Any]]], key: str
-) -> tuple[list[float], list[float], list[float], list[float]] | None:
-    """Steps, mean, lowest and highest value over the runs that have the step."""
-    values: dict[float, list[float]] = {}
-    for run in runs:
-        for record in run:
-            if record.get(key) is not None:
-                values.setdefault(record["step"], []).append(record[key])
-    if not values:
-        return None
-    steps = sorted(values)
-    pick: Callable[[Callable[[list[float]], float]], list[float]] = lambda f: [  # noqa: E731
-        f(values[step]) for step in steps
-    ]
-    return steps, pick(lambda v: sum(v) / len(v)), pick(min), pick(max)
+def _classifiers(layout: Layout, tasks: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Task, variant and summary of every success classifier."""
+    for task in tasks:
+        for variant in VARIANTS:
+            if found := optional_json(layout.reward(variant) / task / SUMMARY):
+                yield task, variant, found
 
 
-def _row(row: Sequence[Panel], description: str, width: float) -> str | None:
-    shown = [panel for panel in row if panel.series]
-    return panels(shown, description, width=width) if shown else None
-
-
-def _rows(row: Sequence[Panel], description: str, per_row: int = 4) -> str | None:
-    """Panels in several rows, so that eight tasks stay readable."""
-    shown = [panel for panel in row if panel.series]
-    if not shown:
-        return None
-    parts = [shown[start : start + per_row] for start in range(0, len(shown), per_row)]
-    width = 2.75 if len(shown) > 3 else 3.4
-    return "".join(panels(part, description, width=width) for part in parts)
-
-
-def _format(value: Any, form: str) -> str:
-    return "-" if value is None else form.format(value)
+def _pair(precision: float | None, recall: float | None) -> str:
+    return f"{formatted(precision, '{:.2f}')} / {formatted(recall, '{:.2f}')}"

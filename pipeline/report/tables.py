@@ -6,36 +6,33 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.evaluation.results import (
-    Results,
-    percent,
-    points,
-)
+from pipeline.evaluation.results import Results
+from pipeline.evaluation.statistics import Estimate
 
 
 def metrics(results: Results) -> dict[str, dict[str, float]]:
     """Macro averages for ``dvc metrics``: policy -> success rate."""
-    return {
-        policy.variant or "controls": {
-            other.stage: estimate.value
-            for other, estimate in results.macro.items()
-            if other.variant == policy.variant
-        }
-        for policy in results.macro
-    }
+    found: dict[str, dict[str, float]] = {}
+    for policy, estimate in results.macro.items():
+        found.setdefault(policy.variant or "controls", {})[policy.stage] = estimate.value
+    return found
 
 
 def _body(results: Results) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table as text."""
     header = ["success % [95 % interval]", *(policy.label for policy in results.policies)]
-    body = []
-    for task in results.tasks:
-        cells = (results.cells.get((task, policy)) for policy in results.policies)
-        body.append([task, *("-" if cell is None else percent(cell.rate) for cell in cells)])
-    if len(results.tasks) > 1:
-        averages = (results.macro.get(policy) for policy in results.policies)
-        body.append(["macro average", *("-" if a is None else percent(a) for a in averages)])
+    body = [
+        [name, *(_percent(rates.get(policy)) for policy in results.policies)]
+        for name, rates in results.table.items()
+    ]
     return header, body
+
+
+def _percent(rate: Estimate | None) -> str:
+    """``58.6 [41-75]``, "-" where there is none."""
+    if rate is None:
+        return "-"
+    return f"{100 * rate.value:.1f} [{100 * rate.low:.0f}-{100 * rate.high:.0f}]"
 
 
 def about_intervals(results: Results) -> str:
@@ -53,10 +50,12 @@ def about_intervals(results: Results) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    differences = (
-        f"{one.first.label} - {one.second.label}: {points(one.estimate)} points ({one.scope})"
-        for one in results.differences
-    )
+    """The differences in percentage points, and what the intervals speak of."""
+    differences = []
+    for one in results.differences:
+        points = Estimate(*(100 * share for share in one.estimate)).signed(".1f")
+        label = f"{one.first.label} - {one.second.label}"
+        differences.append(f"{label}: {points} points ({one.scope})")
     return [*differences, about_intervals(results)]
 
 

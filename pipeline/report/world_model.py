@@ -1,25 +1,28 @@
 """The parts of the page that come from the evaluation of the world models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from markupsafe import Markup
 
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation.results import VARIANT_NAMES
+from pipeline.evaluation.statistics import Estimate
 from pipeline.report.figures import COLOURS, Panel, Series, panels
-from pipeline.report.sections import CAMERAS, TextTable
-from pipeline.report.sources import optional_json
+from pipeline.report.sections import CAMERAS
+from pipeline.report.sources import Table, optional_json
 from wam.config import ACTION_NAMES, VARIANTS
 from wam.tasks import FIXTURES
 
 RESULT_FILE = "world_model.json"
 
 _MEASURES = {
-    "psnr": ("PSNR (dB)", "{:.2f}"),
-    "ssim": ("SSIM", "{:.3f}"),
-    "lpips": ("LPIPS", "{:.3f}"),
-    "st_lpips": ("ST-LPIPS", "{:.3f}"),
-    "posterior_psnr": ("PSNR filtered (dB)", "{:.2f}"),
-    "fvd": ("FVD", "{:.1f}"),
+    "psnr": ("PSNR (dB)", ".2f"),
+    "ssim": ("SSIM", ".3f"),
+    "lpips": ("LPIPS", ".3f"),
+    "st_lpips": ("ST-LPIPS", ".3f"),
+    "posterior_psnr": ("PSNR filtered (dB)", ".2f"),
+    "fvd": ("FVD", ".1f"),
 }
 """Names and formats; of the distances less is better."""
 _VIEWS = {
@@ -30,111 +33,101 @@ _VIEWS = {
 _PROBES = {"linear": "linear", "mlp": "one hidden layer"}
 
 
-def result(layout: Layout) -> dict[str, Any] | None:
-    """The evaluation's result, None where there is none."""
-    return optional_json(layout.world_model_evaluation / RESULT_FILE)
+def result(layout: Layout) -> dict[str, Any]:
+    """The evaluation's result, empty where there is none."""
+    return optional_json(layout.world_model_evaluation / RESULT_FILE) or {}
 
 
-def curves(layout: Layout) -> str | None:
-    """Prediction quality over the horizon, a panel per camera and measure."""
+def curves(layout: Layout) -> Markup | None:
+    """Prediction quality over the horizon, a panel per camera and measure.
+
+    Means over sequences: the band of their spread would hide the difference.
+    """
     found = optional_json(layout.world_model_evaluation / "open_loop.json")
     if not found:
         return None
     row = [
         Panel(
             f"{_MEASURES[measure][0]}, {camera}",
-            [_line(variant, found[variant], f"{measure}_{camera}") for variant in VARIANTS],
+            [
+                Series(
+                    VARIANT_NAMES[variant],
+                    COLOURS[variant],
+                    [record["horizon"] for record in found[variant]],
+                    [record[f"{measure}_{camera}"] for record in found[variant]],
+                )
+                for variant in VARIANTS
+            ],
             "steps ahead",
         )
         for measure in ("psnr", "ssim")
         for camera in CAMERAS
     ]
-    return panels(row, "open-loop quality over the horizon", width=2.75)
+    return panels(row, "open-loop quality over the horizon")
 
 
-def quality(found: Mapping[str, Any] | None) -> TextTable | None:
+def quality(found: Mapping[str, Any]) -> Table:
     """Every measure by camera, single horizons for the mean of both, and the paired differences."""
-    if not found:
-        return None
+    between = f"{' - '.join(VARIANT_NAMES.values())} [95 %]"
     rows = []
     for row in found["quality"]:
         if row["horizon"] is None or row["camera"] == "both":
             label, form = _MEASURES[row["measure"]]
             camera = "both cameras" if row["camera"] == "both" else f"{row['camera']} camera"
             step = "" if row["horizon"] is None else f", step {row['horizon']}"
-            cells = (_spread(row[variant], form) for variant in VARIANTS)
-            rows.append([f"{label}, {camera}{step}", *cells, _interval(row["difference"], form)])
-    for name, entry in found["perceptual"].items():
+            cells = {
+                name: f"{row[v]['mean']:{form}} ± {row[v]['std']:{form}}"
+                for v, name in VARIANT_NAMES.items()
+            }
+            difference = Estimate(**row["difference"]).signed(form) if row["difference"] else "-"
+            rows.append({"measure": f"{label}, {camera}{step}", **cells, between: difference})
+    for measure, entry in found["perceptual"].items():
         if VARIANTS[0] in entry:
-            label, form = _MEASURES[name]
-            rows.append([label, *(form.format(entry[v]["both"]) for v in VARIANTS), ""])
-    names = [VARIANT_NAMES[variant] for variant in VARIANTS]
-    return {"columns": [*names, f"{' - '.join(names)} [95 %]"], "rows": rows}
+            label, form = _MEASURES[measure]
+            cells = {name: f"{entry[v]['both']:{form}}" for v, name in VARIANT_NAMES.items()}
+            rows.append({"measure": label, **cells, between: ""})
+    return rows
 
 
-def not_computed(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def not_computed(found: Mapping[str, Any]) -> dict[str, str]:
     """The learned distances that are missing, and why."""
-    entries = found["perceptual"] if found else {}
-    return [(_MEASURES[n][0], entry["why"]) for n, entry in entries.items() if "why" in entry]
+    entries = found["perceptual"].items()
+    return {_MEASURES[name][0]: entry["why"] for name, entry in entries if "why" in entry}
 
 
-def probes(found: Mapping[str, Any] | None) -> TextTable | None:
+def probes(found: Mapping[str, Any]) -> Table:
     """What the encoders tell about the actions, and the predicted frames."""
-    if not found:
-        return None
-    encoders = {"untrained": "untrained"} | {v: VARIANT_NAMES[v] for v in VARIANTS}
-    rows = [
-        [f"{label}, {kind_label}", *_score(found["probe"][encoder][kind])]
+    encoders = {"untrained": "untrained"} | VARIANT_NAMES
+    scores = {
+        f"{label}, {kind_label}": found["probe"][encoder][kind]
         for kind, kind_label in _PROBES.items()
         for encoder, label in encoders.items()
-    ]
-    rows += [
-        [f"{VARIANT_NAMES[v]}, predicted frames", *_score(found["action_faithfulness"][v])]
-        for v in VARIANTS
-    ]
+    }
+    scores |= {
+        f"{VARIANT_NAMES[v]}, predicted frames": found["action_faithfulness"][v] for v in VARIANTS
+    }
+    columns = [*(f"R² {name}" for name in ACTION_NAMES[:-1]), "R² mean"]
     majority = found["probe"]["untrained"]["linear"]["gripper_majority"]
-    rows.append(["the more frequent command", *("" for _ in range(7)), f"{majority:.1%}", "50.0%"])
-    motion = [f"R² {name}" for name in ACTION_NAMES[:-1]]
-    return {"columns": [*motion, "R² mean", "gripper", "balanced"], "rows": rows}
-
-
-def scene_probes(found: Mapping[str, Any] | None) -> TextTable | None:
-    """What images, and the latents made of them, tell about the scene."""
-    if not found:
-        return None
     rows = [
-        [
-            f"{VARIANT_NAMES[v]}, {label}",
-            *(f"{found['scene_probe'][v][view][name]:.2f}" for name in FIXTURES),
-        ]
+        {
+            "probe": name,
+            **{c: f"{r2:.3f}" for c, r2 in zip(columns, [*s["r2"], s["r2_mean"]], strict=True)},
+            "gripper": f"{s['gripper_accuracy']:.1%}",
+            "balanced": f"{s['gripper_balanced_accuracy']:.1%}",
+        }
+        for name, s in scores.items()
+    ]
+    constant = {"gripper": f"{majority:.1%}", "balanced": "50.0%"}
+    return [*rows, {"probe": "the more frequent command", **dict.fromkeys(columns, ""), **constant}]
+
+
+def scene_probes(found: Mapping[str, Any]) -> Table:
+    """What images, and the latents made of them, tell about the scene."""
+    return [
+        {
+            "probe": f"{VARIANT_NAMES[v]}, {label}",
+            **{f"R² {name}": f"{found['scene_probe'][v][view][name]:.2f}" for name in FIXTURES},
+        }
         for v in VARIANTS
         for view, label in _VIEWS.items()
-    ]
-    return {"columns": [f"R² {name}" for name in FIXTURES], "rows": rows}
-
-
-def _spread(values: Mapping[str, float], form: str) -> str:
-    return f"{form.format(values['mean'])} ± {form.format(values['std'])}"
-
-
-def _interval(difference: Mapping[str, float] | None, form: str) -> str:
-    if difference is None:
-        return "-"
-    value, low, high = (
-        form.replace(":", ":+").format(difference[key]) for key in ("value", "low", "high")
-    )
-    return f"{value} [{low}, {high}]"
-
-
-def _line(variant: str, records: Sequence[Mapping[str, float]], key: str) -> Series:
-    """The mean over sequences; the band of the sequences' spread would hide the difference."""
-    x, y = zip(*((record["horizon"], record[key]) for record in records), strict=True)
-    return Series(VARIANT_NAMES[variant], COLOURS[variant], x, y)
-
-
-def _score(scores: Mapping[str, Any]) -> list[str]:
-    return [
-        *(f"{value:.3f}" for value in (*scores["r2"], scores["r2_mean"])),
-        f"{scores['gripper_accuracy']:.1%}",
-        f"{scores['gripper_balanced_accuracy']:.1%}",
     ]

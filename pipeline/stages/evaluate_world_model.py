@@ -28,7 +28,7 @@ from pipeline.evaluation.perceptual import (
     open_available,
 )
 from pipeline.evaluation.results import trained_apart
-from pipeline.evaluation.statistics import paired_difference
+from pipeline.evaluation.statistics import Estimate, paired_difference
 from pipeline.params import EvaluateWorldModel, Profile
 from pipeline.store.open import open_store
 from wam import device as devices
@@ -107,8 +107,7 @@ def _evaluate(
     }
     untrained = WorldModel(models[VARIANTS[0]].config, profile.train_world_model.seed).to(device)
     seen = [embed_windows(untrained, windows, device) for windows in (training, held_out)]
-    _, probe_scores = _probe(seen, training, held_out, settings.seed)
-    probes = {UNTRAINED: probe_scores}
+    probes = {UNTRAINED: _probe(seen, training, held_out, settings.seed)[1]}
     opened: dict[str, OpenLoop] = {}
     faithfulness, scene = {}, {}
     total = len(models) * settings.open_loop_sequences
@@ -194,35 +193,29 @@ def _compare(opened: Mapping[str, OpenLoop]) -> list[dict[str, Any]]:
     """
     first = opened[VARIANTS[0]]
     rows = []
-    for measure_name, camera in first.quality:
-        frames = {v: entry.quality[measure_name, camera] for v, entry in opened.items()}
-        rows.append(_row(measure_name, camera, None, {v: f.mean(0) for v, f in frames.items()}))
-        rows += [
-            _row(measure_name, camera, horizon, {v: f[horizon - 1] for v, f in frames.items()})
-            for horizon in HORIZONS
-            if horizon <= len(frames[VARIANTS[0]])
-        ]
-    rows += [
-        _row(
-            "posterior_psnr",
-            camera,
-            None,
-            {v: entry.posterior_psnr[camera].mean(0) for v, entry in opened.items()},
-        )
-        for camera in first.posterior_psnr
-    ]
+    for name, camera in first.quality:
+        frames = {v: entry.quality[name, camera] for v, entry in opened.items()}
+        reached = [horizon for horizon in HORIZONS if horizon <= len(frames[VARIANTS[0]])]
+        rows += [_row(name, camera, horizon, frames) for horizon in (None, *reached)]
+    for camera in first.posterior_psnr:
+        frames = {v: entry.posterior_psnr[camera] for v, entry in opened.items()}
+        rows.append(_row("posterior_psnr", camera, None, frames))
     return rows
 
 
 def _row(
-    name: str, camera: str, horizon: int | None, sequences: Mapping[str, np.ndarray]
+    name: str, camera: str, horizon: int | None, frames: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    first, second = (sequences[variant] for variant in VARIANTS)
+    """``frames`` [T, B] by variant."""
+    at = {
+        v: found.mean(0) if horizon is None else found[horizon - 1] for v, found in frames.items()
+    }
+    first, second = (at[variant] for variant in VARIANTS)
     return {
         "measure": name,
         "camera": camera,
         "horizon": horizon,
-        **{v: {"mean": float(x.mean()), "std": float(x.std())} for v, x in sequences.items()},
+        **{v: {"mean": float(x.mean()), "std": float(x.std())} for v, x in at.items()},
         "difference": paired_difference(first, second)._asdict() if len(first) > 1 else None,
     }
 
@@ -238,14 +231,14 @@ def _frechet(name: str, opened: Mapping[str, OpenLoop]) -> dict[str, dict[str, f
 
 def _curve(entry: OpenLoop) -> list[dict[str, float]]:
     """Means and standard deviations over sequences, a record per horizon."""
-    records = []
-    for step in range(len(entry.quality["psnr", BOTH])):
-        record: dict[str, float] = {"horizon": step + 1}
-        for (name, camera), values in entry.quality.items():
-            record[f"{name}_{camera}"] = float(values[step].mean())
-            record[f"{name}_{camera}_std"] = float(values[step].std())
-        records.append(record)
-    return records
+    return [
+        {
+            "horizon": step + 1,
+            **{f"{n}_{c}": float(v[step].mean()) for (n, c), v in entry.quality.items()},
+            **{f"{n}_{c}_std": float(v[step].std()) for (n, c), v in entry.quality.items()},
+        }
+        for step in range(len(entry.quality["psnr", BOTH]))
+    ]
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
@@ -273,15 +266,13 @@ def _show(result: Mapping[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "measure" else "right")
     for row in result["quality"]:
         if row["camera"] == BOTH:
-            digits = 2 if "psnr" in row["measure"] else 3
+            form = ".2f" if "psnr" in row["measure"] else ".3f"
             difference = row["difference"]
-            ends = () if difference is None else (difference[end] for end in ("low", "high"))
-            interval = ", ".join(f"{end:+.{digits}f}" for end in ends)
             table.add_row(
                 row["measure"],
                 "all" if row["horizon"] is None else str(row["horizon"]),
-                *(f"{row[v]['mean']:.{digits}f} ± {row[v]['std']:.{digits}f}" for v in VARIANTS),
-                f"{difference['value']:+.{digits}f} [{interval}]" if difference else "-",
+                *(f"{row[v]['mean']:{form}} ± {row[v]['std']:{form}}" for v in VARIANTS),
+                Estimate(**difference).signed(form) if difference else "-",
             )
     console.console.print(table)
     console.note("differences: of these two trained models, over the same held-out sequences")

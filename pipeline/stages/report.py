@@ -6,9 +6,7 @@ from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.manifests import read_manifest, write_json
-from pipeline.evaluation.results import (
-    merge,
-)
+from pipeline.evaluation.results import merge
 from pipeline.params import Profile
 from pipeline.report import facts, sections, tables, world_model
 from pipeline.report.page import PAGE, render
@@ -21,20 +19,20 @@ def run(profile: Profile, layout: Layout) -> None:
 
     What has not been computed is shown as such. Raises WamError if nothing was evaluated at all.
     """
-    directories = [layout.evaluation(name) for name in facts.evaluations()]
+    directories = [layout.evaluation(name) for name in facts.EVALUATIONS]
     if not any(manifest(directory) for directory in directories):
         read_manifest(directories[0], "evaluate")
     inputs = facts.fingerprints(layout)  # which compares all files with their digests
     results = merge(directories, profile.tasks, VARIANTS)
     params = dataclasses.asdict(profile)
-    selection = sections.selection(layout, VARIANTS, profile.tasks)
+    selection = sections.selection(layout, profile.tasks)
     notes = [*tables.notes(results), *([selection] if selection else [])]
 
     def make_results(target: Build) -> None:
         path = target.directory
         write_json(path / "summary.json", results.rows)
         write_json(path / "metrics.json", tables.metrics(results))
-        if (evaluated := world_model.result(layout)) is not None:
+        if evaluated := world_model.result(layout):
             write_json(path / world_model.RESULT_FILE, evaluated)
         (path / "table.md").write_text(tables.markdown(results, notes))
         (path / "table.txt").write_text(tables.plain(results, notes))
