@@ -2,7 +2,9 @@
 
 By default a demonstration is filtered anew from its own first frame, because that is how an episode
 begins at evaluation; the filter with the preceding play as context is stored beside it
-(docs/algorithm.md 3.3). Imagined copies follow the recorded actions from the first feature (docs/algorithm.md 5.3).
+(docs/algorithm.md 3.3). Imagined copies follow the recorded actions from the first feature
+(docs/algorithm.md 5.3).
+
 Shapes: T time, D demonstrations, S draws, E embedding, F feature.
 """
 

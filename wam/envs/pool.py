@@ -1,8 +1,8 @@
 """Many simulators in worker processes, stepped together in chunks.
 
 Every episode has a physics client of its own: only a fresh client is bit-reproducible
-(docs/calvin.md 2.5), so results depend neither on the number of workers nor on what ran before. The parent
-process keeps the models; workers need neither torch nor a GPU.
+(docs/calvin.md 2.5), so results depend neither on the number of workers nor on what ran before. The
+parent process keeps the models; workers need neither torch nor a GPU.
 """
 
 import multiprocessing

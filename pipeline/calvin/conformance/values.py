@@ -88,7 +88,7 @@ def encodings(split: Split) -> Iterator[Finding]:
 
 
 def relative(actions: np.ndarray, robot_obs: np.ndarray) -> np.ndarray:
-    """``rel_actions`` [N, 7] of ``actions`` [N, 7] and ``robot_obs`` [N, 15] (docs/calvin.md 1.4)"""
+    """``rel_actions`` [N, 7] of ``actions`` and ``robot_obs`` [N, 15] (docs/calvin.md 1.4)."""
     position = (actions[:, :3] - robot_obs[:, :3]) / POSITION_STEP_M
     turn = _wrapped(actions[:, 3:6] - robot_obs[:, 3:6])
     motion = np.concatenate([position, turn / ROTATION_STEP_RAD], axis=1).clip(-1, 1)
