@@ -42,7 +42,7 @@ from pipeline.params import Profile, load_profile
 from pipeline.pictures.images import to_model_size
 from pipeline.stages import collect, convert, export, index
 from pipeline.store.open import Store, open_store
-from pipeline.store.shard_file import write_chunk_file, writing_shard
+from pipeline.store.shard_file import ShardFile, write_chunk_file
 from pipeline.webdataset.read import open_split
 from wam.device import keep_freed_memory
 from wam.training.trainer import Trainer
@@ -317,11 +317,12 @@ def own_writer(store: Store, target: Path) -> WriteShard:
             return
         chunk = (chunk_frames, *array.shape)
         chunks = shard_frames // chunk_frames
-        with writing_shard(file, chunk, array.dtype, chunks, level) as shard:
-            for start in range(0, len(rows), chunk_frames):
-                part = rows[start : start + chunk_frames]
-                shard.chunk[: len(part)] = part
-                shard.write_chunk(len(part))
+        shard = ShardFile(chunk, array.dtype, chunks, level)
+        for start in range(0, len(rows), chunk_frames):
+            part = rows[start : start + chunk_frames]
+            shard.chunk[: len(part)] = part
+            shard.write_chunk(len(part))
+        shard.save(file)
 
     return write
 

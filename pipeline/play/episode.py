@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.artifacts import manifests
-from pipeline.calvin import on_disk
+from pipeline.calvin import actions, on_disk
 from pipeline.play.windows import cut_windows
 from wam.envs.factory import make_env
-from wam.envs.scene_files.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
 from wam.envs.settings import SimulatorConfig
 from wam.errors import WamError
 
@@ -64,10 +63,9 @@ def _record(job: EpisodeJob, env: Any, frame_done: Callable[[], None]) -> None:
     # One frame more than is kept: the last one only supplies the action of the frame before.
     for index, observation in enumerate(play.frames(job.frames + 1)):
         if previous is not None:
-            actions, rel_actions = hindsight_actions(
-                previous["robot_obs"], observation["robot_obs"]
-            )
-            frame = {**previous, "actions": actions, "rel_actions": rel_actions}
+            action = actions.absolute(observation["robot_obs"])
+            rel_action = actions.relative(action, previous["robot_obs"])
+            frame = {**previous, "actions": action, "rel_actions": rel_action}
             on_disk.write_frame(job.directory, job.first_id + index - 1, frame)
             for name in sorted(frame):
                 content.update(frame[name].tobytes())
@@ -79,20 +77,3 @@ def _record(job: EpisodeJob, env: Any, frame_done: Callable[[], None]) -> None:
     manifests.write_json(
         job.marker, {"windows": [asdict(w) for w in windows], "digest": content.hexdigest()}
     )
-
-
-def hindsight_actions(
-    robot_obs: np.ndarray, next_robot_obs: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """``actions`` and ``rel_actions`` float64 [7] that lead from one state to the next.
-
-    CALVIN contract 1.4: the next frame's TCP pose and gripper command; relative to this frame in
-    units of 2 cm and 0.05 rad, the Euler difference wrapped, both clipped to [-1, 1].
-    """
-    actions = np.concatenate([next_robot_obs[:6], next_robot_obs[14:15]])
-    rel_actions = actions.copy()
-    rel_actions[:3] = (actions[:3] - robot_obs[:3]) / POSITION_STEP_M
-    turn = (actions[3:6] - robot_obs[3:6] + np.pi) % (2 * np.pi) - np.pi
-    rel_actions[3:6] = turn / ROTATION_STEP_RAD
-    rel_actions[:6] = rel_actions[:6].clip(-1.0, 1.0)
-    return actions, rel_actions
