@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.artifacts import manifests
 from pipeline.batches.assemble import assemble
-from pipeline.batches.decoded import Cache, announce, cache_file, in_memory, memory_mapped
+from pipeline.batches.decoded import Cache, announce, cache_file, joined, memory_mapped
 from pipeline.batches.loader import ONE_WORKER, BatchLoader, Delivery
 from pipeline.batches.order import RandomWindows, Streams, Windows, fixed_windows
 from pipeline.pictures.images import all_to_model_size
@@ -35,7 +35,7 @@ def store_frames(store: Store, cache: Cache = "none", directory: Path | None = N
         return frames
     if cache == "ram":
         announce(store.num_frames, "memory")
-        return in_memory(frames)
+        return joined([(frames, 0, store.num_frames)])
     path = cache_file(
         directory, store.split, manifests.fingerprint(store.path.parent, "convert", deep=False)
     )

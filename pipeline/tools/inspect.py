@@ -178,10 +178,10 @@ def _zarr(path: Path) -> Rows:
     yield "frames", f"{store.num_frames:,} in {len(store.episodes)} episodes"
     yield "scene, renderer", f"{store.attrs['scene']}, {store.attrs['renderer']}"
     for name in (*store.arrays, EPISODES):
-        array = store.array(name)
+        array = store.reader(name)
         stored = sum(file.stat().st_size for file in (path / name).iterdir())
-        ratio = f"{stored / 1e6:.2f} MB, {stored / max(array.nbytes, 1):.0%} of raw"
-        yield name, f"{array.dtype} {array.shape}, {ratio}"
+        ratio = stored / max(math.prod(array.shape) * array.dtype.itemsize, 1)
+        yield name, f"{array.dtype} {array.shape}, {stored / 1e6:.2f} MB, {ratio:.0%} of raw"
 
 
 def _shards(path: Path) -> Rows:
