@@ -28,7 +28,7 @@ from pipeline import console
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.calvin.fields import CAMERAS
 from pipeline.store.open import Store, open_store
-from pipeline.store.shard_file import write_chunk_file, writing_shard
+from pipeline.store.shard_file import ShardFile, write_chunk_file
 from turns import options, ratio, take_turns
 
 LIBRARIES = {
@@ -170,11 +170,12 @@ def own_writer(store: Store, target: Path) -> WriteShard:
             return
         chunk = (chunk_frames, *array.shape)
         chunks = shard_frames // chunk_frames
-        with writing_shard(file, chunk, array.dtype, chunks, level) as shard:
-            for start in range(0, len(rows), chunk_frames):
-                part = rows[start : start + chunk_frames]
-                shard.chunk[: len(part)] = part
-                shard.write_chunk(len(part))
+        shard = ShardFile(chunk, array.dtype, chunks, level)
+        for start in range(0, len(rows), chunk_frames):
+            part = rows[start : start + chunk_frames]
+            shard.chunk[: len(part)] = part
+            shard.write_chunk(len(part))
+        shard.save(file)
 
     return write
 

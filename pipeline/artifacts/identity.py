@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.artifacts.manifests import (
-    digest,
-)
+from pipeline.artifacts.manifests import digest
 
 
 @dataclass(frozen=True)

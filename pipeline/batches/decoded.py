@@ -37,11 +37,6 @@ _PIECE = 1000
 _CRC_BYTES = 4
 
 
-def in_memory(frames: Frames) -> Frames:
-    """``frames``, decoded."""
-    return joined([(frames, 0, len(frames.proprio))])
-
-
 def joined(parts: Sequence[tuple[Frames, int, int]]) -> Frames:
     """The rows [start, stop) of each (frames, start, stop) one after the other, decoded."""
     records = np.empty(sum(stop - start for _, start, stop in parts), _RECORD)

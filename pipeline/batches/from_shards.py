@@ -15,13 +15,11 @@ import numpy as np
 from pipeline.artifacts import manifests
 from pipeline.batches.assemble import assemble
 from pipeline.batches.decoded import Cache, announce, cache_file, joined, memory_mapped
-from pipeline.batches.loader import BatchLoader, Delivery
+from pipeline.batches.loader import ONE_WORKER, BatchLoader, Delivery
 from pipeline.batches.order import Position, TarWindows, Windows, fixed_windows
 from pipeline.store.frames import Frames
 from pipeline.webdataset.read import ShardSplit, Tar
 from wam.batch import Batch
-
-_ONE_WORKER = Delivery()
 
 
 def shard_batches(
@@ -33,7 +31,7 @@ def shard_batches(
     cache: Cache = "none",
     cache_directory: Path | None = None,
     shuffle_tars: int = 8,
-    delivery: Delivery = _ONE_WORKER,
+    delivery: Delivery = ONE_WORKER,
 ) -> BatchLoader["_Item"]:
     """Batches of ``batch`` rows over all ranks, in the order of :class:`TarWindows`.
 

@@ -8,16 +8,14 @@ import numpy as np
 
 from pipeline.artifacts import manifests
 from pipeline.batches.assemble import assemble
-from pipeline.batches.decoded import Cache, announce, cache_file, in_memory, memory_mapped
-from pipeline.batches.loader import BatchLoader, Delivery
+from pipeline.batches.decoded import Cache, announce, cache_file, joined, memory_mapped
+from pipeline.batches.loader import ONE_WORKER, BatchLoader, Delivery
 from pipeline.batches.order import RandomWindows, Streams, Windows, fixed_windows
 from pipeline.pictures.images import all_to_model_size
 from pipeline.store.array_reader import ArrayReader
 from pipeline.store.frames import Frames
 from pipeline.store.open import Store
 from wam.batch import Batch
-
-_ONE_WORKER = Delivery()
 
 
 def store_frames(store: Store, cache: Cache = "none", directory: Path | None = None) -> Frames:
@@ -37,7 +35,7 @@ def store_frames(store: Store, cache: Cache = "none", directory: Path | None = N
         return frames
     if cache == "ram":
         announce(store.num_frames, "memory")
-        return in_memory(frames)
+        return joined([(frames, 0, store.num_frames)])
     path = cache_file(
         directory, store.split, manifests.fingerprint(store.path.parent, "convert", deep=False)
     )
@@ -55,7 +53,7 @@ def store_batches(
     cache: Cache = "none",
     cache_directory: Path | None = None,
     keeps_state: bool = False,
-    delivery: Delivery = _ONE_WORKER,
+    delivery: Delivery = ONE_WORKER,
 ) -> BatchLoader[Windows]:
     """Batches of ``batch`` rows over all ranks: :class:`Streams` or :class:`RandomWindows`.
 

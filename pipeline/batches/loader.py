@@ -57,6 +57,9 @@ class Delivery:
         return batch // self.world_size
 
 
+ONE_WORKER = Delivery()
+
+
 class BatchLoader(Generic[Item]):
     """Infinite iterator over :class:`Batch` [T, B] in the order of ``order``.
 

@@ -235,6 +235,11 @@ def _lay_windows(runs: np.ndarray, window: int, rng: np.random.Generator) -> np.
 
 
 def _check_enough(windows: int, batch: int, window: int) -> None:
+    if not windows:
+        raise WamError(
+            f"train_world_model.window={window}: longer than every episode of the data; lower it, "
+            "or collect longer episodes"
+        )
     if windows < batch:
         raise WamError(
             f"train_world_model.batch={batch}: the data hold only {windows} windows of "

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from wam.config import ACTION_SIZE, IMAGE_SIZE
+from wam.proprio import ROBOT_OBS_SIZE
 
 CAMERAS = ("rgb_static", "rgb_gripper")
 """What training needs; a store may hold one of them for other uses."""
 DEPTHS = {"rgb_static": "depth_static", "rgb_gripper": "depth_gripper"}
 """The depth image of each camera, float32 [H, W] in m along the optical axis."""
-ROBOT_OBS_SIZE = 15
 SCENE_OBS_SIZE = 24
 
 _TWO_PI = 2 * np.pi

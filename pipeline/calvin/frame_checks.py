@@ -26,7 +26,7 @@ class DroppedEpisode:
 def read_first_frame(path: Path, keys: Iterable[str]) -> dict[str, Kind]:
     """Dtype and shape of every array of a frame, after ``keys`` of it were checked.
 
-    Raises WamError naming the file and the field as :func:`read_frame` and :func:`check_values` do.
+    Raises WamError naming the file and the field as :func:`check_frame` does.
     """
     _, kinds = on_disk.examine_frame(path, ())
     check_frame(path, kinds, keys)
@@ -34,12 +34,14 @@ def read_first_frame(path: Path, keys: Iterable[str]) -> dict[str, Kind]:
 
 
 def check_frame(path: Path, kinds: Mapping[str, Kind], keys: Iterable[str]) -> None:
-    """Read ``keys`` of one frame; raises WamError if :func:`read_frame` or its values would."""
-    frame = read_frame(path, kinds, keys)
+    """Read and check ``keys`` of one frame; errors as :func:`read_checked_frame`, and of values."""
+    frame = read_checked_frame(path, kinds, keys)
     check_values([path], {name: frame[name][None] for name in VECTORS if name in frame})
 
 
-def read_frame(path: Path, kinds: Mapping[str, Kind], keys: Iterable[str]) -> dict[str, np.ndarray]:
+def read_checked_frame(
+    path: Path, kinds: Mapping[str, Kind], keys: Iterable[str]
+) -> dict[str, np.ndarray]:
     """The arrays called ``keys`` of one frame; the values of vectors are yet to be checked.
 
     Raises WamError naming the file and the field if an array is missing, damaged, or of another

@@ -39,28 +39,28 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def load_npy(path: Path) -> np.ndarray:
+    content = _content(path, _MOST_TABLE_BYTES, "; every split of CALVIN data has this table")
     try:
-        return parse_npy(read_regular(path, _MOST_TABLE_BYTES))
-    except FileNotFoundError:
-        raise WamError(f"{path}: not found; every split of CALVIN data has this table") from None
-    except OSError as error:
-        raise WamError(f"{path}: cannot be read ({error.strerror})") from None
-    except WamError:
-        raise
+        return parse_npy(content)
     except ValueError as error:
         raise WamError(f"{path}: not a valid .npy file ({error})") from None
 
 
 def load_yaml(path: Path) -> Any:
     try:
-        text = read_regular(path, bounded_yaml.MOST_CHARACTERS).decode()
-    except FileNotFoundError:
-        raise WamError(f"{path}: not found") from None
-    except OSError as error:
-        raise WamError(f"{path}: cannot be read ({error.strerror})") from None
+        text = _content(path, bounded_yaml.MOST_CHARACTERS).decode()
     except UnicodeDecodeError as error:
         raise WamError(f"{path}: not valid YAML (not UTF-8 at byte {error.start})") from None
     return bounded_yaml.load(text, path)
+
+
+def _content(path: Path, most_bytes: int, why: str = "") -> bytes:
+    try:
+        return read_regular(path, most_bytes)
+    except FileNotFoundError:
+        raise WamError(f"{path}: not found{why}") from None
+    except OSError as error:
+        raise WamError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def lookup(mapping: Any, *keys: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import console
+from pipeline.calvin.fields import CAMERAS
 from pipeline.evaluation.compatibility import mismatch
 from pipeline.params import Profile
 from pipeline.pictures.images import to_model_size
@@ -30,7 +31,7 @@ def simulator_for(profile: Profile, store: Path, data: Mapping[str, Any]) -> Sim
     works here. Raises WamError for images that are not square.
     """
     sizes = []
-    for camera in ("rgb_static", "rgb_gripper"):
+    for camera in CAMERAS:
         height, width = data["source_image_shapes"][camera][:2]
         if height != width:
             raise WamError(f"{store}: {camera} is {height}x{width}; expected a square")

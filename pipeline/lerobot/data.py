@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline import console
 from pipeline.artifacts import manifests
-from pipeline.lerobot.features import ROW_NUMBERS, Feature, encode
+from pipeline.lerobot.features import Feature, encode
 from pipeline.lerobot.split import LeRobotSplit
 from pipeline.lerobot.statistics import Statistics, count_levels, no_levels, of_levels
 from wam.errors import WamError
@@ -92,15 +92,13 @@ def write_files(
         ) as advance,
     ):
         for file in files:
-            record = records / f"{file.number:06d}.json"
-            if _is_written(directory / file.path, record):
+            path, record = directory / file.path, records / f"{file.number:06d}.json"
+            if _is_written(path, record):
                 rows = split.store.episodes[file.episodes]
                 advance(int((rows[:, 1] - rows[:, 0]).sum()))
             else:
-                found = _write_file(split, file, directory / file.path, pool, advance)
-                counts = {key: values.tolist() for key, values in found.levels.items()}
-                content = {"episodes": found.episodes, "levels": counts}
-                manifests.write_json(record, content | manifests.entry(directory / file.path))
+                found = _write_file(split, file, path, pool, advance)
+                manifests.write_json(record, found | manifests.entry(path))
             content = manifests.read_json(record)
             episodes += content["episodes"]
             for key, values in content["levels"].items():
@@ -123,11 +121,12 @@ def _write_file(
     path: Path,
     pool: ThreadPoolExecutor,
     advance: Callable[..., None],
-) -> ImageStatistics:
+) -> dict[str, Any]:
+    """Write one file; ``episodes`` and ``levels`` of its :class:`ImageStatistics`, JSON-like."""
     from pyarrow import parquet  # not installed everywhere
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    schema = _schema(split.features)
+    schema = _schema(split.columns)
     total = _no_levels(split)
     episodes = []
     with (
@@ -150,7 +149,7 @@ def _write_file(
             )
             for key, counts in levels.items():
                 total[key] += counts
-    return ImageStatistics(episodes, total)
+    return {"episodes": episodes, "levels": {key: total[key].tolist() for key in total}}
 
 
 def _table(
@@ -165,7 +164,7 @@ def _table(
     import pyarrow as pa
 
     columns = []
-    for feature in split.features:
+    for feature in split.columns:
         rows = split.read(feature, start, stop)
         column_type = schema.field(feature.key).type
         if feature.is_image:
@@ -179,7 +178,6 @@ def _table(
         else:
             flat = pa.array(rows.ravel(), column_type.value_type)
             columns.append(pa.FixedSizeListArray.from_arrays(flat, type=column_type))
-    columns += split.row_numbers(start, stop).values()
     return pa.table(columns, schema)
 
 
@@ -191,26 +189,23 @@ def _encode_and_count(feature: Feature, image: np.ndarray) -> tuple[bytes, np.nd
     return encode(feature, image), count_levels(feature, image)
 
 
-def _schema(features: list[Feature]) -> Any:
+def _schema(columns: list[Feature]) -> Any:
     """The Arrow schema, with the metadata by which the ``datasets`` library knows images."""
     import pyarrow as pa
 
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     fields: list[tuple[str, Any]] = []
     known: dict[str, dict[str, Any]] = {}
-    for feature in features:
-        value = {"dtype": feature.dtype, "_type": "Value"}
-        if feature.is_image:
-            fields.append((feature.key, image))
-            known[feature.key] = {"_type": "Image"}
-        elif feature.shape == (1,):
-            fields.append((feature.key, pa.type_for_alias(feature.dtype)))
-            known[feature.key] = value
+    for column in columns:
+        value = {"dtype": column.dtype, "_type": "Value"}
+        if column.is_image:
+            fields.append((column.key, image))
+            known[column.key] = {"_type": "Image"}
+        elif column.shape == (1,):
+            fields.append((column.key, pa.type_for_alias(column.dtype)))
+            known[column.key] = value
         else:
-            (length,) = feature.shape
-            fields.append((feature.key, pa.list_(pa.type_for_alias(feature.dtype), length)))
-            known[feature.key] = {"feature": value, "length": length, "_type": "List"}
-    for name, dtype in ROW_NUMBERS.items():
-        fields.append((name, pa.type_for_alias(dtype)))
-        known[name] = {"dtype": dtype, "_type": "Value"}
+            (length,) = column.shape
+            fields.append((column.key, pa.list_(pa.type_for_alias(column.dtype), length)))
+            known[column.key] = {"feature": value, "length": length, "_type": "List"}
     return pa.schema(fields, {"huggingface": json.dumps({"info": {"features": known}})})

@@ -37,15 +37,6 @@ NAMES = {
 }
 """Of the elements of a vector."""
 
-ROW_NUMBERS = {
-    "timestamp": "float32",
-    "frame_index": "int64",
-    "episode_index": "int64",
-    "index": "int64",
-    "task_index": "int64",
-}
-"""Columns that LeRobot requires of every data set."""
-
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 _TIFF = (cv2.IMWRITE_TIFF_COMPRESSION, 8)  # Deflate
 
@@ -56,7 +47,7 @@ class Feature:
 
     key: str
     array: str
-    """The store's array that it comes from."""
+    """The store's array that it comes from, if it does."""
     kind: Literal["vector", "rgb", "depth"]
     dtype: str
     shape: tuple[int, ...]
@@ -87,6 +78,19 @@ class Feature:
         return info
 
 
+ROW_NUMBERS = tuple(
+    Feature(name, name, "vector", dtype, (1,), None)
+    for name, dtype in (
+        ("timestamp", "float32"),
+        ("frame_index", "int64"),
+        ("episode_index", "int64"),
+        ("index", "int64"),
+        ("task_index", "int64"),
+    )
+)
+"""Columns that LeRobot requires of every data set; no array of the store holds them."""
+
+
 def features_of(arrays: dict[str, StoreArray]) -> list[Feature]:
     """The features of a store with these arrays, in the same order.
 
@@ -97,7 +101,7 @@ def features_of(arrays: dict[str, StoreArray]) -> list[Feature]:
         for name, array in arrays.items()
         for feature in (_images(name, array) if array.is_image else [_vector(name, array)])
     ]
-    keys = [*ROW_NUMBERS, *(feature.key for feature in features)]
+    keys = [feature.key for feature in (*ROW_NUMBERS, *features)]
     for feature in features:
         if keys.count(feature.key) > 1:
             raise WamError(f"{feature.array}: LeRobot's '{feature.key}' is something else")

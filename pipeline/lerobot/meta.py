@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.lerobot.data import CHUNK_FILES, FILE_MB, DataFile, ImageStatistics
-from pipeline.lerobot.features import ROW_NUMBERS, Feature
+from pipeline.lerobot.features import Feature
 from pipeline.lerobot.split import LeRobotSplit
 from pipeline.lerobot.statistics import Statistics, of_levels, of_vectors
 
@@ -24,22 +24,19 @@ def write_meta(
     episodes = meta / "episodes" / "chunk-000" / "file-000.parquet"
     episodes.parent.mkdir(parents=True, exist_ok=True)
     _write_json(meta / "info.json", _info(split))
-    _write_tasks(meta / "tasks.parquet", split.labels.tasks)
+    _write_tasks(meta / "tasks.parquet", split.tasks)
     _write_json(meta / "stats.json", _split_statistics(split, images))
     _write_episodes(episodes, split, files, images)
 
 
 def _info(split: LeRobotSplit) -> dict[str, Any]:
     store = split.store
-    numbers = {
-        name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in ROW_NUMBERS.items()
-    }
     return {
         "codebase_version": CODEBASE_VERSION,
         "robot_type": _ROBOT,
         "total_episodes": len(store.episodes),
         "total_frames": store.num_frames,
-        "total_tasks": len(split.labels.tasks),
+        "total_tasks": len(split.tasks),
         "chunks_size": CHUNK_FILES,
         "data_files_size_in_mb": FILE_MB,
         "video_files_size_in_mb": FILE_MB,
@@ -48,7 +45,7 @@ def _info(split: LeRobotSplit) -> dict[str, Any]:
         "splits": {"train": f"0:{len(store.episodes)}"},
         "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
         "video_path": None,
-        "features": {feature.key: feature.info() for feature in split.features} | numbers,
+        "features": {column.key: column.info() for column in split.columns},
     }
 
 
@@ -58,8 +55,9 @@ def _split_statistics(split: LeRobotSplit, images: ImageStatistics) -> dict[str,
         feature.key: of_levels(feature, images.levels[feature.key], num_frames)
         for feature in split.images
     }
-    vectors = {feature.key: _vector_statistics(split, feature) for feature in split.vectors}
-    return of_images | vectors | _number_statistics(split, 0, num_frames)
+    return of_images | {
+        feature.key: _vector_statistics(split, feature) for feature in split.vectors
+    }
 
 
 def _vector_statistics(split: LeRobotSplit, feature: Feature) -> Statistics:
@@ -74,11 +72,6 @@ def _vector_statistics(split: LeRobotSplit, feature: Feature) -> Statistics:
         for name, value in of_vectors(np.concatenate(parts)[:, None]).items():
             found[name] = found.get(name, []) + value
     return {**found, "count": [num_frames]}
-
-
-def _number_statistics(split: LeRobotSplit, start: int, stop: int) -> dict[str, Statistics]:
-    numbers = split.row_numbers(start, stop)
-    return {name: of_vectors(values[:, None]) for name, values in numbers.items()}
 
 
 def _write_tasks(path: Path, tasks: list[str]) -> None:
@@ -132,11 +125,10 @@ def _describe_episode(
     statistics = {
         **of_images,
         **{feature.key: of_vectors(split.read(feature, start, stop)) for feature in split.vectors},
-        **_number_statistics(split, start, stop),
     }
     return {
         "episode_index": number,
-        "tasks": [split.labels.tasks[task] for task in np.unique(split.labels.index[start:stop])],
+        "tasks": [split.tasks[task] for task in np.unique(split.task_index[start:stop])],
         "length": stop - start,
         "data/chunk_index": place[0],
         "data/file_index": place[1],

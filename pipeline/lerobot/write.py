@@ -14,7 +14,6 @@ from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.calvin.listing import load_index
 from pipeline.lerobot.data import FILE_MB, plan, write_files
-from pipeline.lerobot.labels import label_frames
 from pipeline.lerobot.meta import CODEBASE_VERSION, write_meta
 from pipeline.lerobot.split import LeRobotSplit
 from pipeline.store.open import open_store
@@ -44,9 +43,8 @@ def export_lerobot(layout: Layout, output: Path) -> None:
             if windows is None:
                 directory = index.splits[split].directory
                 console.warn(f"{directory}: no language annotations; every frame is play")
-            labels = label_frames(store, windows or [])
             target.manifest["splits"][split] = _write(
-                LeRobotSplit(store, labels), target.directory / split, target.work / split
+                LeRobotSplit.of(store, windows or []), target.directory / split, target.work / split
             )
 
     build(
@@ -73,7 +71,7 @@ def _write(split: LeRobotSplit, directory: Path, records: Path) -> dict[str, Any
     return {
         "num_frames": split.store.num_frames,
         "num_episodes": len(split.store.episodes),
-        "num_tasks": len(split.labels.tasks),
+        "num_tasks": len(split.tasks),
         "num_files": len(files),
         "attributes": split.store.attrs,
     }

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import console
+from pipeline.calvin.fields import CAMERAS
 from pipeline.pictures import animation
 from wam.envs.episode import Episode
 from wam.envs.pool import EnvPool
@@ -49,7 +50,7 @@ def film(make_env: Callable[[], Any], workers: int, takes: Sequence[Take]) -> It
             continue
         static, gripper = (
             np.concatenate([getattr(first, name)[row][None], getattr(later, name)[row, :steps]])
-            for name in ("rgb_static", "rgb_gripper")
+            for name in CAMERAS
         )
         write_clip(take.path, static, gripper, take.title, take.success)
         yield take

@@ -29,6 +29,7 @@ from pipeline.store.open import Store, open_store
 from wam import device as devices
 from wam import tasks
 from wam.actions import executable
+from wam.config import ACTION_SIZE, PROPRIO_SIZE
 from wam.randomness import task_generator
 from wam.world_model.filtering import filter_embeddings, first_state
 from wam.world_model.load import load_world_model
@@ -191,9 +192,9 @@ class FeatureMaker:
         before = [min(context, demo.start - demo.episode_start) for demo in demos]
         length = [demo.stop - demo.start for demo in demos]
         start, total = max(before), max(before) + max(length)
-        size = self.world_model.config.visual_embedding + 18
+        size = self.world_model.config.visual_embedding + PROPRIO_SIZE
         embedding = torch.zeros(total, len(demos), size, device=self.device)
-        action = torch.zeros(total, len(demos), 7, device=self.device)
+        action = torch.zeros(total, len(demos), ACTION_SIZE, device=self.device)
         scene_obs = []
         for column, (demo, preceding) in enumerate(zip(demos, before, strict=True)):
             rows = slice(start - preceding, start + demo.stop - demo.start)

@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from pipeline.artifacts import manifests
@@ -17,7 +16,6 @@ from wam.errors import WamError
 
 _INDEX_CODECS = ["bytes", "crc32c"]
 _INDEX_ENTRY_BYTES = 16
-_CRC_BYTES = 4
 _NOT_WRITTEN = 2**64 - 1
 """In the index of a shard: there is no such chunk."""
 
@@ -109,14 +107,12 @@ class ArrayReader:
 
 
 def _read_index(descriptor: int, size: int, chunks: int) -> list[tuple[int, int]]:
-    length = chunks * _INDEX_ENTRY_BYTES
-    if size < length + _CRC_BYTES:
+    length = chunks * _INDEX_ENTRY_BYTES + chunk_codec.CRC_BYTES
+    if size < length:
         raise ValueError(f"{size} bytes are too few for the index")
-    content = os.pread(descriptor, length + _CRC_BYTES, size - length - _CRC_BYTES)
-    if google_crc32c.value(content[:length]) != int.from_bytes(content[length:], "little"):
-        raise ValueError("checksum of the index is wrong")
-    index = np.frombuffer(content, "<u8", chunks * 2).reshape(chunks, 2)
-    return [(offset, length) for offset, length in index.tolist()]
+    content = os.pread(descriptor, length, size - length)
+    index = np.frombuffer(chunk_codec.without_checksum(content, "the index"), "<u8")
+    return [(offset, length) for offset, length in index.reshape(chunks, 2).tolist()]
 
 
 def _names(codecs: list[dict[str, Any]]) -> list[str]:

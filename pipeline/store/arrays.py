@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipeline.calvin.fields import CAMERAS, DEPTHS, ROBOT_OBS_SIZE, SCENE_OBS_SIZE, VECTORS
-from wam.config import ACTION_SIZE, PROPRIO_SIZE
+from pipeline.calvin.fields import CAMERAS, DEPTHS, VECTORS
+from wam.config import PROPRIO_SIZE
 
 SCHEMA_VERSION = 3
 """Version of the store's layout; a reader refuses any other."""
@@ -25,10 +25,15 @@ class StoreArray:
 
 
 ROW_ARRAYS: dict[str, StoreArray] = {
-    "actions": StoreArray("float32", (ACTION_SIZE,), VECTORS["actions"].meaning),
-    "rel_actions": StoreArray("float32", (ACTION_SIZE,), VECTORS["rel_actions"].meaning),
-    "robot_obs": StoreArray("float64", (ROBOT_OBS_SIZE,), VECTORS["robot_obs"].meaning),
-    "scene_obs": StoreArray("float64", (SCENE_OBS_SIZE,), VECTORS["scene_obs"].meaning),
+    **{
+        name: StoreArray(dtype, VECTORS[name].shape, VECTORS[name].meaning)
+        for name, dtype in (
+            ("actions", "float32"),
+            ("rel_actions", "float32"),
+            ("robot_obs", "float64"),
+            ("scene_obs", "float64"),
+        )
+    },
     "proprio": StoreArray(
         "float32",
         (PROPRIO_SIZE,),

@@ -17,7 +17,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, TransposeCodec, ZstdCodec
 
 _VECTOR_LEVEL = 5
 """Blosc's, of 1 to 9; vectors are small, so it costs nothing."""
-_CRC_BYTES = 4
+CRC_BYTES = 4
 
 
 def zarr_codecs(rank: int, dtype: str, zstd_level: int) -> dict[str, Any]:
@@ -55,13 +55,14 @@ def decode(content: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarra
     if len(shape) > 2:
         stored = decompress_zstd(content)
     else:
-        content, checksum = content[:-_CRC_BYTES], content[-_CRC_BYTES:]
-        if _checksum(content) != checksum:
-            raise ValueError("checksum of the chunk is wrong")
-        stored = decompress_blosc(content)
+        stored = decompress_blosc(without_checksum(content, "the chunk"))
     axes = stored_axes(len(shape))
     return np.frombuffer(stored, dtype).reshape([shape[axis] for axis in axes]).transpose(axes)
 
 
-def _checksum(content: bytes) -> bytes:
-    return int(google_crc32c.value(content)).to_bytes(_CRC_BYTES, "little")
+def without_checksum(content: bytes, what: str) -> bytes:
+    """``content`` without the CRC32C at its end. Raises ValueError if ``what`` does not fit it."""
+    body = content[:-CRC_BYTES]
+    if google_crc32c.value(body).to_bytes(CRC_BYTES, "little") != content[-CRC_BYTES:]:
+        raise ValueError(f"checksum of {what} is wrong")
+    return body

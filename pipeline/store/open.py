@@ -11,17 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.verify import Verdict, verify
 from pipeline.store.array_reader import ArrayReader
-from pipeline.store.arrays import (
-    EPISODE_SCENE,
-    EPISODES,
-    SCHEMA_VERSION,
-    StoreArray,
-)
+from pipeline.store.arrays import EPISODE_SCENE, EPISODES, SCHEMA_VERSION, StoreArray
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
 
@@ -33,7 +27,6 @@ class Store:
     """One split, complete and of the version that this code knows."""
 
     path: Path
-    group: zarr.Group
     attrs: dict[str, Any]
 
     @property
@@ -57,26 +50,20 @@ class Store:
         """int64 [E, 2]: rows [start, stop) of every episode."""
         return self.read(EPISODES)
 
-    def array(self, name: str) -> zarr.Array[Any]:
-        """The Zarr array called ``name``. Raises WamError for an unknown name."""
-        if name not in (*self.arrays, EPISODES, EPISODE_SCENE):
-            raise WamError(
-                f"{self.path}: no array '{name}'; the store has {', '.join(self.arrays)}. Images "
-                "are chosen by convert.cameras, convert.depth and convert.extra_keys; run "
-                "'wam convert' again"
-            )
-        array = self.group[name]
-        assert isinstance(array, zarr.Array)
-        return array
-
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [start, stop) of an array, by default all. Raises WamError if they are damaged."""
         return self.reader(name)[start:stop]
 
     def reader(self, name: str) -> ArrayReader:
         """The reader of the array called ``name``. Raises WamError for an unknown name."""
+        if name not in (*self.arrays, EPISODES, EPISODE_SCENE):
+            raise WamError(
+                f"{self.path}: no array '{name}'; the store has {', '.join(self.arrays)}. Images "
+                "are chosen by convert.cameras, convert.depth and convert.extra_keys; run "
+                "'wam convert' again"
+            )
         if name not in self._readers:
-            self._readers[name] = ArrayReader(self.path / self.array(name).basename)
+            self._readers[name] = ArrayReader(self.path / name)
         return self._readers[name]
 
     @cached_property
@@ -123,15 +110,14 @@ def open_store(path: Path) -> Store:
     if not (path / "zarr.json").is_file():
         raise WamError(f"{path}: no store here; run 'wam convert' first")
     _check_files(path)
-    group = zarr.open_group(path, mode="r")
-    attrs = dict(group.attrs)
+    attrs = manifests.read_json(path / "zarr.json").get("attributes", {})
     version = attrs.get("schema_version")
     if version != SCHEMA_VERSION:
         raise WamError(
             f"{path}: store of schema version {version}, expected {SCHEMA_VERSION}; "
             "run 'wam convert' again"
         )
-    store = Store(path, group, attrs)
+    store = Store(path, attrs)
     _check_arrays(store)
     return store
 
@@ -171,7 +157,7 @@ def _check_files(path: Path) -> None:
 
 def _check_arrays(store: Store) -> None:
     for name, field in store.arrays.items():
-        array = store.array(name)
+        array = store.reader(name)
         expected = (store.num_frames, *field.shape)
         if array.shape != expected or array.dtype != np.dtype(field.dtype):
             raise WamError(

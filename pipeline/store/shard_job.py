@@ -5,7 +5,6 @@ small value that can be sent to any process; writing it again gives the same byt
 through it chunk by chunk, so that its memory does not depend on the size of a shard.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +16,17 @@ import numpy as np
 from pipeline.artifacts import manifests
 from pipeline.calvin import on_disk
 from pipeline.calvin.fields import VECTORS
-from pipeline.calvin.frame_checks import DroppedEpisode, check_frame, check_values, read_frame
+from pipeline.calvin.frame_checks import (
+    DroppedEpisode,
+    check_frame,
+    check_values,
+    read_checked_frame,
+)
 from pipeline.calvin.moments import Moments
 from pipeline.calvin.npz import Kind
 from pipeline.pictures.images import resized
 from pipeline.store.arrays import STATISTICS_OF, StoreArray
-from pipeline.store.shard_file import ShardFile, write_chunk_file, writing_shard
+from pipeline.store.shard_file import ShardFile, write_chunk_file
 from wam import proprio
 from wam.errors import WamError
 
@@ -140,35 +144,32 @@ def read_record(job: ShardJob) -> ShardRecord | None:
 def _write(job: ShardJob) -> ShardRecord:
     frame_ids = np.concatenate([np.arange(piece.start, piece.stop) for piece in job.pieces])
     paths = [on_disk.frame_path(job.raw_directory, at, job.digits) for at in frame_ids.tolist()]
-    with contextlib.ExitStack() as stack:
-        shards = {
-            name: stack.enter_context(
-                writing_shard(
-                    job.file(name),
-                    (job.chunk_frames, *array.shape),
-                    array.dtype,
-                    job.shard_frames // job.chunk_frames,
-                    job.zstd_level,
-                )
-            )
-            for name, array in job.arrays.items()
-            if array.is_image
-        }
-        rows = {
-            key: np.empty((len(paths), *shape), np.float64 if key in VECTORS else dtype)
-            for key, (dtype, shape) in job.kinds.items()
-            if key in job.raw_keys and key not in shards
-        }
-        for start in range(0, len(paths), job.chunk_frames):
-            block = slice(start, start + job.chunk_frames)
-            part = {key: values[block] for key, values in rows.items()}
-            _read_block(job, paths[block], shards, part)
-            for shard in shards.values():
-                shard.write_chunk(len(paths[block]))
+    shards = {
+        name: ShardFile(
+            (job.chunk_frames, *array.shape),
+            array.dtype,
+            job.shard_frames // job.chunk_frames,
+            job.zstd_level,
+        )
+        for name, array in job.arrays.items()
+        if array.is_image
+    }
+    rows = {
+        key: np.empty((len(paths), *shape), np.float64 if key in VECTORS else dtype)
+        for key, (dtype, shape) in job.kinds.items()
+        if key in job.raw_keys and key not in shards
+    }
+    for start in range(0, len(paths), job.chunk_frames):
+        block = slice(start, start + job.chunk_frames)
+        part = {key: values[block] for key, values in rows.items()}
+        _read_block(job, paths[block], shards, part)
+        for shard in shards.values():
+            shard.write_chunk(len(paths[block]))
+    files = {name: shard.save(job.file(name)) for name, shard in shards.items()}
     rows["proprio"] = proprio.from_robot_obs(rows["robot_obs"])
     rows["frame_id"] = frame_ids
     stored = {name: rows[name].astype(job.arrays[name].dtype) for name in rows}
-    files = {
+    files |= {
         name: write_chunk_file(job.file(name), values, job.shard_frames, job.zstd_level)
         for name, values in stored.items()
     }
@@ -178,7 +179,7 @@ def _write(job: ShardJob) -> ShardRecord:
         job=job.digest,
         num_frames=len(paths),
         moments={name: Moments.of(stored[name]).to_dict() for name in STATISTICS_OF},
-        files=files | {name: shard.entry for name, shard in shards.items()},
+        files=files,
         findings=[],
     )
 
@@ -194,7 +195,7 @@ def _read_block(
     num_read = 0
     try:
         for path in paths:
-            frame = read_frame(path, job.kinds, keys)
+            frame = read_checked_frame(path, job.kinds, keys)
             for name, shard in shards.items():
                 shard.chunk[num_read] = resized(frame[name], shard.chunk.shape[1:3])
             for key, values in rows.items():

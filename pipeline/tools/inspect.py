@@ -5,7 +5,7 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pipeline.store.arrays import EPISODES
 from pipeline.store.open import open_store, verify_store
 from wam.errors import WamError
 
-Rows = list[tuple[str, Any]]
+Rows = Iterator[tuple[str, Any]]
 
 _MODEL, _CONFIG = "model.safetensors", "config.json"
 _RAW = "CALVIN frames"
@@ -53,25 +53,24 @@ def run(path: Path, frames: int | None, *, as_json: bool, verify: bool = False) 
     the checksums of an artifact. Raises WamError if the path is absent or unknown, or an artifact
     of ours is damaged and not verified.
     """
+    # Standard output is for the JSON alone: the progress bar goes elsewhere.
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        description = describe(path, frames, verify=verify)
     if as_json:
-        with contextlib.redirect_stdout(sys.stderr):  # the progress bar
-            description = describe(path, frames, verify=verify)
         content = {"path": str(path), **asdict(description)}
         console.print(json.dumps(content, default=str))
         return description.is_usable
-    description = describe(path, frames, verify=verify)
-    title = f"{description.kind}  {path}"
-    if description.kind == _RAW:
-        console.print(_raw_table(title, description.facts))
-        _print_findings(description.findings)
-        return description.is_usable
-    table = Table(title=title, title_justify="left", show_header=False)
+    is_raw = description.kind == _RAW
+    table = Table(title=f"{description.kind}  {path}", title_justify="left", show_header=is_raw)
     table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in description.facts.items():
-        table.add_row(name, _text(value))
+    if is_raw:
+        _fill_by_split(table, description.facts)
+    else:
+        table.add_column(overflow="fold")
+        for name, value in description.facts.items():
+            table.add_row(name, _text(value))
     console.print(table)
-    if verify:
+    if is_raw or verify:
         _print_findings(description.findings)
     return description.is_usable
 
@@ -126,10 +125,8 @@ def _verify(path: Path) -> tuple[dict[str, Any], list[Finding]]:
     return {"intact": text}, findings
 
 
-def _raw_table(title: str, facts: dict[str, dict[str, Any]]) -> Table:
-    """A column per split."""
-    table = Table(title=title, title_justify="left")
-    table.add_column(style="bold", no_wrap=True)
+def _fill_by_split(table: Table, facts: dict[str, dict[str, Any]]) -> None:
+    """A column per split of raw frames."""
     for split in facts:
         table.add_column(split, overflow="fold")
     for name in next(iter(facts.values())):
@@ -138,7 +135,6 @@ def _raw_table(title: str, facts: dict[str, dict[str, Any]]) -> Table:
             table.add_row(name.replace("_", " "), *values)
     for key in dict.fromkeys(key for fact in facts.values() for key in fact["arrays"]):
         table.add_row(key, *(_text(fact["arrays"].get(key)) for fact in facts.values()))
-    return table
 
 
 def _print_findings(findings: list[Finding]) -> None:
@@ -152,133 +148,113 @@ def _print_findings(findings: list[Finding]) -> None:
         done("inspect", "no error and no warning")
 
 
-def _describe_index(path: Path) -> Rows:
+def _index(path: Path) -> Rows:
     found = listing.load_index(path)
-    rows: Rows = [("raw", found.raw), ("verify", found.verify)]
+    yield "raw", found.raw
+    yield "verify", found.verify
     for name, split in found.splits.items():
-        rows += [
-            (f"{name} frames", f"{split.num_frames:,} in {len(split.episodes)} episodes"),
-            (f"{name} images", {key: str(value) for key, value in split.image_shapes.items()}),
-            (f"{name} scene, renderer", f"{split.scene}, {split.renderer}"),
-            (f"{name} annotations", split.annotations),
-            (f"{name} stray frames", split.num_stray),
-            (f"{name} dropped episodes", len(split.findings)),
-            (f"{name} digest", split.digest),
-        ]
-    return rows
+        yield f"{name} frames", f"{split.num_frames:,} in {len(split.episodes)} episodes"
+        yield f"{name} images", {key: str(value) for key, value in split.image_shapes.items()}
+        yield f"{name} scene, renderer", f"{split.scene}, {split.renderer}"
+        yield f"{name} annotations", split.annotations
+        yield f"{name} stray frames", split.num_stray
+        yield f"{name} dropped episodes", len(split.findings)
+        yield f"{name} digest", split.digest
 
 
-def _describe_store(path: Path) -> Rows:
+def _store(path: Path) -> Rows:
     manifest = manifests.read_manifest(path, "convert")
-    rows: Rows = [
-        ("source", manifest["source"]),
-        ("source digest", manifest["source_digest"]),
-        ("parameters", manifest["params"]),
-        ("versions", manifest["versions"]),
-    ]
+    yield "source", manifest["source"]
+    yield "source digest", manifest["source_digest"]
+    yield "parameters", manifest["params"]
+    yield "versions", manifest["versions"]
     for split in manifest["splits"]:
-        rows += [(f"{split} {name}", text) for name, text in _describe_zarr(path / f"{split}.zarr")]
-    return rows
+        for name, text in _zarr(path / f"{split}.zarr"):
+            yield f"{split} {name}", text
 
 
-def _describe_zarr(path: Path) -> Rows:
+def _zarr(path: Path) -> Rows:
     store = open_store(path)
-    rows: Rows = [
-        ("frames", f"{store.num_frames:,} in {len(store.episodes)} episodes"),
-        ("scene, renderer", f"{store.attrs['scene']}, {store.attrs['renderer']}"),
-    ]
+    yield "frames", f"{store.num_frames:,} in {len(store.episodes)} episodes"
+    yield "scene, renderer", f"{store.attrs['scene']}, {store.attrs['renderer']}"
     for name in (*store.arrays, EPISODES):
-        array = store.array(name)
+        array = store.reader(name)
         stored = sum(file.stat().st_size for file in (path / name).iterdir())
-        ratio = stored / max(array.nbytes, 1)
-        rows.append(
-            (name, f"{array.dtype} {array.shape}, {stored / 1e6:.2f} MB, {ratio:.0%} of raw")
-        )
-    return rows
+        ratio = stored / max(math.prod(array.shape) * array.dtype.itemsize, 1)
+        yield name, f"{array.dtype} {array.shape}, {stored / 1e6:.2f} MB, {ratio:.0%} of raw"
 
 
-def _describe_shards(path: Path) -> Rows:
+def _shards(path: Path) -> Rows:
     manifest = manifests.read_manifest(path, "export")
-    rows: Rows = [("parameters", manifest["params"])]
+    yield "parameters", manifest["params"]
     for split, content in manifest["splits"].items():
-        stored = sum((path / split / tar["name"]).stat().st_size for tar in content["tars"])
-        rows.append(
-            (
-                split,
-                f"{content['num_frames']:,} frames in {content['num_sequences']:,} sequences, "
-                f"{len(content['tars'])} tars, {stored / 1e6:.2f} MB",
-            )
+        yield (
+            split,
+            f"{content['num_frames']:,} frames in {content['num_sequences']:,} sequences, "
+            f"{len(content['tars'])} tars, {_size(path, manifest, split)}",
         )
-    return rows
 
 
-def _describe_lerobot(path: Path) -> Rows:
+def _lerobot(path: Path) -> Rows:
     manifest = manifests.read_manifest(path, lerobot.STAGE)
-    rows: Rows = [("format", f"LeRobotDataset {manifest['params']['codebase_version']}")]
+    yield "format", f"LeRobotDataset {manifest['params']['codebase_version']}"
     for split, content in manifest["splits"].items():
-        stored = sum(
-            entry["bytes"]
-            for name, entry in manifest["files"].items()
-            if name.startswith(f"{split}/")
+        yield (
+            split,
+            f"{content['num_frames']:,} frames in {content['num_episodes']:,} episodes, "
+            f"{content['num_tasks']:,} tasks, {content['num_files']} data files, "
+            f"{_size(path, manifest, split)}",
         )
-        rows.append(
-            (
-                split,
-                f"{content['num_frames']:,} frames in {content['num_episodes']:,} episodes, "
-                f"{content['num_tasks']:,} tasks, {content['num_files']} data files, "
-                f"{stored / 1e6:.2f} MB",
-            )
-        )
-    return rows
 
 
-def _describe_demos(path: Path) -> Rows:
+def _size(path: Path, manifest: dict[str, Any], folder: str) -> str:
+    names = (name for name in manifest["files"] if name.startswith(f"{folder}/"))
+    return f"{sum((path / name).stat().st_size for name in names) / 1e6:.2f} MB"
+
+
+def _demos(path: Path) -> Rows:
     demos = load_demos(path if path.is_dir() else path.parent)
-    rows: Rows = [("digest", demos.digest)]
+    yield "digest", demos.digest
     for task, found in demos.tasks.items():
         lengths = [demo.stop - demo.start for demo in found.training]
-        rows.append(
-            (
-                task,
-                f"{len(found.training)} training ({min(lengths)} to {max(lengths)} frames), "
-                f"{len(found.validation)} validation, {len(found.starts)} starts, "
-                f"{len(found.imagination_starts)} imagination starts",
-            )
+        yield (
+            task,
+            f"{len(found.training)} training ({min(lengths)} to {max(lengths)} frames), "
+            f"{len(found.validation)} validation, {len(found.starts)} starts, "
+            f"{len(found.imagination_starts)} imagination starts",
         )
-    return rows
 
 
-def _describe_model(path: Path) -> Rows:
+def _model(path: Path) -> Rows:
     shapes = _tensor_shapes(path / _MODEL)
     num_parameters = sum(math.prod(shape) for shape in shapes.values())
+    yield "parameters", f"{num_parameters:,} in {len(shapes)} tensors"
     config = manifests.read_json(path / _CONFIG)
-    rows: Rows = [("parameters", f"{num_parameters:,} in {len(shapes)} tensors")]
     if isinstance(config, dict):
-        rows += sorted((str(key), value) for key, value in config.items())
-    return rows
+        yield from sorted(config.items())
 
 
-def _describe_results(path: Path) -> Rows:
-    content = manifests.read_json(path if path.is_file() else path / "summary.json")
+def _results(path: Path) -> Rows:
+    content = manifests.read_json(path if path.is_file() else path / manifests.SUMMARY)
     if isinstance(content, dict):
-        return list(content.items())
-    return [
-        (
-            " ".join(str(row.get(key, "-")) for key in ("variant", "task", "stage", "seed")),
+        yield from content.items()
+        return
+    of = ("variant", "task", "stage", "seed")
+    for row in content:
+        yield (
+            " ".join(str(row.get(key, "-")) for key in of),
             "  ".join(
                 f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
                 for key, value in row.items()
-                if key not in ("variant", "task", "stage", "seed")
+                if key not in of
             ),
         )
-        for row in content
-    ]
 
 
-def _describe_stage(path: Path) -> Rows:
-    manifest = manifests.read_json(path / manifests.MANIFEST)
+def _stage(path: Path) -> Rows:
+    yield from manifests.read_json(path / manifests.MANIFEST).items()
     parts = sorted(item.name for item in path.iterdir() if item.name != manifests.MANIFEST)
-    return [*manifest.items(), ("contains", ", ".join(parts))]
+    yield "contains", ", ".join(parts)
 
 
 def _tensor_shapes(path: Path) -> dict[str, list[int]]:
@@ -296,6 +272,10 @@ def _tensor_shapes(path: Path) -> dict[str, list[int]]:
         raise WamError(f"{path}: not a valid safetensors file ({error})") from None
 
 
+def _has(name: str) -> Callable[[Path], bool]:
+    return lambda path: (path / name).is_file()
+
+
 def _made_by(stage: str) -> Callable[[Path], bool]:
     def matches(path: Path) -> bool:
         manifest = path / manifests.MANIFEST
@@ -305,17 +285,17 @@ def _made_by(stage: str) -> Callable[[Path], bool]:
 
 
 _KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Rows]], ...] = (
-    ("index", _made_by("index"), _describe_index),
-    ("store", _made_by("convert"), _describe_store),
-    ("split of a store", lambda path: path.suffix == ".zarr", _describe_zarr),
-    ("WebDataset shards", _made_by("export"), _describe_shards),
-    ("LeRobot data sets", _made_by(lerobot.STAGE), _describe_lerobot),
-    ("demonstrations", _made_by("extract"), _describe_demos),
-    ("demonstrations", lambda path: path.name == DEMOS_FILE, _describe_demos),
-    ("model", lambda path: (path / _CONFIG).is_file(), _describe_model),
-    ("results", lambda path: path.name == "summary.json", _describe_results),
-    ("results", lambda path: (path / "summary.json").is_file(), _describe_results),
-    ("stage output", lambda path: (path / manifests.MANIFEST).is_file(), _describe_stage),
+    ("index", _made_by("index"), _index),
+    ("store", _made_by("convert"), _store),
+    ("split of a store", lambda path: path.suffix == ".zarr", _zarr),
+    ("WebDataset shards", _made_by("export"), _shards),
+    ("LeRobot data sets", _made_by(lerobot.STAGE), _lerobot),
+    ("demonstrations", _made_by("extract"), _demos),
+    ("demonstrations", lambda path: path.name == DEMOS_FILE, _demos),
+    ("model", _has(_CONFIG), _model),
+    ("results", lambda path: path.name == manifests.SUMMARY, _results),
+    ("results", _has(manifests.SUMMARY), _results),
+    ("stage output", _has(manifests.MANIFEST), _stage),
 )
 
 

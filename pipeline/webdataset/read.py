@@ -25,7 +25,7 @@ from pipeline.webdataset.remote import Source
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
 
-_SUFFIX = ".npy.zst"
+SUFFIX = ".npy.zst"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _NPY_HEADER_BYTES = 10_000
 _DAMAGED = (tarfile.TarError, ArithmeticError, RuntimeError, TypeError, ValueError, EOFError)
@@ -73,15 +73,21 @@ class _Manifest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Sequence:
-    """Consecutive frames of one episode."""
+class Stretch:
+    """Consecutive frames of one episode, which make one sample."""
 
     episode: int
     start: int
     stop: int
     """Rows [start, stop) of the split's store."""
     is_first: bool
-    """The sequence begins where the episode begins."""
+    """It begins where the episode begins."""
+
+
+@dataclass(frozen=True)
+class Sequence(Stretch):
+    """A stretch and what is stored of it."""
+
     arrays: dict[str, np.ndarray]
     """[T, ...] by name, as in the store."""
 
@@ -182,12 +188,10 @@ def open_split(location: Path | str, split: str) -> ShardSplit:
         )
     content = manifest["splits"][split]
     tars = tuple(
-        Tar(
-            name=(name := f"{split}/{tar['name']}"),
-            digest=manifest["files"][name]["digest"],
-            sequences=np.asarray(tar["sequences"], np.int64).reshape(-1, 3),
+        Tar(name, manifest["files"][name]["digest"], np.array(sequences, np.int64))
+        for name, sequences in (
+            (f"{split}/{tar['name']}", tar["sequences"]) for tar in content["tars"]
         )
-        for tar in content["tars"]
     )
     return ShardSplit(source, manifests.content_digest(manifest), content["attributes"], tars)
 
@@ -238,7 +242,7 @@ def _sequence(
     decoded = {}
     for name, stated in arrays.items():
         dtype, shape = np.dtype(stated["dtype"]), (stop - start, *stated["shape"])
-        decoded[name] = _decode(fields[name + _SUFFIX], dtype.itemsize * math.prod(shape))
+        decoded[name] = _decode(fields[name + SUFFIX], dtype.itemsize * math.prod(shape))
         if (decoded[name].dtype, decoded[name].shape) != (dtype, shape):
             found = f"{decoded[name].dtype} {decoded[name].shape}"
             raise ValueError(f"{name} is {found}, expected {dtype} {shape}")

@@ -7,7 +7,7 @@ say, and each under a temporary name first.
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +19,11 @@ from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import SPLITS, store_path
 from pipeline.params import Convert, Export, Profile
 from pipeline.store.open import Store, open_store
+from pipeline.webdataset.read import SUFFIX, Stretch
 from wam.reliability.atomic import replacing
 
 STAGE = "export"
 ZSTD_LEVEL = 3
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Rows [start, stop) of one episode that make one sample."""
-
-    episode: int
-    start: int
-    stop: int
-    is_first: bool
-    """The stretch begins where the episode begins."""
-
-    @property
-    def key(self) -> str:
-        """Fixed width and without dots, as WebDataset wants it."""
-        return f"episode{self.episode:06d}-row{self.start:09d}"
 
 
 @dataclass(frozen=True)
@@ -150,23 +135,14 @@ def write_tar(job: TarJob) -> int:
         TarWriter(str(temporary), mtime=0, encoder=False) as tar,
     ):
         for stretch in job.stretches:
-            sample: dict[str, object] = {"__key__": stretch.key}
+            # Fixed width and without dots, as WebDataset wants it.
+            key = f"episode{stretch.episode:06d}-row{stretch.start:09d}"
+            sample: dict[str, object] = {"__key__": key}
             for name, values in rows.items():
                 buffer = io.BytesIO()
                 part = values[stretch.start - start : stretch.stop - start]
                 np.save(buffer, part, allow_pickle=False)
-                sample[f"{name}.npy.zst"] = codec.encode(buffer.getvalue())
-            sample["json"] = _json_bytes(
-                {
-                    "episode": stretch.episode,
-                    "start": stretch.start,
-                    "stop": stretch.stop,
-                    "is_first": stretch.is_first,
-                }
-            )
+                sample[name + SUFFIX] = codec.encode(buffer.getvalue())
+            sample["json"] = json.dumps(asdict(stretch), sort_keys=True).encode()
             tar.write(sample)
     return job.num_frames
-
-
-def _json_bytes(value: dict[str, object]) -> bytes:
-    return json.dumps(value, sort_keys=True).encode()

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.calvin import actions
 from pipeline.calvin.conformance.survey import Split
 from pipeline.calvin.fields import VECTORS, Bounds
 from pipeline.calvin.finding import Finding
-from wam.envs.scene_files.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
 from wam.tasks import LED, LIGHTBULB
 
 COMMANDS = {"actions": 6, "rel_actions": 6, "robot_obs": 14}
@@ -87,20 +87,12 @@ def encodings(split: Split) -> Iterator[Finding]:
     yield from _elements("rel-action-range", split, "rel_actions", bad)
 
 
-def relative(actions: np.ndarray, robot_obs: np.ndarray) -> np.ndarray:
-    """``rel_actions`` [N, 7] of ``actions`` and ``robot_obs`` [N, 15] (docs/calvin.md 1.4)."""
-    position = (actions[:, :3] - robot_obs[:, :3]) / POSITION_STEP_M
-    turn = _wrapped(actions[:, 3:6] - robot_obs[:, 3:6])
-    motion = np.concatenate([position, turn / ROTATION_STEP_RAD], axis=1).clip(-1, 1)
-    return np.concatenate([motion, actions[:, 6:]], axis=1)
-
-
 def rel_actions(split: Split) -> Iterator[Finding]:
     """Relative actions against what the absolute ones and the states give."""
     vectors = split.sample.vectors
     sound = _sound(split, "actions", "rel_actions", "robot_obs")
     with np.errstate(invalid="ignore"):
-        gap = relative(vectors["actions"], vectors["robot_obs"]) - vectors["rel_actions"]
+        gap = actions.relative(vectors["actions"], vectors["robot_obs"]) - vectors["rel_actions"]
     yield from _gaps("rel-actions", split, "rel_actions", np.abs(gap) > _UNIT_TOLERANCE, sound)
 
 
@@ -113,13 +105,9 @@ def next_poses(split: Split) -> Iterator[Finding]:
     paired[-1:] = False
     reached = np.roll(vectors["robot_obs"], -1, axis=0)
     with np.errstate(invalid="ignore"):
-        gap = vectors["actions"] - reached[:, [*range(6), COMMANDS["robot_obs"]]]
-        gap[:, 3:6] = _wrapped(gap[:, 3:6])
+        gap = vectors["actions"] - actions.absolute(reached)
+        gap[:, 3:6] = actions.wrapped(gap[:, 3:6])
     yield from _gaps("next-pose", split, "actions", np.abs(gap) > _POSE_TOLERANCE, paired)
-
-
-def _wrapped(angle: np.ndarray) -> np.ndarray:
-    return (angle + np.pi) % (2 * np.pi) - np.pi
 
 
 def _only(places: list[int], bad: np.ndarray) -> np.ndarray:

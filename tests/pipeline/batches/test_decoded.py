@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.batches.decoded import cache_file, in_memory, joined, memory_mapped
+from pipeline.batches.decoded import cache_file, joined, memory_mapped
 from pipeline.store.frames import Frames
 from wam.errors import WamError
 
@@ -132,7 +132,7 @@ def test_without_room_the_fix_is_named(path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_joined_parts_follow_each_other() -> None:
     frames = decode()
-    assert holds(in_memory(frames))
+    assert holds(joined([(frames, 0, NUM_FRAMES)]))
     parts = [(frames, 3, 9), (frames, 9, 10), (frames, 10, 20)]
     images = np.empty((17, 64, 64, 3), np.uint8)
     joined(parts).rgb_static(0, images)

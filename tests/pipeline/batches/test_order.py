@@ -99,7 +99,8 @@ def test_an_epoch_of_random_windows_holds_all_of_them_once(
     ]
     assert all_windows(episodes, window).tolist() == possible
     if len(possible) < batch:
-        with pytest.raises(WamError, match=f"only {len(possible)} windows of {window} frames"):
+        few = f"only {len(possible)} windows of {window} frames"
+        with pytest.raises(WamError, match=few if possible else f"window={window}: longer than"):
             RandomWindows(episodes, batch, window, seed)
         return
     order = RandomWindows(episodes, batch, window, seed)
@@ -138,6 +139,12 @@ def test_order_depends_on_seed_and_epoch_only(kind: type[Streams] | type[RandomW
     assert starts(a, 2) == starts(b, 2)
     assert starts(a, 0) != starts(a, 1)
     assert starts(a, 0) != starts(kind(episodes, 4, 8, seed=4), 0)
+
+
+def test_a_window_longer_than_every_episode_is_an_error() -> None:
+    for kind in (Streams, RandomWindows):
+        with pytest.raises(WamError, match=r"window=41: longer than every episode of the data"):
+            kind(np.array([[0, 40], [40, 60]]), 2, 41, seed=0)
 
 
 def test_too_few_windows_is_an_error() -> None:

@@ -11,9 +11,8 @@ import numpy as np
 import yaml
 
 from pipeline.artifacts.layout import SPLITS
-from pipeline.calvin import conformance, language, metadata, on_disk, small_files
-from pipeline.calvin.conformance import arrays, values
-from pipeline.play.episode import hindsight_actions
+from pipeline.calvin import actions, conformance, language, metadata, on_disk, small_files
+from pipeline.calvin.conformance import arrays
 from wam.tasks import DRAWER, LED
 
 EPISODE = 36
@@ -47,11 +46,11 @@ def make_frame(position: int, shift: float) -> Frame:
     state, following = robot_obs(position), robot_obs(position + 1)
     state[1] += shift
     following[1] += shift
-    actions, rel_actions = hindsight_actions(state, following)
+    action = actions.absolute(following)
     frame = {key: np.zeros(shape, dtype) for key, (dtype, shape) in arrays.DOCUMENTED.items()}
     return frame | {
-        "actions": actions,
-        "rel_actions": rel_actions,
+        "actions": action,
+        "rel_actions": actions.relative(action, state),
         "robot_obs": state,
         "scene_obs": scene_obs(position),
     }
@@ -214,7 +213,7 @@ def truncate(root: Path) -> None:
 def shift_position(frame: Frame) -> None:
     """An action that leads elsewhere, and its relative form."""
     frame["actions"][0] += 0.005
-    frame["rel_actions"] = values.relative(frame["actions"][None], frame["robot_obs"][None])[0]
+    frame["rel_actions"] = actions.relative(frame["actions"], frame["robot_obs"])
 
 
 def halve_relative(frame: Frame) -> None:

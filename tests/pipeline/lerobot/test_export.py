@@ -19,7 +19,6 @@ from pipeline.artifacts.layout import Layout
 from pipeline.calvin.language import ANNOTATIONS, Annotation
 from pipeline.lerobot import data
 from pipeline.lerobot.features import KEYS, encode, features_of
-from pipeline.lerobot.labels import label_frames
 from pipeline.lerobot.split import LeRobotSplit
 from pipeline.lerobot.statistics import count_levels, of_levels, of_vectors
 from pipeline.lerobot.write import STAGE
@@ -232,7 +231,7 @@ def test_files_hold_whole_episodes(
     """Two episodes of 40 frames are estimated to take 0.82 MB."""
     monkeypatch.setattr(data, "FILE_MB", file_mb)
     store = open_store(converted.store / "training.zarr")
-    files = data.plan(LeRobotSplit(store, label_frames(store, [])))
+    files = data.plan(LeRobotSplit.of(store, []))
     assert [file.episodes for file in files] == expected
     assert files[0].path == "data/chunk-000/file-000.parquet"
     assert data.DataFile(1001, range(1)).path == "data/chunk-001/file-001.parquet"
@@ -248,11 +247,11 @@ def test_overlapping_windows_and_dropped_episodes(converted: Layout) -> None:
         Annotation("d", "crosses an episode", 130, 150),
         Annotation("e", "is not stored", 195, 210),
     ]
-    labels = label_frames(store, annotations)
-    assert labels.tasks == ["play", "ends last", "ends first", "second of its end"]
-    np.testing.assert_array_equal(labels.index[:40], [2] * 10 + [1] * 20 + [0] * 10)
-    assert not labels.index[40:].any()
-    assert label_frames(store, []).tasks == ["play"]
+    split = LeRobotSplit.of(store, annotations)
+    assert split.tasks == ["play", "ends last", "ends first", "second of its end"]
+    np.testing.assert_array_equal(split.task_index[:40], [2] * 10 + [1] * 20 + [0] * 10)
+    assert not split.task_index[40:].any()
+    assert LeRobotSplit.of(store, []).tasks == ["play"]
 
 
 def test_several_images_in_one_array_become_several_features() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import SPLITS, Layout
-from pipeline.calvin import language, metadata, on_disk
+from pipeline.calvin import actions, language, metadata, on_disk
 from pipeline.calvin.fields import RAW_KEYS
 from pipeline.params import Profile, load_profile
-from pipeline.play.episode import EpisodeJob, hindsight_actions
+from pipeline.play.episode import EpisodeJob
 from pipeline.stages import collect
 from wam import tasks
 from wam.errors import WamError
@@ -201,6 +201,7 @@ def test_hindsight_actions() -> None:
     now, following = np.zeros(15), np.zeros(15)
     now[3], following[3] = np.pi - 0.01, -np.pi + 0.01
     following[0], following[1], following[14] = 0.01, -0.1, -1.0
-    actions, rel_actions = hindsight_actions(now, following)
-    np.testing.assert_array_equal(actions, [*following[:6], -1.0])
-    np.testing.assert_allclose(rel_actions, [0.5, -1.0, 0.0, 0.4, 0.0, 0.0, -1.0], atol=1e-12)
+    action = actions.absolute(following)
+    rel_action = actions.relative(action, now)
+    np.testing.assert_array_equal(action, [*following[:6], -1.0])
+    np.testing.assert_allclose(rel_action, [0.5, -1.0, 0.0, 0.4, 0.0, 0.0, -1.0], atol=1e-12)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipeline.play.episode import hindsight_actions
+from pipeline.calvin import actions
 from wam import tasks
 from wam.config import TASKS
 from wam.envs.oracle import achieved
@@ -71,7 +71,10 @@ def test_hindsight_actions_replay(env: PlayTableEnv, task: str) -> None:
     options = random_start(env, np.random.default_rng(5), task)
     observations = solve(env, task, options)
     states = [observation["robot_obs"] for observation in observations]
-    relabelled = [hindsight_actions(*pair)[1] for pair in itertools.pairwise(states)]
+    relabelled = [
+        actions.relative(actions.absolute(following), state)
+        for state, following in itertools.pairwise(states)
+    ]
     _, start = env.reset(options=options)
     for step in range(len(relabelled) + 6):
         *_, info = env.step(relabelled[min(step, len(relabelled) - 1)])
