@@ -38,7 +38,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         "arrays": {name: asdict(array) for name, array in arrays.items()},
         "parameters": asdict(settings),
     }
-    return Store(path, group, attrs)
+    return Store(path, attrs)
 
 
 def written(store: Store, copy: Path, write: benchmark.WriteShard) -> Path:
