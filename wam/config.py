@@ -33,6 +33,7 @@ ACTION_SIZE = 7
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 CHUNK = 4
 """Environment steps per policy decision."""
+CAMERA_NAMES = ("static", "gripper")
 FPS = 30
 
 Count = Annotated[int, Interval(ge=1, le=10**9)]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from pipeline.evaluation.perceptual import ClipFeatures, FrameDistance
+from wam.config import CAMERA_NAMES
 from wam.images import psnr, ssim, to_rgb
 from wam.world_model.assessment import Predictions
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERA_NAMES
-from wam.world_model.probe import Pairs, neighbours
+from wam.world_model.probe import FramePairs, neighbours
 
 BOTH = "both"
 """Stands for the mean of the cameras."""
@@ -36,7 +36,7 @@ class OpenLoop(NamedTuple):
     """dB [T + 1, B] by camera, of the reconstructions while all frames are seen"""
     clips: dict[tuple[str, str], Clips]
     """by name of the features and camera"""
-    pairs: Pairs
+    pairs: FramePairs
     """neighbouring predicted frames, seen by the model's own encoder, and the given actions"""
 
 
@@ -59,7 +59,7 @@ def measure(
             key: Clips(*map(np.concatenate, zip(*(p.clips[key] for p in parts), strict=True)))
             for key in first.clips
         },
-        Pairs(*map(torch.cat, zip(*(p.pairs for p in parts), strict=True))),
+        FramePairs(*map(torch.cat, zip(*(p.pairs for p in parts), strict=True))),
     )
 
 

@@ -32,21 +32,21 @@ from wam.envs.simulator.renderer import Renderer
 
 Pixels = Annotated[int, Interval(ge=1, le=4096)]
 Workers = Annotated[int, Interval(ge=1, le=1024)]
-Frames = Annotated[int, Interval(ge=1, le=10**6)]
+FrameCount = Annotated[int, Interval(ge=1, le=10**6)]
 """As many as are held in memory, or in a file, at once."""
-Place = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
+PathText = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
 """A path, a URL, or another address."""
 Task = Literal[TASKS]  # type: ignore[valid-type]
 Camera = Literal["rgb_static", "rgb_gripper"]
 Scene = Literal["A", "B", "C", "D"]
-Split = Literal["training", "validation"]
+SplitName = Literal["training", "validation"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
     """Where the CALVIN-format frames are."""
 
-    path: Place | None
+    path: PathText | None
     """Directory with ``training/`` and ``validation/``; null: made by ``wam collect``."""
 
 
@@ -57,7 +57,7 @@ class Env:
     backend: Backend
     """``calvin_env``: the official package, which has to be installed; for evaluation only."""
     scene: Scene
-    assets: Place | None
+    assets: PathText | None
     """Directory of CALVIN's own scene assets; null: the embedded scene. With ``calvin_env``: the
     package's checkout; null: the one that it is installed from."""
     renderer: Renderer
@@ -94,7 +94,7 @@ class Collect:
 
     training_frames: Annotated[int, Interval(ge=1, le=10**8)]
     validation_frames: Annotated[int, Interval(ge=1, le=10**8)]
-    episode_frames: Frames
+    episode_frames: FrameCount
     static_size: Pixels
     """Pixels of the square static image (CALVIN: 200)."""
     gripper_size: Pixels
@@ -132,15 +132,15 @@ class Convert:
     """Further arrays of the raw frames, stored as they are."""
     scenes: Annotated[tuple[Scene, ...], Len(1)] | None
     """Training episodes of these scenes alone; null: all. The validation split stays whole."""
-    frames: dict[Split, tuple[tuple[CountFromZero, CountFromZero], ...]] | None
+    frames: dict[SplitName, tuple[tuple[CountFromZero, CountFromZero], ...]] | None
     """Ranges [first, last] of frame ids, both inclusive, by split; null or no entry: all frames. An
     episode that a range cuts becomes a shorter one."""
-    shard_frames: Frames
+    shard_frames: FrameCount
     chunk_frames: Annotated[int, Interval(ge=1, le=10_000)]
     zstd_level: Annotated[int, Interval(ge=1, le=22)]
     on_error: Literal["fail", "skip-episode"]
     workers: Workers
-    dask_address: Place | None
+    dask_address: PathText | None
     """Scheduler to use instead of a local cluster."""
 
 
@@ -148,8 +148,8 @@ class Convert:
 class Export:
     """The store as WebDataset shards."""
 
-    sequence_frames: Frames
-    sequences_per_shard: Frames
+    sequence_frames: FrameCount
+    sequences_per_shard: FrameCount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ class Loader:
     reader: Literal["streams", "windows", "shards"]
     """Contiguous streams with carried state, or random windows, from the store; or random windows
     from the WebDataset shards, tar by tar."""
-    shards: Place | None
+    shards: PathText | None
     """Directory or URL of the shards; null: those that ``wam export`` makes."""
     cache: Literal["none", "ram", "memmap"]
     """Decode frames whenever they are read, or keep them in memory, or in a file that processes
@@ -192,9 +192,9 @@ class EvaluateWorldModel:
     """Predicted frames of each, after the given one."""
     probe_sequences: Rows
     """Training sequences, equally long, from which the action probes learn."""
-    lpips_weights: Place | None
+    lpips_weights: PathText | None
     """torchvision's AlexNet (``alexnet-owt-7be5be79.pth``); null: LPIPS is not computed."""
-    fvd_weights: Place | None
+    fvd_weights: PathText | None
     """I3D as TorchScript (``i3d_torchscript.pt``); null: FVD is not computed."""
     seed: Seed
 

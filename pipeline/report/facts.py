@@ -13,7 +13,7 @@ from pipeline.artifacts.manifests import MANIFEST, fingerprint
 from pipeline.evaluation.results import VARIANT_NAMES
 from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
-from pipeline.report.sources import Table, manifest, optional_json
+from pipeline.report.sources import TextTable, manifest, optional_json
 from pipeline.store.arrays import SIMULATOR_ATTRIBUTES
 from pipeline.store.open import Store, open_store
 from wam.config import FPS, VARIANTS
@@ -55,7 +55,7 @@ def data(layout: Layout, found: dict[str, Store]) -> Facts:
     return facts
 
 
-def demos(layout: Layout, tasks: Sequence[str]) -> Table:
+def demos(layout: Layout, tasks: Sequence[str]) -> TextTable:
     """Windows, demonstrations and starts per task."""
     if not (layout.demos / MANIFEST).is_file():
         return []

@@ -13,11 +13,9 @@ from pipeline.artifacts.manifests import SUMMARY
 from pipeline.evaluation.results import FINETUNED, VARIANT_NAMES, PolicyName, Results
 from pipeline.report import facts
 from pipeline.report.figures import COLOURS, Panel, Series, panels
-from pipeline.report.sources import Table, formatted, images, optional_json
-from wam.config import VARIANTS
+from pipeline.report.sources import TextTable, formatted, images, optional_json
+from wam.config import CAMERA_NAMES, VARIANTS
 from wam.training.journal import Journal
-
-CAMERAS = ("static", "gripper")
 
 _JOURNAL = "metrics.jsonl"
 _MEASURES = (
@@ -47,7 +45,7 @@ def world_model_curves(layout: Layout) -> Markup | None:
     return panels(row, "learning curves of the world models")
 
 
-def validation(layout: Layout) -> Table:
+def validation(layout: Layout) -> TextTable:
     """The world models on held-out play."""
     summaries = {v: optional_json(layout.world_model(v) / SUMMARY) for v in VARIANTS}
     found = {VARIANT_NAMES[v]: summary for v, summary in summaries.items() if summary}
@@ -61,7 +59,7 @@ def validation(layout: Layout) -> Table:
 def films(layout: Layout) -> dict[str, dict[str, str]]:
     """Film strips by world model and camera."""
     return {
-        VARIANT_NAMES[v]: images({c: layout.world_model(v) / f"film_{c}.png" for c in CAMERAS})
+        VARIANT_NAMES[v]: images({c: layout.world_model(v) / f"film_{c}.png" for c in CAMERA_NAMES})
         for v in VARIANTS
     }
 
@@ -97,7 +95,7 @@ def finetuning(layout: Layout, tasks: Sequence[str], seeds: Sequence[int]) -> Ma
     return panels(row, "success during PPO" if simulated else "imagined success during PPO")
 
 
-def agreement(results: Results) -> Table:
+def agreement(results: Results) -> TextTable:
     """How well classifier and world model know which of a policy's roll-outs succeed."""
     return [
         {
@@ -112,7 +110,7 @@ def agreement(results: Results) -> Table:
     ]
 
 
-def rewards(layout: Layout, tasks: Sequence[str]) -> Table:
+def rewards(layout: Layout, tasks: Sequence[str]) -> TextTable:
     """Scores of the success classifiers by frames, and by whole windows of play."""
     return [
         {

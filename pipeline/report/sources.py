@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.artifacts.manifests import MANIFEST, read_json
 
-Table = list[dict[str, str]]
+TextTable = list[dict[str, str]]
 """Rows that hold the same columns; without a row there is nothing to show."""
 
 

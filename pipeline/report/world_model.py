@@ -9,9 +9,8 @@ from pipeline.artifacts.layout import Layout
 from pipeline.evaluation.results import VARIANT_NAMES
 from pipeline.evaluation.statistics import Estimate
 from pipeline.report.figures import COLOURS, Panel, Series, panels
-from pipeline.report.sections import CAMERAS
-from pipeline.report.sources import Table, optional_json
-from wam.config import ACTION_NAMES, VARIANTS
+from pipeline.report.sources import TextTable, optional_json
+from wam.config import ACTION_NAMES, CAMERA_NAMES, VARIANTS
 from wam.tasks import FIXTURES
 
 RESULT_FILE = "world_model.json"
@@ -61,12 +60,12 @@ def curves(layout: Layout) -> Markup | None:
             "steps ahead",
         )
         for measure in ("psnr", "ssim")
-        for camera in CAMERAS
+        for camera in CAMERA_NAMES
     ]
     return panels(row, "open-loop quality over the horizon")
 
 
-def quality(found: Mapping[str, Any]) -> Table:
+def quality(found: Mapping[str, Any]) -> TextTable:
     """Every measure by camera, single horizons for the mean of both, and the paired differences."""
     between = f"{' - '.join(VARIANT_NAMES.values())} [95 %]"
     rows = []
@@ -95,7 +94,7 @@ def not_computed(found: Mapping[str, Any]) -> dict[str, str]:
     return {_MEASURES[name][0]: entry["why"] for name, entry in entries if "why" in entry}
 
 
-def probes(found: Mapping[str, Any]) -> Table:
+def probes(found: Mapping[str, Any]) -> TextTable:
     """What the encoders tell about the actions, and the predicted frames."""
     encoders = {"untrained": "untrained"} | VARIANT_NAMES
     scores = {
@@ -121,7 +120,7 @@ def probes(found: Mapping[str, Any]) -> Table:
     return [*rows, {"probe": "the more frequent command", **dict.fromkeys(columns, ""), **constant}]
 
 
-def scene_probes(found: Mapping[str, Any]) -> Table:
+def scene_probes(found: Mapping[str, Any]) -> TextTable:
     """What images, and the latents made of them, tell about the scene."""
     return [
         {

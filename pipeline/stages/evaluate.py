@@ -42,7 +42,7 @@ _CLIP_STATIC, _CLIP_GRIPPER = 200, 84
 _CLIPPED = ("expert", "bc", *FINETUNED.values())
 
 Starts = Mapping[str, Sequence[Start]]
-Part = dict[str, Any]
+KeptRollouts = dict[str, Any]
 """What is kept of a job: ``rollouts``, and ``actions`` [T][7] of the first of them for its clip."""
 
 
@@ -189,7 +189,7 @@ def _roll_out(
     simulator: SimulatorConfig,
     jobs: Sequence[EvaluationJob],
     starts: Starts,
-) -> Iterator[tuple[EvaluationJob, Part]]:
+) -> Iterator[tuple[EvaluationJob, KeptRollouts]]:
     """Every job with its part, one after the other."""
     # Imported here: torch, which the workers and a run that lacks only its clips do without.
     from pipeline.evaluation import agreement
@@ -279,7 +279,7 @@ def _film(
     directory: Path,
     simulator: SimulatorConfig,
     workers: int,
-    parts: Mapping[EvaluationJob, Part],
+    parts: Mapping[EvaluationJob, KeptRollouts],
     starts: Starts,
 ) -> None:
     """A clip of the first start of every task and stage, first seed, unless it is there already.

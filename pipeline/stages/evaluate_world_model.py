@@ -33,12 +33,11 @@ from pipeline.params import EvaluateWorldModel, Profile
 from pipeline.store.open import open_store
 from wam import device as devices
 from wam.batch import Batch
-from wam.config import VARIANTS
+from wam.config import CAMERA_NAMES, VARIANTS
 from wam.tasks import FIXTURES
 from wam.world_model.assessment import Predictions, predict
 from wam.world_model.load import load_world_model
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERA_NAMES
 from wam.world_model.probe import (
     Probe,
     SceneViews,

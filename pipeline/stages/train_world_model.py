@@ -21,7 +21,7 @@ from pipeline.pictures.strip import write_film_strip
 from pipeline.tracking import Tracker
 from wam import device as devices
 from wam import distributed
-from wam.config import WorldModelConfig, WorldModelTraining
+from wam.config import CAMERA_NAMES, WorldModelConfig, WorldModelTraining
 from wam.distributed import Ranks
 from wam.images import to_rgb
 from wam.reliability.atomic import replacing
@@ -40,7 +40,6 @@ from wam.weights import save_model
 from wam.world_model.assessment import Predictions, assess, predict
 from wam.world_model.load import world_model_config
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERA_NAMES
 
 STAGE = "train-world-model"
 CURVE_FILE = "learning_curve.csv"

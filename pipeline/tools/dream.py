@@ -17,11 +17,11 @@ from pipeline.pictures import animation
 from pipeline.store.open import Store, open_store
 from wam import device as devices
 from wam.batch import Batch
+from wam.config import CAMERA_NAMES
 from wam.errors import WamError
 from wam.images import psnr, to_rgb
 from wam.world_model.assessment import Predictions, predict
 from wam.world_model.load import load_world_model
-from wam.world_model.nets import CAMERA_NAMES
 
 _FRAME_MS = 100
 """A third of real time: predictions fail in details."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from wam.envs.episode import Controller, Episode, Observations, StepResult
 from wam.envs.oracle import PREDICATES
-from wam.envs.pool_worker import Command, Failure, Follow, Restart, Start, Step, serve
+from wam.envs.pool_worker import Failure, Follow, Request, Restart, StartEpisodes, Step, serve
 from wam.errors import WamError
 from wam.reliability.spawn import shielded
 
@@ -69,7 +69,7 @@ class EnvPool:
         calls = {}
         for index, worker in enumerate(self._workers):
             rows = range(index, len(episodes), len(self._workers))
-            worker.history = [Start({row: episodes[row] for row in rows})]
+            worker.history = [StartEpisodes({row: episodes[row] for row in rows})]
             worker.replaced = False
             calls[worker] = worker.history[0]
         first = self._call(calls)
@@ -82,7 +82,7 @@ class EnvPool:
         The other rows stay as they are.
         """
         _check_tasks(episodes.values())
-        calls: dict[_Worker, Command] = {}
+        calls: dict[_Worker, Request] = {}
         for index, worker in enumerate(self._workers):
             own = {row: new for row, new in episodes.items() if row % len(self._workers) == index}
             if own:
@@ -110,7 +110,7 @@ class EnvPool:
             steps, lambda rows: Follow(dict.fromkeys(rows, make_controller), steps)
         )
 
-    def _advance(self, steps: int, command: "Callable[[list[int]], Command]") -> StepResult:
+    def _advance(self, steps: int, command: "Callable[[list[int]], Request]") -> StepResult:
         calls = {}
         for index, worker in enumerate(self._workers):
             rows = range(index, len(self._episodes), len(self._workers))
@@ -132,7 +132,7 @@ class EnvPool:
             observations.append(_stack([*seen, *[self._last[row]] * (steps - len(seen))]))
         return StepResult(_stack(observations), actions, executed, self._success.copy())
 
-    def _call(self, calls: "dict[_Worker, Command]") -> dict[int, Any]:
+    def _call(self, calls: "dict[_Worker, Request]") -> dict[int, Any]:
         """Send each worker its command; the results of all rows together."""
         results: dict[int, Any] = {}
         for worker, command in calls.items():
@@ -161,7 +161,7 @@ class _Worker:
 
     def __init__(self, setup: bytes) -> None:
         self._setup = setup
-        self.history: list[Command] = []
+        self.history: list[Request] = []
         self.replaced = False
         self._spawn()
 
@@ -180,7 +180,7 @@ class _Worker:
     def pid(self) -> int | None:
         return self._process.pid
 
-    def send(self, command: Command) -> None:
+    def send(self, command: Request) -> None:
         """Send a command; a dead process is noticed when its answer is read."""
         try:
             self.connection.send(command)

@@ -19,7 +19,7 @@ from wam.errors import WamError
 from wam.reliability.spawn import end_with_parent
 
 
-class Start(NamedTuple):
+class StartEpisodes(NamedTuple):
     """Close all episodes and begin these; answered with their first observations."""
 
     episodes: dict[int, Episode]
@@ -44,7 +44,7 @@ class Follow(NamedTuple):
     steps: int
 
 
-Command = Start | Restart | Step | Follow
+Request = StartEpisodes | Restart | Step | Follow
 Run = tuple[list[Observations], list[np.ndarray], bool]
 """Observations after each action, the actions float64 [7], and whether the last was a success."""
 
@@ -86,12 +86,12 @@ def serve(connection: Connection, setup: bytes) -> None:
 
 
 def _answer(
-    command: Command,
+    command: Request,
     running: "dict[int, _RunningEpisode]",
     begin: "Callable[[Episode], _RunningEpisode]",
 ) -> dict[int, Any]:
     match command:
-        case Start(episodes):
+        case StartEpisodes(episodes):
             for row in list(running):
                 running.pop(row).close()
             for row, episode in episodes.items():

@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 from wam.errors import WamError
 
-Kind = TypeVar("Kind")
+JsonType = TypeVar("JsonType")
 
 _NAMES: dict[type, str] = {dict: "an object", list: "a list"}
 
 
-def read_json(path: Path, kind: type[Kind] | None = None) -> Any:
+def read_json(path: Path, kind: type[JsonType] | None = None) -> Any:
     """The content of a JSON file, an object or a list if ``kind`` is dict or list.
 
     Raises WamError naming a missing or damaged file, or one with another kind of content.

@@ -13,13 +13,12 @@ from typing import NamedTuple
 import torch
 
 from wam.batch import Batch
-from wam.config import FILTERING, Filtering
+from wam.config import CAMERA_NAMES, FILTERING, Filtering
 from wam.images import psnr, to_signed
 from wam.randomness import row_generators
 from wam.world_model.filtering import first_state
 from wam.world_model.inverse_dynamics import action_error, gripper_accuracy, spans
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERA_NAMES
 from wam.world_model.rssm import kl_divergence
 
 _ROWS_AT_ONCE = 10

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from wam.batch import Batch
-from wam.config import ACTION_NAMES, PROPRIO_SIZE, Sampling, WorldModelConfig
+from wam.config import ACTION_NAMES, CAMERA_NAMES, PROPRIO_SIZE, Sampling, WorldModelConfig
 from wam.images import psnr_of_mse, to_signed
 from wam.randomness import Generators, uniform
 from wam.world_model.inverse_dynamics import InverseDynamics, action_error, gripper_accuracy, spans
-from wam.world_model.nets import CAMERA_NAMES, Decoder, Encoder, initialize, pixel_phases
+from wam.world_model.nets import Decoder, Encoder, initialize, pixel_phases
 from wam.world_model.rssm import Observed, Rssm, RssmState, kl_divergence, kl_loss
 
 _IMAGE_VALUES = 3 * 64 * 64

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 NORM_EPS = 1e-3
-CAMERA_NAMES = ("static", "gripper")
 
 _ENCODER_KERNEL = 4
 _ENCODED_SIZE = 2

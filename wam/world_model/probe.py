@@ -44,7 +44,7 @@ _LEARNING_RATE = 1e-3
 _WEIGHT_DECAY = 1e-2
 
 
-class Pairs(NamedTuple):
+class FramePairs(NamedTuple):
     """What a probe sees, and what it has to tell."""
 
     inputs: torch.Tensor
@@ -53,7 +53,7 @@ class Pairs(NamedTuple):
     """float32 [N, O]"""
 
 
-def neighbours(visual: torch.Tensor, action: torch.Tensor, mask: torch.Tensor) -> Pairs:
+def neighbours(visual: torch.Tensor, action: torch.Tensor, mask: torch.Tensor) -> FramePairs:
     """Frames of ``visual`` [T, B, V] with the next one, and ``action`` [T, B, 7] between them.
 
     Only where ``mask`` [T-1, B] is set. Windows stay together and in their order, so that the first
@@ -61,7 +61,7 @@ def neighbours(visual: torch.Tensor, action: torch.Tensor, mask: torch.Tensor) -
     """
     inputs = torch.cat([visual[:-1], visual[1:]], dim=-1)
     by_row = mask.T
-    return Pairs(inputs.transpose(0, 1)[by_row], action[:-1].transpose(0, 1)[by_row])
+    return FramePairs(inputs.transpose(0, 1)[by_row], action[:-1].transpose(0, 1)[by_row])
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def embed_windows(model: WorldModel, windows: Batch, device: torch.device) -> to
     return torch.cat(parts, dim=1)
 
 
-def action_pairs(embedding: torch.Tensor, windows: Batch) -> Pairs:
+def action_pairs(embedding: torch.Tensor, windows: Batch) -> FramePairs:
     """The :func:`neighbours` of ``windows`` [T, B] in the visual part of their ``embedding``."""
     visual = embedding[..., :-PROPRIO_SIZE]
     return neighbours(visual, windows.action.to(visual.device), windows.id_mask.to(visual.device))
@@ -83,11 +83,11 @@ def action_pairs(embedding: torch.Tensor, windows: Batch) -> Pairs:
 class SceneViews(NamedTuple):
     """The same frames as an encoder and as the latent see them, with the state of the scene."""
 
-    embedding: Pairs
+    embedding: FramePairs
     """inputs [N, V], images alone"""
-    latent: Pairs
+    latent: FramePairs
     """inputs [N, F], filtered for some frames"""
-    first_latent: Pairs
+    first_latent: FramePairs
     """inputs [M, F], of the first frame of every window, filtered from nothing"""
 
 
@@ -114,8 +114,8 @@ def scene_views(
         _by_window(frames[later])
         for frames in (embedding[..., :-PROPRIO_SIZE], feature, scene.to(device))
     )
-    first = Pairs(feature[0], scene[0].to(device))
-    return SceneViews(Pairs(visual, settled), Pairs(latent, settled), first)
+    first = FramePairs(feature[0], scene[0].to(device))
+    return SceneViews(FramePairs(visual, settled), FramePairs(latent, settled), first)
 
 
 class Standardized(nn.Module):
@@ -124,7 +124,7 @@ class Standardized(nn.Module):
     So every dimension counts alike, however small its changes are.
     """
 
-    def __init__(self, pairs: Pairs, layers: nn.Module) -> None:
+    def __init__(self, pairs: FramePairs, layers: nn.Module) -> None:
         super().__init__()
         self.layers = layers
         for name, values in pairs._asdict().items():
@@ -142,20 +142,20 @@ class Standardized(nn.Module):
         """``inputs`` or ``target`` as the layers see them."""
         return (values - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_scale")
 
-    def error(self, pairs: Pairs) -> torch.Tensor:
+    def error(self, pairs: FramePairs) -> torch.Tensor:
         """Mean squared error of the standardised targets."""
         output = self.layers(self.standardize("inputs", pairs.inputs))
         return F.mse_loss(output, self.standardize("target", pairs.target))
 
 
-def fit_linear(pairs: Pairs) -> Probe:
+def fit_linear(pairs: FramePairs) -> Probe:
     """Ridge regression in closed form; the penalty is the best one for the pairs held back."""
     fitted, judging = _split(pairs)
     errors = [_error(probe, judging) for probe in _ridge(fitted, _PENALTIES)]
     return _ridge(pairs, [_PENALTIES[errors.index(min(errors))]])[0]
 
 
-def fit_mlp(pairs: Pairs, generator: torch.Generator) -> Probe:
+def fit_mlp(pairs: FramePairs, generator: torch.Generator) -> Probe:
     """One hidden layer of 256, trained with AdamW on squared errors.
 
     The weights of the epoch that is best for the pairs held back; before the first one the mean
@@ -175,7 +175,7 @@ def fit_mlp(pairs: Pairs, generator: torch.Generator) -> Probe:
         order = torch.randperm(len(fitted.inputs), generator=generator)
         for rows in order.to(pairs.inputs.device).split(_BATCH):
             optimizer.zero_grad(set_to_none=True)
-            probe.error(Pairs(fitted.inputs[rows], fitted.target[rows])).backward()
+            probe.error(FramePairs(fitted.inputs[rows], fitted.target[rows])).backward()
             optimizer.step()
         if (error := _error(probe, judging)) < least:
             best, least = _copy(probe), error
@@ -223,14 +223,16 @@ def _by_window(frames: torch.Tensor) -> torch.Tensor:
     return frames.transpose(0, 1).flatten(0, 1)
 
 
-def _split(pairs: Pairs) -> tuple[Pairs, Pairs]:
+def _split(pairs: FramePairs) -> tuple[FramePairs, FramePairs]:
     """The pairs to fit and those held back: the last ones, hence of other windows."""
     first = round(len(pairs.inputs) * (1.0 - _HELD_BACK))
-    return Pairs(*(field[:first] for field in pairs)), Pairs(*(field[first:] for field in pairs))
+    return FramePairs(*(field[:first] for field in pairs)), FramePairs(
+        *(field[first:] for field in pairs)
+    )
 
 
 @torch.no_grad()
-def _error(probe: Standardized, pairs: Pairs) -> float:
+def _error(probe: Standardized, pairs: FramePairs) -> float:
     return float(probe.error(pairs))
 
 
@@ -239,7 +241,7 @@ def _copy(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _ridge(pairs: Pairs, penalties: Sequence[float]) -> list[Standardized]:
+def _ridge(pairs: FramePairs, penalties: Sequence[float]) -> list[Standardized]:
     """A linear probe per penalty, from one decomposition of the inputs' covariance."""
     count, width = pairs.inputs.shape
     outputs = pairs.target.shape[1]

@@ -5,10 +5,9 @@ import torch
 
 from pipeline.evaluation.open_loop import BOTH, measure
 from wam.batch import Batch
-from wam.config import WorldModelConfig
+from wam.config import CAMERA_NAMES, WorldModelConfig
 from wam.world_model.assessment import Predictions
 from wam.world_model.model import WorldModel
-from wam.world_model.nets import CAMERA_NAMES
 
 TINY = WorldModelConfig(cnn_depth=2, visual_embedding=8, deter=8, stoch=2, classes=2, hidden=8)
 

@@ -8,7 +8,7 @@ import torch
 from wam.batch import Batch
 from wam.world_model.model import WorldModel
 from wam.world_model.probe import (
-    Pairs,
+    FramePairs,
     SceneViews,
     action_pairs,
     embed_windows,
@@ -28,7 +28,7 @@ def generator(seed: int = 0) -> torch.Generator:
 CPU = torch.device("cpu")
 
 
-def embed_pairs(model: WorldModel, windows: Batch) -> Pairs:
+def embed_pairs(model: WorldModel, windows: Batch) -> FramePairs:
     return action_pairs(embed_windows(model, windows, CPU), windows)
 
 
@@ -40,11 +40,11 @@ def noise(count: int, width: int, seed: int) -> torch.Tensor:
     return torch.randn(count, width, generator=generator(seed))
 
 
-def planted(inputs: torch.Tensor) -> Pairs:
+def planted(inputs: torch.Tensor) -> FramePairs:
     """Motion is linear in the inputs, the gripper command the sign of a linear function."""
     action = inputs @ noise(inputs.shape[1], 7, seed=9) + 0.3
     action[:, 6] = torch.where(action[:, 6] >= 0, 1.0, -1.0)
-    return Pairs(inputs, action)
+    return FramePairs(inputs, action)
 
 
 @pytest.mark.parametrize(("fit", "least"), [(fit_linear, 0.999), (fit_mlp, 0.95)])
@@ -53,7 +53,7 @@ def test_a_planted_linear_map_is_found(fit: Callable, least: float) -> None:
     scale = torch.logspace(-3, 3, 12)
     learned, judged = (planted(noise(count, 12, seed)) for count, seed in ((3000, 1), (800, 2)))
     arguments = (generator(),) if fit is fit_mlp else ()
-    probe = fit(Pairs(learned.inputs * scale, learned.target), *arguments)
+    probe = fit(FramePairs(learned.inputs * scale, learned.target), *arguments)
     scores = score(probe(judged.inputs * scale), judged.target)
     assert min(scores["r2"]) > least
     assert scores["gripper_accuracy"] > 0.93
@@ -62,7 +62,7 @@ def test_a_planted_linear_map_is_found(fit: Callable, least: float) -> None:
 @pytest.mark.parametrize("fit", [fit_linear, lambda pairs: fit_mlp(pairs, generator())])
 def test_nothing_is_found_in_noise(fit: Callable) -> None:
     learned, judged = (
-        Pairs(noise(count, 20, seed), planted(noise(count, 20, seed + 50)).target)
+        FramePairs(noise(count, 20, seed), planted(noise(count, 20, seed + 50)).target)
         for count, seed in ((3000, 1), (800, 2))
     )
     scores = score(fit(learned)(judged.inputs), judged.target)
@@ -72,8 +72,8 @@ def test_nothing_is_found_in_noise(fit: Callable) -> None:
 
 
 def test_only_the_nonlinear_probe_finds_a_product() -> None:
-    def product(inputs: torch.Tensor) -> Pairs:
-        return Pairs(inputs, (inputs[:, :1] * inputs[:, 1:2]).expand(-1, 7).contiguous())
+    def product(inputs: torch.Tensor) -> FramePairs:
+        return FramePairs(inputs, (inputs[:, :1] * inputs[:, 1:2]).expand(-1, 7).contiguous())
 
     learned, judged = product(noise(8000, 4, 1)), product(noise(800, 4, 2))
     linear = score(fit_linear(learned)(judged.inputs), judged.target)
@@ -84,7 +84,7 @@ def test_only_the_nonlinear_probe_finds_a_product() -> None:
 
 def test_ridge_agrees_with_least_squares_where_there_is_enough_data() -> None:
     inputs = noise(4000, 6, 1)
-    pairs = Pairs(inputs, inputs @ noise(6, 7, 2) + noise(4000, 7, 3))
+    pairs = FramePairs(inputs, inputs @ noise(6, 7, 2) + noise(4000, 7, 3))
     ones = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1)
     expected = ones @ torch.linalg.lstsq(ones, pairs.target).solution
     torch.testing.assert_close(fit_linear(pairs)(inputs), expected, atol=5e-3, rtol=0)

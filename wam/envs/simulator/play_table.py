@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from wam.config import FPS
 from wam.envs.scene_files.assets import calvin_assets, embedded_assets
 from wam.envs.scene_files.geometry import (
     PEDESTAL_CENTRE,
@@ -29,7 +30,6 @@ from wam.envs.simulator.spaces import (
 from wam.envs.simulator.table import Table
 from wam.errors import WamError
 
-FPS = 30
 _SUBSTEPS = 8
 _GRAVITY = -9.8
 _HOME_WIDTH_M = 0.08
