@@ -66,15 +66,6 @@ def scheduler(settings: Convert) -> Iterator[str | None]:
             yield cluster.scheduler_address
 
 
-def jobs_ahead(client: Any) -> int:
-    """How many unfinished jobs the scheduler of a Dask ``client`` should know.
-
-    One per thread that runs and one that waits: all of them at once would take memory that grows
-    with the data. Workers may join or leave an existing cluster at any time.
-    """
-    return 2 * max(_num_threads(client), 1)
-
-
 def map_dask(
     client: Any, function: Callable[[Job], Result], jobs: Sequence[Job]
 ) -> Iterator[Result]:
@@ -105,7 +96,9 @@ def gather(client: Any, submit: Callable[[Job], Any], jobs: Sequence[Job]) -> It
     try:
         while True:
             try:
-                room = max(jobs_ahead(client) - len(running), 0)
+                # One per thread that runs and one that waits: all jobs at once would take memory
+                # that grows with the data. Workers may join or leave an existing cluster any time.
+                room = max(2 * max(_num_threads(client), 1) - len(running), 0)
                 running.update(submit(job) for job in itertools.islice(waiting, room))
                 finished = _wait(client, running) if running else ()
             except (OSError, CancelledError):

@@ -1,5 +1,6 @@
 """Episodes recorded in parallel, each in an environment of its own."""
 
+import contextlib
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -48,6 +49,8 @@ def _record_in_pool(jobs: Sequence[EpisodeJob], workers: int, advance: Callable[
             for future in finished:
                 future.result()
     except BrokenProcessPool:
+        with contextlib.suppress(OSError):  # its own thread may just have closed what this uses
+            pool.shutdown()
         raise WamError(
             "collect: a worker process died (out of memory?); run again to go on with the missing "
             "episodes, with a smaller env.workers if it happens again"

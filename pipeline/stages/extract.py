@@ -104,24 +104,21 @@ def extract_task(
     ``task``.
     """
     rng = np.random.default_rng([settings.seed, TASKS.index(task)])
-    windows = {
-        store.split: _windows(task, store, annotations[store.split])
-        for store in (training, validation)
-    }
-    drawn = windows["training"]
+    drawn, held_out = (
+        _windows(task, store, annotations[store.split]) for store in (training, validation)
+    )
     if len(drawn) > settings.demos_per_task:
         chosen = rng.choice(len(drawn), settings.demos_per_task, replace=False)
         drawn = [drawn[at] for at in sorted(chosen)]
-    rows = [demo.start for demo in windows["validation"]]
     robot_obs, scene_obs = validation.read("robot_obs"), validation.read("scene_obs")
     demos = _extended(task, training, drawn)
     goals = _success_positions(task, training, demos)
     return TaskDemos(
         training=demos,
-        validation=_extended(task, validation, windows["validation"]),
+        validation=_extended(task, validation, held_out),
         starts=[
             Start(int(validation.frame_ids[row]), robot_obs[row].tolist(), scene_obs[row].tolist())
-            for row in rows
+            for row in (demo.start for demo in held_out)
         ],
         imagination_starts=_imagination_starts(task, training, settings, rng),
         training_play=_play(task, training, goals, settings.play_windows_per_task, rng),
@@ -159,11 +156,10 @@ def _windows(task: str, store: Store, annotations: list[language.Annotation]) ->
             "not lie inside one stored episode and are left out"
         )
     if not demos:
-        counts = {name: sum(a.task == name for a in annotations) for name in TASKS}
+        counts = [f"{name} {sum(a.task == name for a in annotations)}" for name in TASKS]
         raise WamError(
             f"task '{task}': no annotated window in the {store.split} split; windows per task: "
-            f"{', '.join(f'{name} {count}' for name, count in counts.items())}. Collect more "
-            "frames, or take the task out of the profile's tasks"
+            f"{', '.join(counts)}. Collect more frames, or take the task out of the profile's tasks"
         )
     return demos
 
