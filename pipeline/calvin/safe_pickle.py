@@ -235,10 +235,7 @@ class _Machine:
         if name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name in _TUPLES:
-            parts = stack[-_TUPLES[name] :]
-            if len(parts) < _TUPLES[name]:
-                raise IndexError("stack underflow")
-            stack[-len(parts) :] = [tuple(parts)]
+            stack.append(tuple(self._taken(len(stack) - _TUPLES[name])))
         elif name == "MARK":
             self._marks.append(len(stack))
         elif name == "TUPLE":
@@ -246,20 +243,12 @@ class _Machine:
         elif name == "LIST":
             stack.append(self._marked())
         elif name == "DICT":
-            items: dict[Any, Any] = {}
-            _set_items(items, self._marked())
-            stack.append(items)
-        elif name == "APPENDS":
-            values = self._marked()
+            stack.append(_set_items({}, self._marked()))
+        elif name in ("APPENDS", "APPEND"):
+            values = self._marked() if name == "APPENDS" else self._taken(len(stack) - 1)
             _is(stack[-1], list).extend(values)
-        elif name == "APPEND":
-            value = stack.pop()
-            _is(stack[-1], list).append(value)
-        elif name == "SETITEMS":
-            values = self._marked()
-            _set_items(_is(stack[-1], dict), values)
-        elif name == "SETITEM":
-            values, stack[-2:] = stack[-2:], []
+        elif name in ("SETITEMS", "SETITEM"):
+            values = self._marked() if name == "SETITEMS" else self._taken(len(stack) - 2)
             _set_items(_is(stack[-1], dict), values)
         elif name == "GLOBAL":
             stack.append(_global(argument))
@@ -283,8 +272,11 @@ class _Machine:
 
     def _marked(self) -> list[Any]:
         """Take what lies above the last mark off the stack."""
-        start = self._marks.pop()
-        if start > len(self._stack):
+        return self._taken(self._marks.pop())
+
+    def _taken(self, start: int) -> list[Any]:
+        """Take all from place ``start`` on off the stack."""
+        if not 0 <= start <= len(self._stack):
             raise IndexError("stack underflow")
         values = self._stack[start:]
         del self._stack[start:]
@@ -297,12 +289,13 @@ def _global(name: str) -> Any:
     return _GLOBALS[name]
 
 
-def _set_items(target: dict[Any, Any], values: list[Any]) -> None:
+def _set_items(target: dict[Any, Any], values: list[Any]) -> dict[Any, Any]:
     for key, value in zip(values[::2], values[1::2], strict=True):
         # Only these: to hash a tuple of tuples may take for ever.
         if not isinstance(key, str | int):
             raise ValueError(f"{_name(key)} as a key is not allowed")
         target[key] = value
+    return target
 
 
 def _is(value: Any, kind: type) -> Any:

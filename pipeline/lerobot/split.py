@@ -47,7 +47,8 @@ class LeRobotSplit:
                 "not lie inside one stored episode and are left out"
             )
         windows = [
-            (*rows[at].tolist(), annotations[at].sentence) for at in np.flatnonzero(is_stored)
+            (*rows[at].tolist(), annotations[at].sentence)
+            for at in np.flatnonzero(is_stored).tolist()
         ]
         tasks = list(dict.fromkeys([PLAY, *(sentence for *_, sentence in windows)]))
         task_index = np.zeros(store.num_frames, np.int64)
