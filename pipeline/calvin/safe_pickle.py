@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pipeline.calvin.npz import parse_header
+from pipeline.calvin.npz import SHORTEST_NPY, header_stop, parse_header
 from pipeline.untrusted.regular_file import open_regular
-from pipeline.untrusted.text import shortened, shown
+from pipeline.untrusted.text import MISFITS, shortened, shown
 from wam.errors import WamError
 
 MOST_BYTES = 1 << 27
@@ -42,22 +42,9 @@ def load(path: Path) -> Any:
         raise WamError(f"{path}: not found") from None
     except WamError:
         raise
-    except _DAMAGED as error:
+    except (*MISFITS, EOFError, OSError) as error:
         problem = shortened(str(error) or type(error).__name__)
         raise WamError(f"{path}: refused or damaged pickle ({problem})") from None
-
-
-_DAMAGED = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What instructions that do not fit together lead to."""
 
 
 class _Bounded:
@@ -81,13 +68,8 @@ class _Bounded:
 
 
 def _load(file: _Bounded) -> Any:
-    beginning = file.read(10)
-    if beginning[6:7] in (b"\2", b"\3"):
-        beginning += file.read(2)
-        length = int.from_bytes(beginning[8:12], "little")
-    else:
-        length = int.from_bytes(beginning[8:10], "little")
-    header = parse_header((beginning + file.read(length)).ljust(12))
+    beginning = file.read(SHORTEST_NPY)
+    header = parse_header(beginning + file.read(max(header_stop(beginning) - len(beginning), 0)))
     if not header.dtype.hasobject:
         raise ValueError("not a pickled object array")
     return _plain(_Machine().run(file))
