@@ -107,8 +107,9 @@ def build(
 
     Nothing is made if the output is complete, undamaged, and equal in all of these and in the code.
     """
+    identity = Identity(stage, plain(params), inputs, frozenset(free), frozenset(growing))
     with output_slot(output) as found:
-        found.build(make, stage=stage, params=params, inputs=inputs, free=free, growing=growing)
+        found.build(make, identity)
 
 
 def partial_directory(output: Path) -> Path:
@@ -155,22 +156,13 @@ class OutputSlot:
         _remove(self._output / _WORK)
 
     def build(
-        self,
-        make: Callable[[Build], None],
-        *,
-        stage: str,
-        params: Any,
-        inputs: dict[str, str],
-        free: Collection[str] = (),
-        growing: Collection[str] = (),
-        versioned: bool = True,
+        self, make: Callable[[Build], None], identity: Identity, *, versioned: bool = True
     ) -> None:
         """See the function :func:`build`.
 
         An output that is not ``versioned``, neither here by a list of its files nor by DVC, is set
         aside before another takes its place.
         """
-        identity = Identity(stage, plain(params), inputs, frozenset(free), frozenset(growing))
         if versioned and self._is_there(identity):
             console.note(
                 f"{self._output}: complete already, with equal settings, inputs and code; nothing "

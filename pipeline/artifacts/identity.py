@@ -13,10 +13,11 @@ class Identity:
 
     stage: str
     params: dict[str, Any]
+    """JSON-like"""
     inputs: dict[str, str]
-    free: frozenset[str]
+    free: frozenset[str] = frozenset()
     """Names of parameters that shape nothing."""
-    growing: frozenset[str]
+    growing: frozenset[str] = frozenset()
     """Names of those that may change while the work is not complete: how long it is (a number), or
     of which parts it consists (a list that may become longer)."""
 

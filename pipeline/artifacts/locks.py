@@ -15,8 +15,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextlib.contextmanager
-def exclusive(target: Path) -> Iterator[bool]:
-    """Hold the right to write ``target``; yields whether another process had it before.
+def exclusive(target: Path) -> Iterator[None]:
+    """Hold the right to write ``target``, after any other process that has it.
 
     A stage whose DVC process was killed runs on for a while, and the next run must not write into
     the same partial directory. The lock is a file beside the target, so that all who see the one
@@ -26,23 +26,22 @@ def exclusive(target: Path) -> Iterator[bool]:
     """
     path = target.with_name(f".{target.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, waited = _acquire(path, target)
+    descriptor = _acquire(path, target)
     try:
-        yield waited
+        yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
-def _acquire(path: Path, target: Path) -> tuple[int, bool]:
-    waited = False
+def _acquire(path: Path, target: Path) -> int:
     while True:
         descriptor = _open(path)
         try:
-            waited |= _lock(descriptor, target)
+            _lock(descriptor, target)
             # The holder before us has removed the file that we waited for.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
-                return descriptor, waited
+                return descriptor
         except BaseException:
             os.close(descriptor)
             raise
@@ -64,15 +63,12 @@ def _open(path: Path) -> int:
     return descriptor
 
 
-def _lock(descriptor: int, target: Path) -> bool:
-    """Lock the file; whether that took waiting."""
+def _lock(descriptor: int, target: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
     except BlockingIOError:
         console.warn(f"another process is building {target}; waiting for it to end")
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        return True
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
@@ -80,4 +76,3 @@ def _lock(descriptor: int, target: Path) -> bool:
             f"{target.parent}: this file system has no locks ({error.strerror}); take care that no "
             f"other process builds {target.name} at the same time"
         )
-        return False

@@ -46,7 +46,7 @@ def joined(parts: Sequence[tuple[Frames, int, int]]) -> Frames:
             last = min(first + _PIECE, stop)
             _fill(records[at : at + last - first], frames, first)
             at += last - first
-    return Frames.of_arrays(_by_name(records))
+    return Frames.of_arrays(records)
 
 
 def cache_file(directory: Path | None, content: str, digest: str) -> Path:
@@ -74,7 +74,7 @@ def memory_mapped(path: Path, num_frames: int, decode: Callable[[], Frames]) -> 
                 records = _open(path, num_frames)
     if records is None:
         raise WamError(f"{path}: what was written there does not read the same; check the disk")
-    return Frames.of_arrays(_by_name(records))
+    return Frames.of_arrays(records)
 
 
 def announce(num_frames: int, where: str) -> None:
@@ -84,10 +84,6 @@ def announce(num_frames: int, where: str) -> None:
 
 def _gigabytes(num_frames: int) -> float:
     return num_frames * _RECORD.itemsize / 1e9
-
-
-def _by_name(records: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: records[name] for name in Frames._fields}
 
 
 def _fill(records: np.ndarray, frames: Frames, start: int) -> None:

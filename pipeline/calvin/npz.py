@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from deflate import DeflateError, crc32, deflate_decompress
 
+from pipeline.untrusted.text import MISFITS
+
 DAMAGED = (DeflateError, IndexError, KeyError, ValueError, struct.error, zlib.error)
 """What reading a damaged archive raises."""
 
@@ -45,7 +47,7 @@ _TAIL_BYTES = 4096
 """At the end of the file; more than the table of contents of a frame."""
 _MOST_ARRAYS = 4096
 _MOST_CONTENTS_BYTES = 1 << 20
-_SHORTEST_NPY = 12
+SHORTEST_NPY = 12
 """Bytes that hold the length of the header in every version of the format."""
 _LONGEST_HEADER = 10_000
 """As numpy has it."""
@@ -105,7 +107,7 @@ class Npz:
                     return bytes(packed[:length])
                 return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, length)
 
-            header = parse_header(beginning(_header_stop(beginning(_SHORTEST_NPY))))
+            header = parse_header(beginning(header_stop(beginning(SHORTEST_NPY))))
         except DAMAGED:
             return UNREADABLE
         # Records have no name that numpy would understand.
@@ -202,15 +204,15 @@ def parse_npy(content: bytes | bytearray | memoryview) -> np.ndarray:
 
 def parse_header(content: bytes | bytearray | memoryview) -> Header:
     """The header at the beginning of a ``.npy`` file. Raises ValueError if it is damaged."""
-    stop = _header_stop(bytes(content[:_SHORTEST_NPY]))
+    stop = header_stop(bytes(content[:SHORTEST_NPY]))
     if stop > len(content):
         raise ValueError("has a damaged header")
     return _parse_header(bytes(content[:stop]))
 
 
-def _header_stop(beginning: bytes) -> int:
-    """Where the header that begins so ends."""
-    if not beginning.startswith(b"\x93NUMPY") or len(beginning) < _SHORTEST_NPY:
+def header_stop(beginning: bytes) -> int:
+    """Where the header that begins so ends. Raises ValueError if it is damaged."""
+    if not beginning.startswith(b"\x93NUMPY") or len(beginning) < SHORTEST_NPY:
         is_archive = beginning.startswith(b"PK\3\4")
         raise ValueError("is an .npz archive" if is_archive else "is no .npy array")
     # Magic string, version, length of the header, header (format version 1 or 2 and 3).
@@ -221,19 +223,6 @@ def _header_stop(beginning: bytes) -> int:
     return stop
 
 
-_OF_NUMPY = (
-    ArithmeticError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    tokenize.TokenError,
-)
-"""What numpy's reader raises at a damaged header, with which it parses Python's syntax."""
-
-
 @functools.lru_cache(maxsize=256)
 def _parse_header(header: bytes) -> Header:
     file = io.BytesIO(header)
@@ -242,7 +231,7 @@ def _parse_header(header: bytes) -> Header:
             shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
         else:
             shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    except _OF_NUMPY:
+    except (*MISFITS, MemoryError, SyntaxError, tokenize.TokenError):  # it parses Python's syntax
         raise ValueError("has a damaged header") from None
     if min(shape, default=0) < 0 or dtype.itemsize == 0:
         raise ValueError("has a damaged header")

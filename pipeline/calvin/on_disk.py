@@ -23,7 +23,6 @@ DIGITS = 7
 EPISODE_TABLE = "ep_start_end_ids.npy"
 EPISODE_LENGTHS = "ep_lens.npy"
 
-
 _FRAME_NAME = re.compile(r"episode_([0-9]{1,18})\.npz")
 
 

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pipeline.calvin.npz import parse_header
+from pipeline.calvin.npz import SHORTEST_NPY, header_stop, parse_header
 from pipeline.untrusted.regular_file import open_regular
-from pipeline.untrusted.text import shortened, shown
+from pipeline.untrusted.text import MISFITS, shortened, shown
 from wam.errors import WamError
 
 MOST_BYTES = 1 << 27
@@ -42,22 +42,9 @@ def load(path: Path) -> Any:
         raise WamError(f"{path}: not found") from None
     except WamError:
         raise
-    except _DAMAGED as error:
+    except (*MISFITS, EOFError, OSError) as error:
         problem = shortened(str(error) or type(error).__name__)
         raise WamError(f"{path}: refused or damaged pickle ({problem})") from None
-
-
-_DAMAGED = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What instructions that do not fit together lead to."""
 
 
 class _Bounded:
@@ -81,13 +68,8 @@ class _Bounded:
 
 
 def _load(file: _Bounded) -> Any:
-    beginning = file.read(10)
-    if beginning[6:7] in (b"\2", b"\3"):
-        beginning += file.read(2)
-        length = int.from_bytes(beginning[8:12], "little")
-    else:
-        length = int.from_bytes(beginning[8:10], "little")
-    header = parse_header((beginning + file.read(length)).ljust(12))
+    beginning = file.read(SHORTEST_NPY)
+    header = parse_header(beginning + file.read(max(header_stop(beginning) - len(beginning), 0)))
     if not header.dtype.hasobject:
         raise ValueError("not a pickled object array")
     return _plain(_Machine().run(file))
@@ -235,10 +217,7 @@ class _Machine:
         if name in _CONSTANTS:
             stack.append(_CONSTANTS[name]())
         elif name in _TUPLES:
-            parts = stack[-_TUPLES[name] :]
-            if len(parts) < _TUPLES[name]:
-                raise IndexError("stack underflow")
-            stack[-len(parts) :] = [tuple(parts)]
+            stack.append(tuple(self._taken(len(stack) - _TUPLES[name])))
         elif name == "MARK":
             self._marks.append(len(stack))
         elif name == "TUPLE":
@@ -246,20 +225,12 @@ class _Machine:
         elif name == "LIST":
             stack.append(self._marked())
         elif name == "DICT":
-            items: dict[Any, Any] = {}
-            _set_items(items, self._marked())
-            stack.append(items)
-        elif name == "APPENDS":
-            values = self._marked()
+            stack.append(_set_items({}, self._marked()))
+        elif name in ("APPENDS", "APPEND"):
+            values = self._marked() if name == "APPENDS" else self._taken(len(stack) - 1)
             _is(stack[-1], list).extend(values)
-        elif name == "APPEND":
-            value = stack.pop()
-            _is(stack[-1], list).append(value)
-        elif name == "SETITEMS":
-            values = self._marked()
-            _set_items(_is(stack[-1], dict), values)
-        elif name == "SETITEM":
-            values, stack[-2:] = stack[-2:], []
+        elif name in ("SETITEMS", "SETITEM"):
+            values = self._marked() if name == "SETITEMS" else self._taken(len(stack) - 2)
             _set_items(_is(stack[-1], dict), values)
         elif name == "GLOBAL":
             stack.append(_global(argument))
@@ -283,8 +254,11 @@ class _Machine:
 
     def _marked(self) -> list[Any]:
         """Take what lies above the last mark off the stack."""
-        start = self._marks.pop()
-        if start > len(self._stack):
+        return self._taken(self._marks.pop())
+
+    def _taken(self, start: int) -> list[Any]:
+        """Take all from place ``start`` on off the stack."""
+        if not 0 <= start <= len(self._stack):
             raise IndexError("stack underflow")
         values = self._stack[start:]
         del self._stack[start:]
@@ -297,12 +271,13 @@ def _global(name: str) -> Any:
     return _GLOBALS[name]
 
 
-def _set_items(target: dict[Any, Any], values: list[Any]) -> None:
+def _set_items(target: dict[Any, Any], values: list[Any]) -> dict[Any, Any]:
     for key, value in zip(values[::2], values[1::2], strict=True):
         # Only these: to hash a tuple of tuples may take for ever.
         if not isinstance(key, str | int):
             raise ValueError(f"{_name(key)} as a key is not allowed")
         target[key] = value
+    return target
 
 
 def _is(value: Any, kind: type) -> Any:

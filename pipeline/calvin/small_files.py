@@ -22,14 +22,13 @@ LONGEST_TASK = 200
 def write_npy(path: Path, array: np.ndarray) -> None:
     """Write an array atomically as ``.npy``."""
     buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    np.save(buffer, array, allow_pickle=array.dtype.hasobject)
     write_bytes(path, buffer.getvalue())
 
 
 def write_pickled(path: Path, content: Any) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, np.array(content, dtype=object), allow_pickle=True)
-    write_bytes(path, buffer.getvalue())
+    """Write ``content`` atomically as a pickled ``.npy``."""
+    write_npy(path, np.array(content, dtype=object))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,7 +1,7 @@
 """The frames of a LeRobot data set: ``data/chunk-CCC/file-FFF.parquet``.
 
-A file holds whole episodes. Beside it stays, until the export is complete, a record of what was
-counted in its images; an interrupted export goes on with the first file that has none.
+A file holds whole episodes. Until the export is complete, what was counted in its images is kept;
+an interrupted export goes on with the first file that is not finished.
 """
 
 import json
@@ -16,10 +16,10 @@ import numpy as np
 
 from pipeline import console
 from pipeline.artifacts import manifests
+from pipeline.artifacts.building import Build
 from pipeline.lerobot.features import Feature, encode
 from pipeline.lerobot.split import LeRobotSplit
 from pipeline.lerobot.statistics import Statistics, count_levels, no_levels, of_levels
-from wam.errors import WamError
 from wam.reliability.atomic import replacing
 
 CHUNK_FILES = 1000
@@ -76,43 +76,30 @@ def plan(split: LeRobotSplit) -> list[DataFile]:
     return [*files, DataFile(len(files), range(first, len(split.store.episodes)))]
 
 
-def write_files(
-    split: LeRobotSplit, files: list[DataFile], directory: Path, records: Path
-) -> ImageStatistics:
-    """Write those of ``files`` that an earlier run has not completed; the statistics of all.
-
-    ``records`` is the directory for what is to be known of a file that is complete.
-    """
+def write_files(split: LeRobotSplit, files: list[DataFile], target: Build) -> ImageStatistics:
+    """Write those of ``files`` that an earlier run has not finished; the statistics of all."""
+    name = split.store.split
     episodes: list[dict[str, Statistics]] = []
     levels = _no_levels(split)
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        console.progress(
-            f"export {split.store.split}", split.store.num_frames, "frames"
-        ) as advance,
+        console.progress(f"export {name}", split.store.num_frames, "frames") as advance,
     ):
         for file in files:
-            path, record = directory / file.path, records / f"{file.number:06d}.json"
-            if _is_written(path, record):
+            part = f"{name}/{file.number:06d}"
+            record = target.work / part / "statistics.json"
+            if target.is_finished(part):
                 rows = split.store.episodes[file.episodes]
                 advance(int((rows[:, 1] - rows[:, 0]).sum()))
             else:
-                found = _write_file(split, file, path, pool, advance)
-                manifests.write_json(record, found | manifests.entry(path))
-            content = manifests.read_json(record)
-            episodes += content["episodes"]
-            for key, values in content["levels"].items():
+                path = target.directory / name / file.path
+                manifests.write_json(record, _write_file(split, file, path, pool, advance))
+                target.finish(part, [path, record])
+            found = manifests.read_json(record)
+            episodes += found["episodes"]
+            for key, values in found["levels"].items():
                 levels[key] += values
     return ImageStatistics(episodes, levels)
-
-
-def _is_written(path: Path, record: Path) -> bool:
-    try:
-        content = manifests.read_json(record, dict)
-    except WamError:
-        return False
-    complete = {"episodes", "levels", "bytes", "digest"} <= content.keys()
-    return complete and not manifests.file_problem(path, content)
 
 
 def _write_file(

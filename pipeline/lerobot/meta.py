@@ -55,9 +55,7 @@ def _split_statistics(split: LeRobotSplit, images: ImageStatistics) -> dict[str,
         feature.key: of_levels(feature, images.levels[feature.key], num_frames)
         for feature in split.images
     }
-    return of_images | {
-        feature.key: _vector_statistics(split, feature) for feature in split.vectors
-    }
+    return of_images | {column.key: _vector_statistics(split, column) for column in split.vectors}
 
 
 def _vector_statistics(split: LeRobotSplit, feature: Feature) -> Statistics:
@@ -83,8 +81,17 @@ def _write_tasks(path: Path, tasks: list[str]) -> None:
         "index_columns": ["task"],
         "column_indexes": [],
         "columns": [
-            _pandas_column("task_index", "int64", "int64"),
-            _pandas_column("task", "unicode", "object"),
+            {
+                "name": name,
+                "field_name": name,
+                "pandas_type": pandas_type,
+                "numpy_type": numpy_type,
+                "metadata": None,
+            }
+            for name, pandas_type, numpy_type in (
+                ("task_index", "int64", "int64"),
+                ("task", "unicode", "object"),
+            )
         ],
         "pandas_version": "2.0.0",
     }
@@ -92,16 +99,6 @@ def _write_tasks(path: Path, tasks: list[str]) -> None:
         [("task_index", pa.int64()), ("task", pa.string())], {"pandas": json.dumps(pandas)}
     )
     parquet.write_table(pa.table([range(len(tasks)), tasks], schema), path)
-
-
-def _pandas_column(name: str, pandas_type: str, numpy_type: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "field_name": name,
-        "pandas_type": pandas_type,
-        "numpy_type": numpy_type,
-        "metadata": None,
-    }
 
 
 def _write_episodes(

@@ -43,9 +43,7 @@ def export_lerobot(layout: Layout, output: Path) -> None:
             if windows is None:
                 directory = index.splits[split].directory
                 console.warn(f"{directory}: no language annotations; every frame is play")
-            target.manifest["splits"][split] = _write(
-                LeRobotSplit.of(store, windows or []), target.directory / split, target.work / split
-            )
+            target.manifest["splits"][split] = _write(LeRobotSplit.of(store, windows or []), target)
 
     build(
         output,
@@ -64,10 +62,11 @@ def export_lerobot(layout: Layout, output: Path) -> None:
     console.done("export", f"{counts} as LeRobot data sets at {output}")
 
 
-def _write(split: LeRobotSplit, directory: Path, records: Path) -> dict[str, Any]:
+def _write(split: LeRobotSplit, target: Build) -> dict[str, Any]:
     """Write one data set; its entry in the manifest."""
     files = plan(split)
-    write_meta(split, files, write_files(split, files, directory, records), directory)
+    images = write_files(split, files, target)
+    write_meta(split, files, images, target.directory / split.store.split)
     return {
         "num_frames": split.store.num_frames,
         "num_episodes": len(split.store.episodes),

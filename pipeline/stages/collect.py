@@ -14,6 +14,7 @@ from typing import Any
 from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, OutputSlot, output_slot
+from pipeline.artifacts.identity import Identity
 from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.calvin import language, metadata, on_disk
 from pipeline.params import Profile
@@ -151,7 +152,7 @@ def _collect(
         manifests.write_json(target.directory / RECEIPT, {"settings": settings, "splits": splits})
 
     # Frames are in nobody's cache: those that were there are not given up.
-    found.build(make, stage="collect", params=settings, inputs={}, versioned=False)
+    found.build(make, Identity("collect", manifests.plain(settings), {}), versioned=False)
     return manifests.read_json(layout.raw / RECEIPT)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, output_slot
+from pipeline.artifacts.identity import Identity
 from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.calvin import conformance, language, metadata, on_disk
 from pipeline.calvin.fields import VECTORS
@@ -164,7 +165,7 @@ def _save(directory: Path, index: RawIndex, params: dict[str, Any]) -> None:
     with output_slot(directory) as found:
         kept = _kept(directory, Path(index.raw), params)
         if kept is None or manifests.plain(kept) != manifests.plain(index):
-            found.build(make, stage="index", params=params, inputs=inputs)
+            found.build(make, Identity("index", manifests.plain(params), inputs))
 
 
 def _select(

@@ -22,8 +22,8 @@ class Frames(NamedTuple):
     """float32 [N, 7]"""
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Frames":
-        """The frames in arrays [N, ...] by name, of which nothing is copied."""
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray] | np.ndarray) -> "Frames":
+        """The frames in arrays [N, ...], or records [N], by name; nothing is copied."""
         return cls(
             partial(_copy_rows, arrays["rgb_static"]),
             partial(_copy_rows, arrays["rgb_gripper"]),

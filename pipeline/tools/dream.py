@@ -85,8 +85,7 @@ def _demonstration(layout: Layout, task: str) -> int:
 
 
 def _check_length(store: Store, start: int, steps: int) -> None:
-    episode = np.searchsorted(store.episodes[:, 1], start, side="right")
-    frames = int(store.episodes[episode, 1]) - start
+    frames = int(store.episodes[store.episode_of_rows(np.array(start)), 1]) - start
     if frames <= steps:
         raise WamError(f"--steps {steps}: the episode goes on for {frames - 1} steps only")
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import struct
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from safetensors import SafetensorError, safe_open
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.verify import verify as verify_artifact
@@ -260,15 +260,11 @@ def _stage(path: Path) -> Rows:
 def _tensor_shapes(path: Path) -> dict[str, list[int]]:
     """Shapes from the header of a safetensors file, without loading a tensor."""
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("header longer than the file")
-            header = json.loads(file.read(length))
-        return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
+        with safe_open(path, "numpy") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}
     except FileNotFoundError:
         raise WamError(f"{path}: not found; the model is incomplete") from None
-    except (ValueError, KeyError, TypeError, struct.error) as error:
+    except SafetensorError as error:
         raise WamError(f"{path}: not a valid safetensors file ({error})") from None
 
 

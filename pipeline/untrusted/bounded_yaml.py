@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.untrusted.text import MISFITS
 from wam.errors import WamError
 
 MOST_CHARACTERS = 1 << 18
@@ -20,16 +21,6 @@ _DEEPEST = 40
 _LONGEST_NUMBER = 1000
 """Characters of a scalar that is not text; Python refuses to print much longer numbers."""
 _SHOWN = 60
-
-_OF_A_CONSTRUCTOR = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What PyYAML trips over at scalars that are not of the type of their tag."""
 
 
 def load(text: str, where: Path | str) -> Any:
@@ -50,13 +41,14 @@ def load(text: str, where: Path | str) -> Any:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         place = _place(error.problem_mark or error.context_mark)
-        raise WamError(f"{where}: not valid YAML ({place}{_shown(_problem(error))})") from None
+        problem = (error.problem or error.context or "unreadable").splitlines()[0]
+        raise WamError(f"{where}: not valid YAML ({place}{_shown(problem)})") from None
     except yaml.YAMLError as error:
         problem = getattr(error, "reason", None) or "characters that YAML does not allow"
         raise WamError(f"{where}: not valid YAML ({_shown(problem)})") from None
     except _Refused as error:
         raise WamError(f"{where}: {_place(error.mark)}{error}") from None
-    except _OF_A_CONSTRUCTOR as error:
+    except MISFITS as error:  # of a scalar that is not of the type of its tag
         kind = type(error).__name__
         raise WamError(
             f"{where}: not valid YAML (a value that is not of its type: {kind})"
@@ -123,10 +115,6 @@ class _Loader(yaml.SafeLoader):
         self._num_nodes += nodes
         if self._num_nodes > _MOST_NODES:
             raise _Refused(mark, f"more than {_MOST_NODES:,} values with all aliases spelled out")
-
-
-def _problem(error: yaml.MarkedYAMLError) -> str:
-    return (error.problem or error.context or "unreadable").splitlines()[0]
 
 
 def _place(mark: Any) -> str:

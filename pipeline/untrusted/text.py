@@ -8,6 +8,15 @@ from wam.errors import WamError
 
 MAX_ID = 10**18 - 1
 """Highest frame id; all of one more digit would not fit into 64 bits."""
+MISFITS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What code raises that follows instructions which do not fit together."""
 _SHOWN = 80
 _LONGEST_NUMBER = 10**20
 

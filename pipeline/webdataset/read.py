@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numcodecs import Zstd
@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pipeline.artifacts import manifests
 from pipeline.calvin.fields import CAMERAS
 from pipeline.pictures.images import all_to_model_size
+from pipeline.store.arrays import StoreArray
 from pipeline.store.frames import Frames
 from pipeline.webdataset.remote import Source
 from wam.errors import WamError
@@ -37,15 +38,9 @@ class _TarEntry(BaseModel):
     sequences: list[tuple[int, int, int]] = Field(min_length=1)
 
 
-class _Array(BaseModel):
-    dtype: str
-    shape: list[Annotated[int, Field(ge=0)]]
-
-
 class _Attributes(BaseModel):
-    arrays: dict[str, _Array]
+    arrays: dict[str, StoreArray]
     statistics: dict[str, dict[str, Any]]
-    source_digest: str
 
 
 class _Split(BaseModel):
@@ -125,8 +120,8 @@ class ShardSplit:
     source: Source
     digest: str
     """Of the export's manifest, which holds a digest of every file."""
-    attributes: dict[str, Any]
-    """Those of the split's store."""
+    attributes: _Attributes
+    """Of those of the split's store."""
     tars: tuple[Tar, ...]
     """In the order of the store."""
 
@@ -137,7 +132,7 @@ class ShardSplit:
 
     def proprio_normalizer(self) -> ProprioNormalizer:
         """Min-max normalisation with the statistics of the training split."""
-        found = self.attributes["statistics"]["proprio"]
+        found = self.attributes.statistics["proprio"]
         return ProprioNormalizer(found["min"], found["max"])
 
     def sequences(self, tar: Tar, names: Collection[str] | None = None) -> Iterator[Sequence]:
@@ -153,7 +148,7 @@ class ShardSplit:
             raise WamError(f"{where}: not found; run 'wam export' again") from None
         if manifests.new_digest(content).hexdigest() != tar.digest:
             raise WamError(f"{where}: damaged shard (wrong checksum); run 'wam export' again")
-        stated = self.attributes["arrays"]
+        stated = self.attributes.arrays
         wanted = list(stated) if names is None else list(names)
         try:
             samples = _samples(content)
@@ -181,22 +176,22 @@ def open_split(location: Path | str, split: str) -> ShardSplit:
     Raises WamError if the export is absent, incomplete, or made by an earlier version.
     """
     source = Source(location)
-    manifest = _read_manifest(source)
-    if split not in manifest["splits"]:
+    manifest, digest = _read_manifest(source)
+    if split not in manifest.splits:
         raise WamError(
-            f"{source.location}: no split '{split}'; known: {', '.join(manifest['splits'])}"
+            f"{source.location}: no split '{split}'; known: {', '.join(manifest.splits)}"
         )
-    content = manifest["splits"][split]
+    content = manifest.splits[split]
+    named = [(f"{split}/{tar.name}", tar.sequences) for tar in content.tars]
     tars = tuple(
-        Tar(name, manifest["files"][name]["digest"], np.array(sequences, np.int64))
-        for name, sequences in (
-            (f"{split}/{tar['name']}", tar["sequences"]) for tar in content["tars"]
-        )
+        Tar(name, manifest.files[name].digest, np.array(sequences, np.int64))
+        for name, sequences in named
     )
-    return ShardSplit(source, manifests.content_digest(manifest), content["attributes"], tars)
+    return ShardSplit(source, digest, content.attributes, tars)
 
 
-def _read_manifest(source: Source) -> dict[str, Any]:
+def _read_manifest(source: Source) -> tuple[_Manifest, str]:
+    """The manifest, and the digest of what it says of the content."""
     where = f"{source.location}/{manifests.MANIFEST}"
     try:
         manifest = json.loads(source.read(manifests.MANIFEST))
@@ -209,7 +204,7 @@ def _read_manifest(source: Source) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("stage") != "export":
         raise WamError(f"{where}: not of WebDataset shards; run 'wam export' first")
     try:
-        _Manifest.model_validate(manifest)
+        return _Manifest.model_validate(manifest), manifests.content_digest(manifest)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -217,7 +212,6 @@ def _read_manifest(source: Source) -> dict[str, Any]:
             f"{where}: made by an earlier version, or damaged ({place}: {first['msg']}); run "
             "'wam export' again"
         ) from None
-    return manifest
 
 
 def _samples(content: bytes) -> list[dict[str, bytes]]:
@@ -231,9 +225,7 @@ def _samples(content: bytes) -> list[dict[str, bytes]]:
     return list(samples.values())
 
 
-def _sequence(
-    fields: dict[str, bytes], rows: list[int], arrays: dict[str, dict[str, Any]]
-) -> Sequence:
+def _sequence(fields: dict[str, bytes], rows: list[int], arrays: dict[str, StoreArray]) -> Sequence:
     """A sample as a sequence, whose ``rows`` (episode, start, stop) and arrays are as stated."""
     about = json.loads(fields["json"])
     episode, start, stop = rows
@@ -241,7 +233,7 @@ def _sequence(
         raise ValueError(f"a sample of {about}, expected episode {episode}, rows {start} to {stop}")
     decoded = {}
     for name, stated in arrays.items():
-        dtype, shape = np.dtype(stated["dtype"]), (stop - start, *stated["shape"])
+        dtype, shape = np.dtype(stated.dtype), (stop - start, *stated.shape)
         decoded[name] = _decode(fields[name + SUFFIX], dtype.itemsize * math.prod(shape))
         if (decoded[name].dtype, decoded[name].shape) != (dtype, shape):
             found = f"{decoded[name].dtype} {decoded[name].shape}"

@@ -15,7 +15,8 @@ from pipeline.calvin.finding import Finding
 
 def missing_split(survey: Survey) -> Iterator[Finding]:
     """A root with one of the splits only."""
-    for name in set(SPLITS) - set(survey.splits) if survey.is_root else ():
+    is_root = any(split.prefix for split in survey.splits.values())
+    for name in set(SPLITS) - set(survey.splits) if is_root else ():
         yield finding("split-missing", f"{name}/", "not found")
 
 

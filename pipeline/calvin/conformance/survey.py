@@ -168,11 +168,6 @@ class Survey:
         first, *others = (split.used for split in self.splits.values())
         return np.intersect1d(first, others[0]) if others else first[:0]
 
-    @property
-    def is_root(self) -> bool:
-        """Whether the splits are directories below ``root``."""
-        return any(split.prefix for split in self.splits.values())
-
 
 def find_splits(root: Path) -> dict[str, Path]:
     """The directories of frames at ``root``: itself, or those of the splits; empty if none is."""
@@ -211,7 +206,7 @@ def spread(values: Any, count: int) -> Any:
     return values[places] if isinstance(values, np.ndarray) else [values[at] for at in places]
 
 
-def read_frame(directory: Path, frame_id: int, digits: int) -> Frame | str:
+def examined(directory: Path, frame_id: int, digits: int) -> Frame | str:
     """What a frame holds, or why it cannot be read; images are read only to be verified."""
     path = on_disk.frame_path(directory, frame_id, digits)
     try:
@@ -305,11 +300,11 @@ def _read_sample(split: Split, ids: np.ndarray) -> FrameSample:
 def _read_frames(directory: Path, ids: list[int], digits: list[int]) -> Iterator[Frame | str]:
     arguments = (itertools.repeat(directory), ids, digits)
     if len(ids) < _PARALLEL_FRAMES:
-        yield from map(read_frame, *arguments)
+        yield from map(examined, *arguments)
         return
     pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
     try:
-        yield from pool.map(read_frame, *arguments, chunksize=_CHUNK_FRAMES)
+        yield from pool.map(examined, *arguments, chunksize=_CHUNK_FRAMES)
     except BrokenProcessPool:
         raise WamError(
             f"{directory}: a process that reads frames died (out of memory?); look at fewer with "

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.artifacts import building, locks, provenance
 from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.identity import Identity
 from pipeline.artifacts.manifests import (
     file_digest,
     fingerprint,
@@ -234,7 +235,7 @@ def test_unversioned_outputs_are_set_aside_and_found_again(tmp_path: Path) -> No
             (target.directory / f"frame-{seed}").write_text("")
 
         with building.output_slot(output) as place:
-            place.build(fill, stage="t", params={"seed": seed}, inputs={}, versioned=False)
+            place.build(fill, Identity("t", {"seed": seed}, {}), versioned=False)
 
     collect(0)
     collect(1)
@@ -338,8 +339,7 @@ def test_a_second_builder_waits_and_takes_what_is_there(tmp_path: Path) -> None:
 
 
 def test_the_lock_lies_beside_what_it_protects(tmp_path: Path) -> None:
-    with locks.exclusive(tmp_path / "out") as waited:
-        assert not waited
+    with locks.exclusive(tmp_path / "out"):
         assert left(tmp_path / "out") == [".out.lock"]
     assert left(tmp_path / "out") == []
 
