@@ -80,7 +80,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Sequence(Stretch):
+class Sample(Stretch):
     """A stretch and what is stored of it."""
 
     arrays: dict[str, np.ndarray]
@@ -135,7 +135,7 @@ class ShardSplit:
         found = self.attributes.statistics["proprio"]
         return ProprioNormalizer(found["min"], found["max"])
 
-    def sequences(self, tar: Tar, names: Collection[str] | None = None) -> Iterator[Sequence]:
+    def samples(self, tar: Tar, names: Collection[str] | None = None) -> Iterator[Sample]:
         """The sequences of a tar with the arrays called ``names``, by default all.
 
         Nothing is decoded but JSON and plain arrays. Raises WamError naming a tar that is missing,
@@ -155,7 +155,7 @@ class ShardSplit:
             if len(samples) != len(tar.sequences):
                 raise ValueError(f"{len(samples)} samples, expected {len(tar.sequences)}")
             for fields, rows in zip(samples, tar.sequences.tolist(), strict=True):
-                yield _sequence(fields, rows, {name: stated[name] for name in wanted})
+                yield _sample(fields, rows, {name: stated[name] for name in wanted})
         except KeyError as error:
             raise WamError(f"{where}: no {error.args[0]} in it; run 'wam export' again") from None
         except _DAMAGED as error:
@@ -164,7 +164,7 @@ class ShardSplit:
     def frames(self, tar: Tar) -> Frames:
         """The frames of a tar from row ``tar.start`` on; errors as :meth:`sequences`."""
         parts: dict[str, list[np.ndarray]] = {name: [] for name in Frames._fields}
-        for sequence in self.sequences(tar, Frames._fields):
+        for sequence in self.samples(tar, Frames._fields):
             for name, values in sequence.arrays.items():
                 parts[name].append(all_to_model_size(values) if name in CAMERAS else values)
         return Frames.of_arrays({name: np.concatenate(part) for name, part in parts.items()})
@@ -225,7 +225,7 @@ def _samples(content: bytes) -> list[dict[str, bytes]]:
     return list(samples.values())
 
 
-def _sequence(fields: dict[str, bytes], rows: list[int], arrays: dict[str, StoreArray]) -> Sequence:
+def _sample(fields: dict[str, bytes], rows: list[int], arrays: dict[str, StoreArray]) -> Sample:
     """A sample as a sequence, whose ``rows`` (episode, start, stop) and arrays are as stated."""
     about = json.loads(fields["json"])
     episode, start, stop = rows
@@ -238,7 +238,7 @@ def _sequence(fields: dict[str, bytes], rows: list[int], arrays: dict[str, Store
         if (decoded[name].dtype, decoded[name].shape) != (dtype, shape):
             found = f"{decoded[name].dtype} {decoded[name].shape}"
             raise ValueError(f"{name} is {found}, expected {dtype} {shape}")
-    return Sequence(episode, start, stop, bool(about["is_first"]), decoded)
+    return Sample(episode, start, stop, bool(about["is_first"]), decoded)
 
 
 def _decode(content: bytes, num_bytes: int) -> np.ndarray:

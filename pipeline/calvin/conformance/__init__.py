@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pipeline.calvin.conformance import annotations, arrays, files, scenes, splits, values
 from pipeline.calvin.conformance.facts import describe
-from pipeline.calvin.conformance.survey import SAMPLE, Split, Survey, find_splits, read_survey
+from pipeline.calvin.conformance.survey import SAMPLE, SplitSurvey, Survey, find_splits, read_survey
 from pipeline.calvin.finding import SEVERITIES, Finding
 
-SPLIT_CHECKS: tuple[Callable[[Split], Iterator[Finding]], ...] = (
+SPLIT_CHECKS: tuple[Callable[[SplitSurvey], Iterator[Finding]], ...] = (
     files.files,
     files.episode_table,
     files.missing_frames,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.calvin import language
-from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.conformance.survey import SplitSurvey
 from pipeline.calvin.conformance.table import finding
 from pipeline.calvin.finding import Finding
 from wam import tasks
@@ -21,7 +21,7 @@ _RACE = 3
 """By how many windows its parallel annotators exceeded that."""
 
 
-def annotations(split: Split) -> Iterator[Finding]:
+def annotations(split: SplitSurvey) -> Iterator[Finding]:
     """Where the windows are from; empty, repeated, unknown, misplaced and oddly long ones."""
     if split.annotations is None:
         return
@@ -48,7 +48,7 @@ def annotations(split: Split) -> Iterator[Finding]:
         yield from _windows("annotation-outside", split, [split.windows[at] for at in outside])
 
 
-def oracle(split: Split) -> Iterator[Finding]:
+def oracle(split: SplitSurvey) -> Iterator[Finding]:
     """Windows of the eight tasks whose first and last state do not show the task done."""
     windows = [window for window in split.windows if window.task in tasks.RULES]
     ends = np.array([(window.start, window.stop - 1) for window in windows], np.int64)
@@ -66,7 +66,7 @@ def oracle(split: Split) -> Iterator[Finding]:
     yield from _windows("annotation-oracle", split, failed, checked=checked, failed=listed)
 
 
-def task_counts(split: Split) -> Iterator[Finding]:
+def task_counts(split: SplitSurvey) -> Iterator[Finding]:
     """More windows of a task than CALVIN's annotator would have made."""
     frames = len(split.used)
     limit = int(_SHARE_PER_TASK * frames)
@@ -79,7 +79,7 @@ def task_counts(split: Split) -> Iterator[Finding]:
 
 
 def _windows(
-    check: str, split: Split, windows: Sequence[language.Annotation], **gaps: Any
+    check: str, split: SplitSurvey, windows: Sequence[language.Annotation], **gaps: Any
 ) -> Iterator[Finding]:
     """One finding of all ``windows``, if there are any."""
     if windows:

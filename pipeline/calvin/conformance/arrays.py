@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.conformance.survey import SplitSurvey
 from pipeline.calvin.conformance.table import finding
 from pipeline.calvin.fields import CAMERAS, DTYPES, RAW_KEYS, VECTORS, image_expectation
 from pipeline.calvin.finding import Finding
@@ -23,7 +23,7 @@ DOCUMENTED: dict[str, Kind] = {
 """Dtype and shape of every array as CALVIN's files hold it; its documentation says float32."""
 
 
-def arrays(split: Split) -> Iterator[Finding]:
+def arrays(split: SplitSurvey) -> Iterator[Finding]:
     """Frames that cannot be read, and keys, dtypes and shapes of the others' arrays."""
     sample = split.sample
     if sample.damaged:
@@ -86,7 +86,7 @@ def _text(keys: list[str], arrays: Mapping[str, Kind]) -> str:
     return ", ".join(f"{key} {arrays[key][0]} {arrays[key][1]}" for key in keys)
 
 
-def camera_sizes(split: Split) -> Iterator[Finding]:
+def camera_sizes(split: SplitSurvey) -> Iterator[Finding]:
     """Image sizes against the recording configuration."""
     for camera, size in split.recording.cameras.items() if split.recording else ():
         _, shape = split.sample.arrays.get(f"rgb_{camera}", ("", ()))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.calvin.conformance.scenes import declared_scenes, release_of
-from pipeline.calvin.conformance.survey import Split, Survey
+from pipeline.calvin.conformance.survey import SplitSurvey, Survey
 from wam.envs.scene_files.geometry import SCENES
 
 
@@ -15,7 +15,7 @@ def describe(survey: Survey) -> dict[str, dict[str, Any]]:
     return {name: _facts(split) for name, split in survey.splits.items()}
 
 
-def _facts(split: Split) -> dict[str, Any]:
+def _facts(split: SplitSurvey) -> dict[str, Any]:
     lengths = split.episodes[:, 1] - split.episodes[:, 0] + 1
     scenes = declared_scenes(split)
     release = release_of(split)

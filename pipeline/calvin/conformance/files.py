@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.calvin import metadata, on_disk
-from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.conformance.survey import SplitSurvey
 from pipeline.calvin.conformance.table import finding
 from pipeline.calvin.fields import VECTORS
 from pipeline.calvin.finding import Finding
@@ -20,7 +20,7 @@ KNOWN_STRAY = (37682, 53818, 244284, 420498)
 """Frames of ABCD's validation that also lie in its training directory (mees/calvin#40)."""
 
 
-def files(split: Split) -> Iterator[Finding]:
+def files(split: SplitSurvey) -> Iterator[Finding]:
     """Missing and damaged files beside the frames, and the names of the frames' own."""
     for check, path, problem in split.unreadable:
         yield finding(check, split.file(path), problem)
@@ -33,7 +33,7 @@ def files(split: Split) -> Iterator[Finding]:
         yield split.of_frames("digits", rare, f"an id of {odd} digits", usual=usual)
 
 
-def episode_table(split: Split) -> Iterator[Finding]:
+def episode_table(split: SplitSurvey) -> Iterator[Finding]:
     """Rows that are reversed, empty, negative or overlap, and ``ep_lens`` against them."""
     table, lengths = split.table, split.lengths
     if table is None:
@@ -62,7 +62,7 @@ def episode_table(split: Split) -> Iterator[Finding]:
         yield finding("episode-lengths", file, found, len(differs), expected=wanted[at])
 
 
-def missing_frames(split: Split) -> Iterator[Finding]:
+def missing_frames(split: SplitSurvey) -> Iterator[Finding]:
     """Frames inside episodes without a file."""
     if not len(split.ids):
         return
@@ -73,7 +73,7 @@ def missing_frames(split: Split) -> Iterator[Finding]:
         yield finding("missing-frames", file, "frame missing inside an episode", count)
 
 
-def stray_frames(split: Split) -> Iterator[Finding]:
+def stray_frames(split: SplitSurvey) -> Iterator[Finding]:
     """Frame files that belong to no episode."""
     if not len(split.episodes):
         return
@@ -85,7 +85,7 @@ def stray_frames(split: Split) -> Iterator[Finding]:
             yield split.of_frames(check, ids, "frame belongs to no episode")
 
 
-def recording(split: Split) -> Iterator[Finding]:
+def recording(split: SplitSurvey) -> Iterator[Finding]:
     """What the recording configuration should tell."""
     told = split.recording
     if told is None:
@@ -99,7 +99,7 @@ def recording(split: Split) -> Iterator[Finding]:
             yield finding(check, split.file(metadata.RECORDING), found)
 
 
-def statistics(split: Split) -> Iterator[Finding]:
+def statistics(split: SplitSurvey) -> Iterator[Finding]:
     """Keys, lengths and class names of ``statistics.yaml``."""
     content = split.statistics
     if content is None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.calvin import metadata
-from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.conformance.survey import SplitSurvey
 from pipeline.calvin.conformance.table import finding
 from pipeline.calvin.finding import Finding
 from pipeline.calvin.scenes import scenes_by_letter
@@ -60,7 +60,7 @@ RELEASES = (
 )
 
 
-def release_of(split: Split) -> Release | None:
+def release_of(split: SplitSurvey) -> Release | None:
     """The published training split that has the same episodes' ids."""
     if split.name != "training" or not len(split.episodes):
         return None
@@ -69,14 +69,14 @@ def release_of(split: Split) -> Release | None:
     return next((one for one in RELEASES if (one.num_frames, one.ends) == found), None)
 
 
-def declared_scenes(split: Split) -> Ranges:
+def declared_scenes(split: SplitSurvey) -> Ranges:
     """Scenes by letter, from ``scene_info.npy``, else from the recording configuration."""
     if split.scene_info is None:
         return _recorded_scene(split)
     return scenes_by_letter(split.scene_info)
 
 
-def scene_ranges(split: Split) -> Iterator[Finding]:
+def scene_ranges(split: SplitSurvey) -> Iterator[Finding]:
     """Names in ``scene_info.npy``, and whether its ranges give every episode one scene."""
     if split.scene_info is None:
         return
@@ -92,38 +92,38 @@ def scene_ranges(split: Split) -> Iterator[Finding]:
         yield finding("scene-info-ranges", file, found, len(lost))
 
 
-def scene_info(split: Split) -> Iterator[Finding]:
+def scene_info(split: SplitSurvey) -> Iterator[Finding]:
     """``scene_info.npy`` against the release, the sampled states, the recording configuration."""
     if split.scene_info is None:
         return
     declared = declared_scenes(split)
-    doubt = (
-        _release_doubt(split, declared)
-        or _state_doubt(split, declared)
-        or _recording_doubt(split, declared)
+    contradiction = (
+        _release_contradiction(split, declared)
+        or _state_contradiction(split, declared)
+        or _recording_contradiction(split, declared)
     )
-    if doubt:
-        found, expected = doubt
+    if contradiction:
+        found, expected = contradiction
         yield finding("scene-info", split.file(metadata.SCENE_INFO), found, expected=expected)
 
 
-def recording_scene(split: Split) -> Iterator[Finding]:
+def recording_scene(split: SplitSurvey) -> Iterator[Finding]:
     """The scene of the recording configuration against the sampled states."""
     if len(declared_scenes(split)) > 1:
         return  # one configuration, several recordings
-    doubt = _state_doubt(split, _recorded_scene(split))
-    if doubt:
-        found, expected = doubt
+    contradiction = _state_contradiction(split, _recorded_scene(split))
+    if contradiction:
+        found, expected = contradiction
         yield finding("recording-scene", split.file(metadata.RECORDING), found, expected=expected)
 
 
-def _recorded_scene(split: Split) -> Ranges:
+def _recorded_scene(split: SplitSurvey) -> Ranges:
     if split.recording and split.recording.scene and len(split.ids):
         return {split.recording.scene: (int(split.ids[0]), int(split.ids[-1]))}
     return {}
 
 
-def _release_doubt(split: Split, declared: Ranges) -> tuple[str, str] | None:
+def _release_contradiction(split: SplitSurvey, declared: Ranges) -> tuple[str, str] | None:
     """Found and expected where a published split has other scenes than declared."""
     release = release_of(split)
     if release is None:
@@ -139,18 +139,18 @@ def _release_doubt(split: Split, declared: Ranges) -> tuple[str, str] | None:
     return None
 
 
-def _recording_doubt(split: Split, declared: Ranges) -> tuple[str, str] | None:
+def _recording_contradiction(split: SplitSurvey, declared: Ranges) -> tuple[str, str] | None:
     """Found and expected where a single scene is not that of a credible configuration."""
     recorded = _recorded_scene(split)
     if len(declared) != 1 or not recorded or declared.keys() == recorded.keys():
         return None
-    if _state_doubt(split, recorded):
+    if _state_contradiction(split, recorded):
         return None
     (scene,), (named,) = declared, recorded
     return f"scene {scene}", f"scene {named}, which {metadata.RECORDING} names"
 
 
-def _state_doubt(split: Split, declared: Ranges) -> tuple[str, str] | None:
+def _state_contradiction(split: SplitSurvey, declared: Ranges) -> tuple[str, str] | None:
     """Found and expected where many sampled states cannot occur in their declared scene."""
     ids = split.sample.ids
     for letter, (first, last) in declared.items():

@@ -30,9 +30,9 @@ from wam.errors import WamError
 SAMPLE = 200
 """Frames, episodes and windows of a split that are looked at where not all are asked for."""
 
-Layout = tuple[tuple[str, Kind], ...]
+FrameLayout = tuple[tuple[str, Kind], ...]
 """Name, dtype and shape of every array of a frame."""
-Frame = tuple[Layout, np.ndarray | None]
+Frame = tuple[FrameLayout, np.ndarray | None]
 """Its layout and its vectors one after the other; None if one lacks or is of another kind."""
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ class FrameSample:
     """int64 [N], ascending: the frames that hold every vector in its length and type."""
     vectors: dict[str, np.ndarray]
     """float64 [N, length] of each of the schema's vectors."""
-    layouts: dict[Layout, tuple[int, int]]
+    layouts: dict[FrameLayout, tuple[int, int]]
     """How many readable frames look like this, and the id of the first."""
     damaged: list[tuple[int, str]]
     """Id of every unreadable frame, and why."""
@@ -80,7 +80,7 @@ _NOTHING = FrameSample(
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class SplitSurvey:
     """One directory of frames."""
 
     name: str
@@ -160,7 +160,7 @@ class Survey:
     """A data set: a root with one or both splits, or a single split."""
 
     root: Path
-    splits: dict[str, Split]
+    splits: dict[str, SplitSurvey]
 
     @functools.cached_property
     def shared(self) -> np.ndarray:
@@ -227,7 +227,7 @@ def _holds_frames(directory: Path) -> bool:
     return any(map(on_disk.parse_frame_name, names))
 
 
-def _open_split(name: str, directory: Path, root: Path) -> Split:
+def _open_split(name: str, directory: Path, root: Path) -> SplitSurvey:
     listed = on_disk.list_frames(directory)
     unreadable: list[tuple[str, str | Path, str]] = []
 
@@ -242,7 +242,7 @@ def _open_split(name: str, directory: Path, root: Path) -> Split:
             unreadable.append((f"{what}-damaged", file, problem))
         return None
 
-    return Split(
+    return SplitSurvey(
         name=name,
         directory=directory,
         prefix="" if directory == root else f"{name}/",
@@ -264,7 +264,7 @@ def _is_there(directory: Path, file: str | Path) -> bool:
     return os.path.lexists(directory / file)
 
 
-def _chosen(split: Split, shared: np.ndarray, frames: int) -> np.ndarray:
+def _chosen(split: SplitSurvey, shared: np.ndarray, frames: int) -> np.ndarray:
     """Ids of the frames to be read; neighbours come together, as actions lead to the next frame."""
     even = spread(split.used, frames)
     first, last = spread(split.episodes, frames).T
@@ -274,10 +274,10 @@ def _chosen(split: Split, shared: np.ndarray, frames: int) -> np.ndarray:
     return np.intersect1d(np.concatenate(wanted), split.used)
 
 
-def _read_sample(split: Split, ids: np.ndarray) -> FrameSample:
+def _read_sample(split: SplitSurvey, ids: np.ndarray) -> FrameSample:
     digits = split.digits[np.searchsorted(split.ids, ids)]
     complete, rows, damaged = [], [], []
-    layouts: dict[Layout, tuple[int, int]] = {}
+    layouts: dict[FrameLayout, tuple[int, int]] = {}
     frames = _read_frames(split.directory, ids.tolist(), digits.tolist())
     with console.progress(f"inspect {split.name}", len(ids), "frames") as advance:
         for frame_id, frame in zip(ids.tolist(), frames, strict=True):

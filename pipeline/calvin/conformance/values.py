@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.calvin import actions
-from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.conformance.survey import SplitSurvey
 from pipeline.calvin.fields import VECTORS, Bounds
 from pipeline.calvin.finding import Finding
 from wam.tasks import LED, LIGHTBULB
 
-COMMANDS = {"actions": 6, "rel_actions": 6, "robot_obs": 14}
+GRIPPER_PLACES = {"actions": 6, "rel_actions": 6, "robot_obs": 14}
 """Place of the gripper command in each vector that has one."""
 LIGHTS = [LIGHTBULB, LED]
 
@@ -38,9 +38,9 @@ joints, and for the fingers what recordings of CALVIN's simulator hold."""
 _USUAL_MARGIN = 0.01
 
 _OTHERWISE_CHECKED: dict[str, list[int] | slice] = {
-    "actions": [COMMANDS["actions"]],
+    "actions": [GRIPPER_PLACES["actions"]],
     "rel_actions": slice(None),
-    "robot_obs": [COMMANDS["robot_obs"]],
+    "robot_obs": [GRIPPER_PLACES["robot_obs"]],
     "scene_obs": LIGHTS,
 }
 """Elements with a check of their own."""
@@ -55,7 +55,7 @@ _FEW = 0.01
 """Up to this share of wrong actions is noise in the labels; above it they mean something else."""
 
 
-def values(split: Split) -> Iterator[Finding]:
+def values(split: SplitSurvey) -> Iterator[Finding]:
     """Numbers that are not finite, impossible, or outside what CALVIN's data hold."""
     for name, field in VECTORS.items():
         value = split.sample.vectors[name]
@@ -71,7 +71,7 @@ def values(split: Split) -> Iterator[Finding]:
         yield from _elements("unusual-values", split, name, unusual & finite & ~outside, usual)
 
 
-def encodings(split: Split) -> Iterator[Finding]:
+def encodings(split: SplitSurvey) -> Iterator[Finding]:
     """Lights other than 0 and 1, gripper commands other than -1 and +1, motions beyond one unit."""
     vectors = split.sample.vectors
     state = vectors["scene_obs"]
@@ -79,7 +79,7 @@ def encodings(split: Split) -> Iterator[Finding]:
     near = bad & np.isin(state.round(_LIGHT_DECIMALS), (0.0, 1.0))
     yield from _elements("light-rounding", split, "scene_obs", near)
     yield from _elements("light-state", split, "scene_obs", bad & ~near)
-    for name, place in COMMANDS.items():
+    for name, place in GRIPPER_PLACES.items():
         bad = _only([place], np.isfinite(vectors[name]) & (np.abs(vectors[name]) != 1))
         yield from _elements("gripper-command", split, name, bad)
     motion = vectors["rel_actions"]
@@ -87,7 +87,7 @@ def encodings(split: Split) -> Iterator[Finding]:
     yield from _elements("rel-action-range", split, "rel_actions", bad)
 
 
-def rel_actions(split: Split) -> Iterator[Finding]:
+def rel_actions(split: SplitSurvey) -> Iterator[Finding]:
     """Relative actions against what the absolute ones and the states give."""
     vectors = split.sample.vectors
     sound = _sound(split, "actions", "rel_actions", "robot_obs")
@@ -96,7 +96,7 @@ def rel_actions(split: Split) -> Iterator[Finding]:
     yield from _gaps("rel-actions", split, "rel_actions", np.abs(gap) > _UNIT_TOLERANCE, sound)
 
 
-def next_poses(split: Split) -> Iterator[Finding]:
+def next_poses(split: SplitSurvey) -> Iterator[Finding]:
     """Absolute actions against the state of the next frame of the same episode."""
     ids, vectors = split.sample.ids, split.sample.vectors
     episodes = split.episode_of(ids)
@@ -115,18 +115,18 @@ def _only(places: list[int], bad: np.ndarray) -> np.ndarray:
     return bad & np.isin(np.arange(bad.shape[1]), places)
 
 
-def _sound(split: Split, *names: str) -> np.ndarray:
+def _sound(split: SplitSurvey, *names: str) -> np.ndarray:
     """bool [N]: whether no other check complains about these vectors."""
     sound = np.ones(len(split.sample.ids), bool)
     for name in names:
         value = split.sample.vectors[name]
         sound &= VECTORS[name].plausible(value).all(axis=1)
-        sound &= np.abs(value[:, COMMANDS[name]]) == 1
+        sound &= np.abs(value[:, GRIPPER_PLACES[name]]) == 1
     return sound
 
 
 def _gaps(
-    check: str, split: Split, name: str, bad: np.ndarray, checked: np.ndarray
+    check: str, split: SplitSurvey, name: str, bad: np.ndarray, checked: np.ndarray
 ) -> Iterator[Finding]:
     """One finding of the ``bad`` [N, L] elements in the rows that are ``checked`` [N]."""
     bad = bad & checked[:, None]
@@ -135,7 +135,7 @@ def _gaps(
 
 
 def _elements(
-    check: str, split: Split, name: str, bad: np.ndarray, bounds: Bounds = (), **gaps: Any
+    check: str, split: SplitSurvey, name: str, bad: np.ndarray, bounds: Bounds = (), **gaps: Any
 ) -> Iterator[Finding]:
     """One finding of the frames in which elements of vector ``name`` are ``bad``; bool [N, L].
 

@@ -10,26 +10,26 @@ import yaml
 
 from pipeline.calvin import conformance, language, metadata
 from pipeline.calvin.conformance import annotations, scenes
-from pipeline.calvin.conformance.survey import Split
+from pipeline.calvin.conformance.survey import SplitSurvey
 from tests.pipeline.calvin.conformant import TRAINING, checks
 from wam.envs.scene_files.geometry import SCENES
 
 
-def with_episodes(split: Split, *rows: tuple[int, int], **changes: Any) -> Split:
+def with_episodes(split: SplitSurvey, *rows: tuple[int, int], **changes: Any) -> SplitSurvey:
     """``split`` as if it had these episodes."""
     ids = np.concatenate([np.arange(first, last + 1) for first, last in rows])
     return replace(split, ids=ids, digits=np.full(len(ids), 7), table=np.array(rows), **changes)
 
 
 @pytest.fixture(scope="module")
-def training(conformant: Path) -> Split:
+def training(conformant: Path) -> SplitSurvey:
     return conformance.read_survey(conformant, 3).splits[TRAINING]
 
 
 D_TRAINING = ((53819, 219634), (244285, 399945), (420499, 611098))
 
 
-def test_release_is_recognised_and_its_scene_known(training: Split) -> None:
+def test_release_is_recognised_and_its_scene_known(training: SplitSurvey) -> None:
     """docs/calvin.md 1.1; scene A for D is the known error of mees/calvin#40."""
     right = with_episodes(training, *D_TRAINING, scene_info={"calvin_scene_D": (0, 611098)})
     release = scenes.release_of(right)
@@ -42,7 +42,7 @@ def test_release_is_recognised_and_its_scene_known(training: Split) -> None:
     assert scenes.release_of(training) is None
 
 
-def test_ranges_of_several_scenes(training: Split) -> None:
+def test_ranges_of_several_scenes(training: SplitSurvey) -> None:
     ranges = {"B": (0, 598909), "C": (598910, 1191338), "A": (1191339, 1795044)}
     info = {f"calvin_scene_{letter}": ids for letter, ids in ranges.items()}
     right = with_episodes(training, *ranges.values(), scene_info=info)
@@ -54,10 +54,10 @@ def test_ranges_of_several_scenes(training: Split) -> None:
     assert found.check == "scene-info"
 
 
-def test_more_windows_than_calvin_annotated(training: Split) -> None:
+def test_more_windows_than_calvin_annotated(training: SplitSurvey) -> None:
     """150 per task in the 512,077 frames of D, up to three more by a race (docs/calvin.md 1.5)."""
 
-    def annotated(count: int) -> Split:
+    def annotated(count: int) -> SplitSurvey:
         windows = [language.Annotation("open_drawer", "x", at, at + 64) for at in range(count)]
         path = training.directory / language.ANNOTATIONS
         file = language.AnnotationFile(path, windows, num_rephrased=0)

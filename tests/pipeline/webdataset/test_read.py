@@ -146,7 +146,7 @@ def test_a_missing_array_is_named(own_export: Path) -> None:
     assert "training/training-000000.tar" in read_json(own_export / "manifest.json")["files"]
     split = open_split(own_export, "training")
     with pytest.raises(WamError, match=r"training-000000\.tar: no depth_static.*in it"):
-        list(split.sequences(split.tars[0], ["depth_static"]))
+        list(split.samples(split.tars[0], ["depth_static"]))
 
 
 def test_an_unknown_protocol_is_refused() -> None:
