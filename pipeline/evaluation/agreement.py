@@ -4,12 +4,13 @@ Success in imagination needs a classifier that knows success when it sees it, an
 predicts what actions do. Both are tested on what a policy really did, where the oracle knows the
 truth: the demonstrations, on which classifiers are calibrated, are other states than a policy's.
 
-B = episodes, D = decisions, F = feature.
+B = episodes, D = decisions, F = feature, R = replays of each episode.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from pipeline.evaluation.rollout import Agent, Experience
@@ -17,20 +18,24 @@ from wam.ppo.imagination import imagined_outcome, replayed_features
 from wam.randomness import Generators, row_generators
 from wam.reward.classifier import SuccessClassifier
 
+REPLAYS = 16
+"""Times that every roll-out is imagined: one draw of the prior says little about a dream."""
+
 
 class Verdicts(NamedTuple):
-    """What the models say of B episodes, bool [B] each."""
+    """What the models say of B episodes."""
 
     recognised: torch.Tensor
-    """The classifier finds success in the filtered features of the real roll-out.
+    """bool [B], the classifier finds success in the filtered features of the real roll-out.
 
     It sees one frame of a success, with which the roll-out ends, and after that none: more would be
     found if it went on.
     """
     replayed: torch.Tensor
-    """It finds success where the world model imagines the same actions from the first feature."""
+    """float64 [B], share of R dreams of the same actions, from the same first feature, in which it
+    finds success"""
     imagined: torch.Tensor
-    """It finds success where the policy itself acts in imagination, from the same first feature."""
+    """bool [B], it finds success where the policy itself acts in imagination from that feature"""
 
 
 @torch.no_grad()
@@ -42,18 +47,44 @@ def verdicts(
     max_decisions: int,
 ) -> Verdicts:
     """The models' view of ``experience``; ``seeds`` give every episode its own random numbers."""
-    model, chunks = agent.world_model, experience.chunks
-    lasted = torch.arange(len(chunks), device=agent.device).unsqueeze(1) < experience.decisions
-    randoms = [row_generators(seeds, agent.device) for _ in range(2)]
-    replayed = replayed_features(model, experience.first, chunks, randoms[0])
+    decision = torch.arange(len(experience.chunks), device=agent.device).unsqueeze(1)
+    lasted = decision < experience.decisions
     imagined = imagined_outcome(
-        model, classifier, _Sampler(agent), experience.first, max_decisions, randoms[1]
+        agent.world_model,
+        classifier,
+        _Sampler(agent),
+        experience.first,
+        max_decisions,
+        row_generators(seeds, agent.device),
     )
     return Verdicts(
         recognised=(classifier.success(experience.features) & lasted).any(0),
-        replayed=(classifier.success(replayed) & lasted).any(0),
+        replayed=_replayed(agent, classifier, experience, seeds, lasted),
         imagined=imagined,
     )
+
+
+def _replayed(
+    agent: Agent,
+    classifier: SuccessClassifier,
+    experience: Experience,
+    seeds: Sequence[int],
+    lasted: torch.Tensor,
+) -> torch.Tensor:
+    """Share [B] of the replays in which the classifier finds success while the roll-out lasted."""
+    draws = [
+        int(np.random.SeedSequence([seed, replay]).generate_state(1)[0])
+        for replay in range(REPLAYS)
+        for seed in seeds
+    ]
+    features = replayed_features(
+        agent.world_model,
+        experience.first.repeat(REPLAYS, 1),
+        [chunk.repeat(REPLAYS, 1, 1) for chunk in experience.chunks],
+        row_generators(draws, agent.device),
+    )
+    success = (classifier.success(features) & lasted.repeat(1, REPLAYS)).any(0)
+    return success.view(REPLAYS, -1).double().mean(0)
 
 
 class _Sampler:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import mannwhitneyu
 
 from pipeline.artifacts.manifests import SUMMARY, read_json
 from pipeline.evaluation.statistics import Estimate, success_difference, success_rate
@@ -62,15 +63,24 @@ class Cell(NamedTuple):
 class Agreement(NamedTuple):
     """How far classifier and world model agree with the simulator about a policy's roll-outs.
 
-    Every figure is over roll-outs; None where undefined.
+    Every figure is over roll-outs, or over their replays in imagination: the same actions from the
+    same first feature. None where undefined.
     """
 
     recognised_precision: float | None
     """Of the successes that the classifier sees in the real roll-out's filtered features"""
     recognised_recall: float | None
-    replayed_precision: float | None
-    """Of those that it sees where the same actions are imagined from the first feature"""
-    replayed_recall: float | None
+    replayed_auc: float | None
+    """Area under the ROC curve: how probably a success has more successful replays than a
+    failure"""
+    replayed_balanced_accuracy: float | None
+    """Of the verdict of most replays: mean share of right ones among successes and failures"""
+    replayed_bias: float
+    """Success rate of the replays minus that of the roll-outs"""
+    false_alarms: float | None
+    """Share of the failures' replays that succeed"""
+    misses: float | None
+    """Share of the successes' replays that fail"""
     imagined_success: float
     """Share of the starts from which the policy succeeds when it acts in imagination itself"""
 
@@ -188,20 +198,30 @@ def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:
     """The figures of ``rollouts``; None for none, and for a control's, which have no verdicts."""
     if not rollouts or not all("imagined" in rollout for rollout in rollouts):
         return None
+    success, recognised, replayed, imagined = (
+        np.array([rollout[name] for rollout in rollouts], float)
+        for name in ("success", "recognised", "replayed", "imagined")
+    )
+    alarms, hits = replayed[success == 0], replayed[success == 1]
+    auc = balanced = None
+    if len(alarms) and len(hits):
+        auc = float(mannwhitneyu(hits, alarms).statistic) / (len(hits) * len(alarms))
+        balanced = float((hits > 0.5).mean() + (alarms <= 0.5).mean()) / 2
+    right = (success * recognised).sum()
     return Agreement(
-        *_precision_and_recall(rollouts, "recognised"),
-        *_precision_and_recall(rollouts, "replayed"),
-        sum(rollout["imagined"] for rollout in rollouts) / len(rollouts),
+        recognised_precision=_share(right, recognised.sum()),
+        recognised_recall=_share(right, success.sum()),
+        replayed_auc=auc,
+        replayed_balanced_accuracy=balanced,
+        replayed_bias=float((replayed - success).mean()),
+        false_alarms=_share(alarms.sum(), len(alarms)),
+        misses=_share((1 - hits).sum(), len(hits)),
+        imagined_success=float(imagined.mean()),
     )
 
 
-def _precision_and_recall(
-    rollouts: Sequence[Mapping[str, Any]], verdict: str
-) -> tuple[float | None, float | None]:
-    hits = sum(rollout["success"] and rollout[verdict] for rollout in rollouts)
-    claimed = sum(rollout[verdict] for rollout in rollouts)
-    successes = sum(rollout["success"] for rollout in rollouts)
-    return hits / claimed if claimed else None, hits / successes if successes else None
+def _share(count: float, whole: float) -> float | None:
+    return float(count / whole) if whole else None
 
 
 def _cell(rollouts: Sequence[Mapping[str, Any]]) -> Cell:

@@ -183,6 +183,44 @@ def imagined_against_simulated(results: Results) -> Markup | None:
     return _svg(figure, "imagined against simulated success")
 
 
+@matplotlib.rc_context(_STYLE)
+def trust(results: Results) -> Markup | None:
+    """How well replays in imagination tell success from failure, and how they flatter a policy.
+
+    A line per task and policy; None without any. An area that is not defined has no mark.
+    """
+    keys = list(results.agreement)
+    if not keys:
+        return None
+    figure = Figure(figsize=(7.6, 1.0 + 0.27 * len(keys)), layout="constrained")
+    area, bias = figure.subplots(1, 2, sharey=True)
+    for place, key in enumerate(keys):
+        found, tint = results.agreement[key], colour(key[1])
+        if found.replayed_auc is not None:
+            area.scatter(found.replayed_auc, place, s=46, color=tint, zorder=3)
+        bias.plot([0, 100 * found.replayed_bias], [place] * 2, color=tint, alpha=0.4, linewidth=3)
+        bias.scatter(100 * found.replayed_bias, place, s=46, color=tint, zorder=3)
+        if place and key[0] != keys[place - 1][0]:
+            for axes in (area, bias):
+                axes.axhline(place - 0.5, color=_LINE, linewidth=0.8)
+    labels = [f"{task.replace('_', ' ')} · {policy.label}" for task, policy in keys]
+    area.set_yticks(range(len(keys)), labels)
+    area.set_ylim(len(keys) - 0.4, -0.6)
+    area.set_title("Area under ROC")
+    area.set_xlim(right=1.02)
+    area.axvspan(0.9, 1.0, color=_LINE, alpha=0.35, linewidth=0)
+    bias.set_title("Bias (points)")
+    widest = 5 + max(
+        10.0, *(abs(100 * found.replayed_bias) for found in results.agreement.values())
+    )
+    bias.set_xlim(-widest, widest)
+    bias.axvspan(-5, 5, color=_LINE, alpha=0.35, linewidth=0)
+    for axes in (area, bias):
+        axes.tick_params(axis="y", length=0, labelcolor=_TEXT)
+        axes.grid(axis="y", visible=False)
+    return _svg(figure, "agreement of imagination and simulator")
+
+
 def _draw(axes: Axes, panel: Panel) -> None:
     for series in panel.series:
         style = (0, (3, 2)) if series.dashed else "solid"

@@ -54,6 +54,7 @@ def _content(profile: Profile, layout: Layout, results: Results) -> dict[str, An
             "cloning": sections.cloning(layout, tasks),
             "finetuning": sections.finetuning(layout, tasks, seeds),
             "imagined": figures.imagined_against_simulated(results),
+            "trust": figures.trust(results),
         },
         "clips": sections.clips(layout, tasks),
         "films": sections.films(layout),

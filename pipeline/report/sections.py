@@ -103,7 +103,11 @@ def agreement(results: Results) -> TextTable:
             "policy": policy.label,
             "simulated": f"{results.cells[task, policy].rate.value:.0%}",
             "imagined": f"{found.imagined_success:.0%}",
-            "same actions imagined": _pair(found.replayed_precision, found.replayed_recall),
+            "area under ROC": formatted(found.replayed_auc, "{:.2f}"),
+            "balanced accuracy": formatted(found.replayed_balanced_accuracy, "{:.2f}"),
+            "bias": f"{100 * found.replayed_bias:+.0f}",
+            "false alarms": formatted(found.false_alarms, "{:.0%}"),
+            "misses": formatted(found.misses, "{:.0%}"),
             "classifier on real frames": _pair(found.recognised_precision, found.recognised_recall),
         }
         for (task, policy), found in results.agreement.items()

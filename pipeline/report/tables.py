@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
@@ -11,10 +12,20 @@ from pipeline.evaluation.statistics import Estimate
 
 
 def metrics(results: Results) -> dict[str, dict[str, float]]:
-    """Macro averages for ``dvc metrics``: policy -> success rate."""
+    """Macro averages for ``dvc metrics``: success rates, and how far dreams agree with them.
+
+    ``auc`` is over the tasks that had successes and failures, and left out where none had.
+    """
     found: dict[str, dict[str, float]] = {}
     for policy, estimate in results.macro.items():
-        found.setdefault(policy.variant or "controls", {})[policy.stage] = estimate.value
+        own = found.setdefault(policy.variant or "controls", {})
+        own[policy.stage] = estimate.value
+        dreams = [dream for (_, other), dream in results.agreement.items() if other == policy]
+        if dreams:
+            own[f"{policy.stage}_dream_bias"] = fmean(dream.replayed_bias for dream in dreams)
+        areas = [dream.replayed_auc for dream in dreams if dream.replayed_auc is not None]
+        if areas:
+            own[f"{policy.stage}_dream_auc"] = fmean(areas)
     return found
 
 

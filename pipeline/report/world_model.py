@@ -121,12 +121,15 @@ def probes(found: Mapping[str, Any]) -> TextTable:
 
 
 def scene_probes(found: Mapping[str, Any]) -> TextTable:
-    """What images, and the latents made of them, tell about the scene."""
+    """What images, the latents made of them and the latents imagined from these tell of a scene."""
+    views = found["scene_probe"][VARIANTS[0]]
+    steps = sorted(int(view.split("_")[1]) for view in views.keys() - _VIEWS.keys())
+    labels = _VIEWS | {f"imagined_{t}": f"latent imagined for {t} steps" for t in steps}
     return [
         {
             "probe": f"{VARIANT_NAMES[v]}, {label}",
             **{f"R² {name}": f"{found['scene_probe'][v][view][name]:.2f}" for name in FIXTURES},
         }
         for v in VARIANTS
-        for view, label in _VIEWS.items()
+        for view, label in labels.items()
     ]

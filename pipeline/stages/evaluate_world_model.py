@@ -39,6 +39,7 @@ from wam.world_model.assessment import Predictions, predict
 from wam.world_model.load import load_world_model
 from wam.world_model.model import WorldModel
 from wam.world_model.probe import (
+    FramePairs,
     Probe,
     SceneViews,
     action_pairs,
@@ -46,6 +47,7 @@ from wam.world_model.probe import (
     explained,
     fit_linear,
     fit_mlp,
+    imagined_views,
     scene_views,
     score,
 )
@@ -53,6 +55,8 @@ from wam.world_model.probe import (
 STAGE = "evaluate-world-model"
 HORIZONS = (1, 5, 10, 25, 50)
 """Steps ahead that tables show; the curves hold all."""
+PROBED_HORIZONS = (4, 16, 32, 64)
+"""Imagined steps after which latents are asked about the scene, as far as the windows reach."""
 UNTRAINED = "untrained"
 """The encoder before training: what a probe finds in images that nothing was learned from."""
 
@@ -120,9 +124,12 @@ def _evaluate(
             opened[variant] = measure(model, predictions, distances, features)
             pairs = opened[variant].pairs
             faithfulness[variant] = score(probe(pairs.inputs), pairs.target)
+            fitted = scene_views(model, seen[0], training, learned, settings.seed, filtering)
+            told = (seen[1], held_out, judged, settings.seed)
             scene[variant] = _probe_scene(
-                scene_views(model, seen[0], training, learned, settings.seed, filtering),
-                scene_views(model, seen[1], held_out, judged, settings.seed, filtering),
+                fitted,
+                scene_views(model, *told, filtering),
+                imagined_views(model, *told, PROBED_HORIZONS, filtering),
             )
     result = {
         "sequences": settings.open_loop_sequences,
@@ -154,11 +161,19 @@ def _play(
     return windows, torch.from_numpy(states.astype(np.float32))
 
 
-def _probe_scene(learned: SceneViews, judged: SceneViews) -> dict[str, dict[str, float]]:
-    """R2 of every fixture by view, of linear probes fitted to ``learned``."""
+def _probe_scene(
+    learned: SceneViews, judged: SceneViews, imagined: Mapping[int, FramePairs]
+) -> dict[str, dict[str, float]]:
+    """R2 of every fixture by view, of linear probes fitted to ``learned``.
+
+    What is known of the scene after so many imagined steps, the probe of filtered latents tells.
+    """
+    probes = {view: fit_linear(pairs) for view, pairs in learned._asdict().items()}
+    views = {view: (probes[view], pairs) for view, pairs in judged._asdict().items()}
+    views |= {f"imagined_{t}": (probes["latent"], pairs) for t, pairs in imagined.items()}
     found = {}
-    for view, fitted, pairs in zip(SceneViews._fields, learned, judged, strict=True):
-        shares = explained(fit_linear(fitted)(pairs.inputs), pairs.target)
+    for view, (probe, pairs) in views.items():
+        shares = explained(probe(pairs.inputs), pairs.target)
         found[view] = dict(zip(FIXTURES, shares.tolist(), strict=True))
     return found
 

@@ -10,7 +10,7 @@ say, neither a reward classifier nor a policy can know.
 N = pairs, I = input, O = target, V = visual embedding, F = feature.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from torch import nn
 from wam.batch import Batch
 from wam.config import ACTION_SIZE, FILTERING, PROPRIO_SIZE, Filtering
 from wam.randomness import row_generators, seeded
-from wam.world_model.filtering import filter_embeddings
+from wam.world_model.filtering import filter_embeddings, first_state
 from wam.world_model.model import WorldModel
 
 Probe = Callable[[torch.Tensor], torch.Tensor]
@@ -116,6 +116,31 @@ def scene_views(
     )
     first = FramePairs(feature[0], scene[0].to(device))
     return SceneViews(FramePairs(visual, settled), FramePairs(latent, settled), first)
+
+
+@torch.no_grad()
+def imagined_views(
+    model: WorldModel,
+    embedding: torch.Tensor,
+    windows: Batch,
+    scene: torch.Tensor,
+    seed: int,
+    horizons: Iterable[int],
+    filtering: Filtering = FILTERING,
+) -> dict[int, FramePairs]:
+    """Inputs [B, F] imagined so many steps behind the first frame of every window, by horizon.
+
+    Arguments as those of :func:`scene_views`; the actions are the recorded ones. Horizons beyond
+    the windows are left out.
+    """
+    device, rows = embedding.device, embedding.shape[1]
+    random = row_generators(range(seed, seed + rows), device)
+    start = first_state(model, embedding[0], random, filtering).feature
+    reached = [horizon for horizon in horizons if horizon < len(scene)]
+    if not reached:
+        return {}
+    imagined = model.imagine(start, windows.action[: max(reached)].to(device), random)
+    return {t: FramePairs(imagined[t - 1], scene[t].to(device)) for t in reached}
 
 
 class Standardized(nn.Module):

@@ -3,10 +3,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from pipeline.evaluation.agreement import verdicts
+from pipeline.evaluation.agreement import REPLAYS, verdicts
 from pipeline.evaluation.results import agreement_of
 from pipeline.evaluation.rollout import Agent, Experience
-from wam.randomness import Generators
+from wam.randomness import Generators, normal
 
 
 class Sum(NamedTuple):
@@ -70,7 +70,7 @@ def test_each_link_is_asked_of_what_really_happened() -> None:
     found = verdicts(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 3)  # type: ignore[arg-type]
     # The third episode ended before its third decision: what was recorded then does not count.
     assert found.recognised.tolist() == [True, True, False]
-    assert found.replayed.tolist() == [True, True, False]
+    assert found.replayed.tolist() == [1, 1, 0]
     assert found.imagined.tolist() == [True, True, True]
     assert policy.ddim_steps == {5}
     found = verdicts(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 2)  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def test_each_link_is_asked_of_what_really_happened() -> None:
 def test_figures_are_those_of_the_confusion_matrix() -> None:
     truth = [True, True, True, False, False]
     recognised = [True, True, False, True, False]
-    replayed = [True, False, False, False, False]
+    replayed = [1.0, 0.75, 0.25, 0.5, 0.0]
     imagined = [True, True, True, True, False]
     rollouts = [
         dict(zip(("success", "recognised", "replayed", "imagined"), row, strict=True))
@@ -90,13 +90,39 @@ def test_figures_are_those_of_the_confusion_matrix() -> None:
     assert figures is not None
     assert figures.recognised_precision == pytest.approx(2 / 3)
     assert figures.recognised_recall == pytest.approx(2 / 3)
-    assert figures.replayed_precision == 1
-    assert figures.replayed_recall == pytest.approx(1 / 3)
+    # Five of the six pairs of a success and a failure are in order; most replays of one success
+    # fail.
+    assert figures.replayed_auc == pytest.approx(5 / 6)
+    assert figures.replayed_balanced_accuracy == pytest.approx((2 / 3 + 1) / 2)
+    assert figures.replayed_bias == pytest.approx(0.5 - 0.6)
+    assert figures.false_alarms == pytest.approx(0.25)
+    assert figures.misses == pytest.approx(1 / 3)
     assert figures.imagined_success == pytest.approx(0.8)
 
 
 def test_what_was_never_claimed_has_no_precision() -> None:
-    nothing = {"success": False, "recognised": False, "replayed": False, "imagined": False}
+    nothing = {"success": False, "recognised": False, "replayed": 0.0, "imagined": False}
     figures = agreement_of([nothing])
-    assert figures == (None, None, None, None, 0)
+    assert figures == (None, None, None, None, 0, 0, None, 0)
     assert agreement_of([{"success": True}]) is None
+
+
+class Drifting(Adding):
+    """A world model whose every step adds noise of its own draw."""
+
+    def imagine_step(self, state: Sum, action: torch.Tensor, generator: Generators) -> Sum:
+        noise = normal((len(action), 1), generator, "cpu")
+        return Sum(state.feature + action[:, :1] + noise)
+
+
+def test_replays_differ_and_follow_from_the_episodes_seeds() -> None:
+    real = experience(seen=[[0.0, 0.0]], added=[[6.0, 6.0]], decisions=[1, 1])
+    agent = make_agent(Always(2.0))._replace(world_model=Drifting())  # type: ignore[arg-type]
+
+    def shares(seeds: list[int]) -> list[float]:
+        return verdicts(agent, AtLeastSix(), real, seeds, 1).replayed.tolist()  # type: ignore[arg-type]
+
+    found = shares([1, 2])
+    assert all(0 < share < 1 and (share * REPLAYS).is_integer() for share in found)
+    # An episode's replays belong to it, whatever stands beside it.
+    assert shares([2, 1]) == found[::-1]

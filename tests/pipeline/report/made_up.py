@@ -60,8 +60,9 @@ def make_evaluation(
                 ]
                 if variant:
                     for row in rows:
-                        views = (bool(row["success"] ^ (rng.random() < 0.1)) for _ in range(3))
-                        row |= dict(zip(("recognised", "replayed", "imagined"), views, strict=True))
+                        for view in ("recognised", "imagined"):
+                            row[view] = bool(row["success"] ^ (rng.random() < 0.1))
+                        row["replayed"] = rng.binomial(16, 0.8 if row["success"] else 0.3) / 16
                 rollouts += rows
                 summary.append(summarise(job, rows))
             if stage != "zero":
@@ -139,7 +140,7 @@ def _world_model_evaluation(directory: Path) -> None:
         "scene_probe": {
             variant: {
                 view: {name: 0.42 + 0.1 * place for place, name in enumerate(FIXTURES)}
-                for view in ("embedding", "latent", "first_latent")
+                for view in ("embedding", "latent", "first_latent", "imagined_16")
             }
             for variant in VARIANTS
         },

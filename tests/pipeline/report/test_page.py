@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts.layout import Layout
+from pipeline.evaluation.results import agreement_of
 from pipeline.params import Profile
 from pipeline.stages import report
 from tests.pipeline.artifact import artifact
@@ -42,10 +43,13 @@ def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: 
     rollouts = json.loads((run.evaluation("wam") / "rollouts.json").read_text())
     chosen = [row for row in rollouts if (row["task"], row["stage"]) == (profile.tasks[0], "ppo")]
     shares = [sum(row[name] for row in chosen) / len(chosen) for name in ("success", "imagined")]
-    hits = sum(row["success"] and row["replayed"] for row in chosen)
-    scores = [hits / sum(row[name] for row in chosen) for name in ("replayed", "success")]
-    cells = [f"{share:.0%}" for share in shares] + [f"{scores[0]:.2f} / {scores[1]:.2f}"]
+    figures = agreement_of(chosen)
+    assert figures is not None and figures.replayed_auc is not None
+    cells = [f"{share:.0%}" for share in shares]
+    cells += [f"{figures.replayed_auc:.2f}", f"{figures.replayed_balanced_accuracy:.2f}"]
+    cells += [f"{100 * figures.replayed_bias:+.0f}"]
     assert "".join(f"<td>{cell}</td>" for cell in ("WAM PPO", *cells)) in text
+    assert "agreement of imagination and simulator" in text
 
 
 def test_it_shows_how_classifiers_judge_frames_and_whole_windows(run: Layout) -> None:

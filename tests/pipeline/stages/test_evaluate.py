@@ -139,8 +139,10 @@ def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: L
         *(("wam", "ppo", seed) for seed in profile.finetune.seeds),
     ]
     assert all(0 <= row["imagined_success"] <= 1 for row in rows)
-    links = [(row["recognised"], row["replayed"]) for row in read(layout, "wam", "rollouts.json")]
-    assert {type(flag) for pair in links for flag in pair} == {bool}
+    assert all(-1 <= row["replayed_bias"] <= 1 for row in rows)
+    rollouts = read(layout, "wam", "rollouts.json")
+    assert {type(row[name]) for row in rollouts for name in ("recognised", "imagined")} == {bool}
+    assert all(0 <= row["replayed"] <= 1 for row in rollouts)
     clips = sorted(path.name for path in layout.evaluation("wam").glob("*.webp"))
     assert clips == [f"{TASK}-bc.webp", f"{TASK}-ppo.webp"]
 

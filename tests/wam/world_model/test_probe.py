@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from wam.batch import Batch
+from wam.config import FILTERING
+from wam.randomness import row_generators
+from wam.world_model.filtering import first_state
 from wam.world_model.model import WorldModel
 from wam.world_model.probe import (
     FramePairs,
@@ -15,6 +18,7 @@ from wam.world_model.probe import (
     explained,
     fit_linear,
     fit_mlp,
+    imagined_views,
     neighbours,
     scene_views,
     score,
@@ -157,6 +161,23 @@ def test_views_of_the_scene_are_the_frames_whose_state_they_are_paired_with(
     size = tiny_model.config.feature
     assert views.latent.inputs.shape == (36, size)
     assert views.first_latent.inputs.shape == (12, size)
+
+
+def test_imagined_views_are_so_many_actions_behind_the_first_frame(
+    tiny_model: WorldModel, square_world: Callable
+) -> None:
+    windows = next(square_world(batch=5, window=9))
+    frame, row = torch.meshgrid(torch.arange(9.0), torch.arange(5.0), indexing="ij")
+    scene = torch.stack([frame, row], -1)
+    embedding = embed_windows(tiny_model, windows, CPU)
+    found = imagined_views(tiny_model, embedding, windows, scene, 3, (2, 8, 9))
+    assert list(found) == [2, 8]
+    assert found[8].target.tolist() == [[8, b] for b in range(5)]
+    random = row_generators(range(3, 8))
+    start = first_state(tiny_model, embedding[0], random, FILTERING).feature
+    expected = tiny_model.imagine(start, windows.action[:8], random)
+    for horizon, pairs in found.items():
+        torch.testing.assert_close(pairs.inputs, expected[horizon - 1])
 
 
 def test_a_view_of_the_scene_tells_where_the_square_is(
