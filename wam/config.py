@@ -199,8 +199,17 @@ class RewardConfig:
     epochs: Count = 50
     negatives_per_demo: Count = 10
     near_miss_weight: Weight = 2.0
+    calibration: Literal["frames", "windows"] = "frames"
+    """Where epoch and threshold come from. ``frames``: precision on frames of the validation
+    demonstrations, as in DiWA. ``windows``: whole windows, a fifth of the training ones, which
+    nothing is trained on; what the evaluation starts from is not looked at."""
     target_precision: Share = 0.95
-    """Precision on imagined validation features at which the decision threshold is set."""
+    """Precision on imagined validation features at which the threshold is set, with ``frames``."""
+    max_false_alarms: Share = 0.02
+    """Share of imagined windows without success in which the classifier may see one at a decision,
+    with ``windows``."""
+    min_window_recall: Share = 0.8
+    """Share of imagined successes that it has to see then, for the target to be met."""
     seed: Seed = 0
 
 
@@ -247,6 +256,10 @@ class FinetuneConfig:
     value_scale: Weight = 0.5
     bc_scale: Weight = 0.025
     target_kl: Annotated[float, Interval(gt=0, le=1e9)] = 1.0
+    outcome_floor: Annotated[float, Interval(ge=0, le=0.5)] = 0.0
+    """Standard deviation of an iteration's outcomes (success 1, failure 0) below which the actor's
+    steps shrink in proportion: normalised advantages and Adam make full steps of mere noise. 0
+    never shrinks them."""
     min_imagined_precision: Share = 0.8
     """Below this precision of the reward classifier on imagined features the run warns or stops."""
     gate: Literal["warn", "stop"] = "warn"

@@ -15,7 +15,15 @@ from wam.config import RewardConfig
 from wam.errors import WamError
 from wam.randomness import task_generator
 from wam.reward.classifier import reward_description
-from wam.reward.training import LabelledFeatures, calibrate, scores, train_classifier, window_rates
+from wam.reward.training import (
+    LabelledFeatures,
+    calibrate,
+    calibrate_windows,
+    held_back,
+    scores,
+    train_classifier,
+    window_rates,
+)
 from wam.weights import save_model
 
 STAGE = "train-reward"
@@ -36,12 +44,16 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         params={"reward": asdict(profile.reward)},
         inputs={"features": manifests.fingerprint(source, "featurize")},
     )
+    config = profile.reward
+    target = (
+        f"reward.target_precision={config.target_precision} on imagined"
+        if config.calibration == "frames"
+        else f"reward.min_window_recall={config.min_window_recall} with at most "
+        f"reward.max_false_alarms={config.max_false_alarms} a window on imagined"
+    )
     for task, entry in summary.items():
         if not entry["target_reached"]:
-            console.warn(
-                f"{task}: no threshold reaches reward.target_precision="
-                f"{profile.reward.target_precision} on imagined {entry['calibrated_on']} features"
-            )
+            console.warn(f"{task}: no threshold reaches {target} {entry['calibrated_on']} features")
     figures = ", ".join(
         f"{task} {_percent(entry['precision_imagined'])}/{_percent(entry['recall_imagined'])}"
         for task, entry in summary.items()
@@ -63,7 +75,11 @@ def train_task(
     # Held-out demonstrations that never reach success cannot tell a good threshold from a bad one.
     held_out = bool(validation.label.any() and not validation.label.all())
     measured = validation if held_out else training
-    if not held_out:
+    calibrated_on = "validation" if held_out else "training"
+    if config.calibration == "windows":
+        training, measured = held_back(training)
+        calibrated_on = "held-back training"
+    elif not held_out:
         console.warn(
             f"{task}: the validation demonstrations show no success; "
             "selecting and calibrating on the training ones"
@@ -79,7 +95,12 @@ def train_task(
         model = train_classifier(config, training, measured, generator, device, log, *resumed)
     except WamError as error:
         raise WamError(f"{task}: {error}") from None
-    reached = calibrate(model, measured.imagined, measured.label, config.target_precision, device)
+    if config.calibration == "windows":
+        limits = config.max_false_alarms, config.min_window_recall
+        reached = calibrate_windows(model, measured, *limits, device)
+    else:
+        target = config.target_precision
+        reached = calibrate(model, measured.imagined, measured.label, target, device)
     part.advance(config.epochs - len(records), task)
     save_model(part.directory, model, reward_description(config, features.size))
     best = max(records, key=lambda record: record["auprc_real"] + record["auprc_imagined"])
@@ -102,7 +123,7 @@ def train_task(
         "threshold": float(model.threshold),
         "temperature": float(model.temperature),
         "target_reached": reached,
-        "calibrated_on": "validation" if held_out else "training",
+        "calibrated_on": calibrated_on,
         "epochs": len(records),
     }
     manifests.write_json(part.directory / manifests.SUMMARY, summary)

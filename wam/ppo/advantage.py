@@ -72,6 +72,16 @@ def group_advantage(
     return advantage_RGM.flatten(1).repeat_interleave(max_decisions, dim=0)
 
 
+def signal(success: float | None, floor: float) -> float:
+    """How much there is to learn from episodes of which the share ``success`` succeeded, at most 1.
+
+    Their outcomes' standard deviation as a share of ``floor``; 0 if none ended.
+    """
+    if success is None:
+        return 0.0
+    return min(1.0, math.sqrt(success * (1.0 - success)) / floor)
+
+
 def check_groups(envs: int, group: int) -> None:
     """Raise WamError unless ``envs`` environments are whole groups of at least two."""
     if group < 2:

@@ -24,7 +24,7 @@ from wam.config import ACTION_SIZE, FinetuneConfig
 from wam.policy.diffusion import log_prob
 from wam.policy.network import DiffusionMlp, ResidualMlp
 from wam.policy.policy import FinetunedPolicy, to_actions
-from wam.ppo.advantage import RewardScaler, gae, group_advantage
+from wam.ppo.advantage import RewardScaler, gae, group_advantage, signal
 from wam.ppo.imagination import Environment
 from wam.randomness import seeded
 from wam.reliability.finite import check_weights
@@ -135,6 +135,10 @@ class Dppo:
         report = experience_report(rollout)
         if config.disagreement_scale:
             report["penalty"] = mean_penalty(rollout)
+        if config.outcome_floor:
+            report["signal"] = signal(report["explored_success"], config.outcome_floor)
+            for group in self._optimizers["actor"].param_groups:
+                group["lr"] = config.actor_lr * report["signal"]
         report |= self.update(rollout, generator)
         report["step"] = self.iteration
         return report

@@ -182,9 +182,7 @@ def calibrate(
     most precise of those that find half. ``feature`` [S, N, F], ``label`` bool [N].
     """
     margin, truth = _scored(model, feature, label, device)
-    scaled = margin / _TEMPERATURES.unsqueeze(1)
-    signed = torch.where(truth, scaled, -scaled)
-    temperature = _TEMPERATURES[torch.nn.functional.softplus(-signed).mean(1).argmin()]
+    temperature = _temperature(margin, truth)
     score, precision, recall = precision_recall_curve(torch.sigmoid(margin / temperature), truth)
     usable = recall >= MIN_RECALL
     met = usable & (precision >= target_precision)
@@ -197,6 +195,78 @@ def calibrate(
     model.temperature.fill_(temperature)
     model.threshold.fill_((score[index] + lower) / 2)
     return bool(met.any())
+
+
+def calibrate_windows(
+    model: SuccessClassifier,
+    data: LabelledFeatures,
+    max_false_alarms: float,
+    min_recall: float,
+    device: torch.device,
+) -> bool:
+    """Set temperature and threshold on whole imagined windows; whether the target is met.
+
+    A policy's episode is asked at every decision, and one answer ends it: a rate per frame says
+    little about that. The threshold is the lowest with at most ``max_false_alarms`` per window. If
+    that finds less than ``min_recall`` of the successes the target is missed, and the threshold is
+    the one with the most successes found above false alarms. The temperature minimises the
+    log-loss of frames.
+    """
+    margin, truth = _scored(model, data.imagined, data.label, device)
+    temperature = _temperature(margin, truth)
+    alarm, hit = window_margins(model, data, device)
+    margins = torch.cat([alarm, hit]).unique()
+    thresholds = torch.cat([margins, margins[-1:] + 1])
+    false_alarms = (alarm >= thresholds.unsqueeze(1)).double().mean(1).nan_to_num()
+    recall = (hit >= thresholds.unsqueeze(1)).double().mean(1).nan_to_num()
+    index = int((false_alarms <= max_false_alarms).int().argmax())
+    met = bool(recall[index] >= min_recall)
+    if not met:
+        index = int((recall - false_alarms).argmax())
+    # Between this margin and the next lower one: rounding must not move a window across.
+    lower = thresholds[index - 1] if index else thresholds[index] - 1
+    model.temperature.fill_(temperature)
+    model.threshold.fill_(torch.sigmoid((thresholds[index] + lower) / 2 / temperature))
+    return met
+
+
+def window_margins(
+    model: SuccessClassifier, data: LabelledFeatures, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Highest margins at decisions, on the CPU: of stretches [A] without and [H] with success.
+
+    Every imagined window, asked after every fourth frame as in PPO, has a stretch before its first
+    success and one of its successes, or only one of these; every posterior draw counts.
+    """
+    margin = torch.stack([model.margin(draw.to(device)).cpu() for draw in data.imagined])
+    stretches: dict[bool, list[torch.Tensor]] = {False: [], True: []}
+    first = 0
+    for frames in data.length.tolist():
+        asked = slice(first + CHUNK, first + frames, CHUNK)
+        label = data.label[asked]
+        before = (~label).cumprod(0).bool()
+        for succeeded, rows in ((False, before), (True, label)):
+            if rows.any():
+                stretches[succeeded].append(margin[:, asked][:, rows].amax(1))
+        first += frames
+    alarm, hit = (
+        torch.cat(found) if found else margin.new_zeros(0) for found in stretches.values()
+    )
+    return alarm, hit
+
+
+def held_back(data: LabelledFeatures, every: int = 5) -> tuple[LabelledFeatures, LabelledFeatures]:
+    """The windows of ``data`` without every fifth one, and those."""
+    chosen = torch.arange(len(data.length)) % every == every - 1
+    parts = []
+    for windows in (~chosen, chosen):
+        rows = windows.repeat_interleave(data.length)
+        parts.append(
+            LabelledFeatures(
+                data.real[:, rows], data.imagined[:, rows], data.label[rows], data.length[windows]
+            )
+        )
+    return parts[0], parts[1]
 
 
 def scores(
@@ -277,6 +347,13 @@ def _epoch(
     feature, row = torch.cat(features)[order], row[order]
     parts = (feature, data.label[row], weight[row])
     return list(zip(*(part.split(config.batch) for part in parts), strict=True))
+
+
+def _temperature(margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """The temperature with the least log-loss of ``margin`` [N] against ``truth`` [N]."""
+    scaled = margin / _TEMPERATURES.unsqueeze(1)
+    signed = torch.where(truth, scaled, -scaled)
+    return _TEMPERATURES[torch.nn.functional.softplus(-signed).mean(1).argmin()]
 
 
 def _scored(

@@ -42,6 +42,17 @@ def test_training_stages_leave_loadable_models_and_figures(trained: Layout) -> N
     assert [json.loads(line)["step"] for line in lines] == [10, 20]
 
 
+def test_thresholds_by_windows_do_not_look_at_the_validation_split(
+    profile: Profile, trained: Layout, tmp_path: Path
+) -> None:
+    own = Layout(Path(shutil.copytree(trained.root, tmp_path / "own")))
+    shutil.rmtree(own.reward(VARIANT))
+    reward = replace(profile.reward, calibration="windows")
+    train_reward.run(replace(profile, reward=reward), own, VARIANT)
+    figures = manifests.read_json(own.reward(VARIANT) / "summary.json")[TASK]
+    assert figures["calibrated_on"] == "held-back training"
+
+
 @pytest.mark.parametrize(
     ("stage", "place", "step", "steps", "stopped_at"),
     [

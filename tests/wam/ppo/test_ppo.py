@@ -16,6 +16,7 @@ from wam.errors import WamError
 from wam.policy.diffusion import log_prob
 from wam.policy.network import DiffusionMlp
 from wam.policy.policy import FinetunedPolicy, Policy
+from wam.ppo.advantage import signal
 from wam.ppo.imagination import LatentEnv, Uncertainty, imagined_outcome
 from wam.ppo.ppo import Dppo, clip_ranges, collect, experience_report, gaussian_kl
 
@@ -338,3 +339,40 @@ def test_a_single_decision_has_figures(base: DiffusionMlp) -> None:
     random = torch.Generator().manual_seed(0)
     record = make_dppo(base, config).train_iteration(make_env(config, random), random)
     assert torch.isfinite(torch.tensor([record["explained_variance"], record["approx_kl"]])).all()
+
+
+class Certain(BanditSuccess):
+    """Whatever is done succeeds."""
+
+    def success(self, feature: torch.Tensor) -> torch.Tensor:
+        return torch.ones(feature.shape[:-1], dtype=torch.bool)
+
+
+@pytest.mark.parametrize(("floor", "stays"), [(0.0, False), (0.3, True)])
+def test_an_actor_with_nothing_to_learn_stays_where_it_is(
+    base: DiffusionMlp, floor: float, stays: bool
+) -> None:
+    config = replace(FINETUNE, outcome_floor=floor, critic_warmup=0, bc_scale=0.0)
+    dppo = make_dppo(base, config)
+    random = torch.Generator().manual_seed(3)
+    env = LatentEnv(
+        BanditDynamics(),
+        Certain(),
+        [torch.zeros(1, FEATURE)],
+        config.envs,
+        config.max_decisions,
+        random,
+        None,
+        None,
+        0.0,
+    )
+    record = dppo.train_iteration(env, random)
+    assert record["explored_success"] == 1
+    assert (record["actor_distance"] == 0) == stays
+    assert record.get("signal") == (0 if floor else None)
+
+
+def test_the_signal_is_how_much_outcomes_differ() -> None:
+    assert signal(0.5, 0.3) == signal(0.1, 0.3) == 1
+    assert signal(0.98, 0.28) == pytest.approx(0.5)
+    assert signal(None, 0.3) == signal(0.0, 0.3) == signal(1.0, 0.3) == 0

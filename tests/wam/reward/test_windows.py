@@ -1,0 +1,77 @@
+"""Thresholds by whole windows."""
+
+import pytest
+import torch
+
+from wam.config import RewardConfig
+from wam.reward.classifier import SuccessClassifier
+from wam.reward.training import LabelledFeatures, calibrate_windows, held_back, window_margins
+
+CPU = torch.device("cpu")
+CONFIG = RewardConfig(encoder_hidden=8, embedding=4, head_hidden=8)
+
+
+class FixedMargin(SuccessClassifier):
+    """Scores a feature by its first value."""
+
+    def margin(self, feature: torch.Tensor) -> torch.Tensor:
+        return feature[..., 0]
+
+
+def windows(rows: list[tuple[list[float], int | None]]) -> LabelledFeatures:
+    """Windows of nine frames: margins at the frames 4 and 8, and the first frame of success."""
+    margin, label = torch.full((len(rows), 9), 99.0), torch.zeros(len(rows), 9, dtype=torch.bool)
+    for number, (asked, success) in enumerate(rows):
+        margin[number, [4, 8]] = torch.tensor(asked)
+        if success is not None:
+            label[number, success:] = True
+    feature = margin.flatten().reshape(1, -1, 1)
+    return LabelledFeatures(feature, feature, label.flatten(), torch.full((len(rows),), 9))
+
+
+def test_stretches_end_where_a_window_succeeds() -> None:
+    data = windows([([1.0, 5.0], 6), ([3.0, 2.0], None), ([4.0, 7.0], 2)])
+    alarm, hit = window_margins(FixedMargin(CONFIG, 1), data, CPU)
+    # The first window is a failure until frame 6, the third never is one at a decision.
+    assert alarm.tolist() == [1.0, 3.0]
+    assert hit.tolist() == [5.0, 7.0]
+
+
+def test_the_threshold_lets_as_few_windows_through_as_asked() -> None:
+    failures = [([float(top), 0.0], None) for top in range(10)]
+    successes = [([-5.0, float(top)], 8) for top in (8, 9, 10, 11)]
+    model, data = FixedMargin(CONFIG, 1), windows(failures + successes)
+    # One of the fourteen stretches without success may be taken for one: that of margin 9.
+    assert calibrate_windows(model, data, 0.08, 0.75, CPU)
+    margins = torch.tensor([[8.0], [8.9], [9.0]])
+    assert model.success(margins).tolist() == [False, True, True]
+    assert calibrate_windows(model, data, 0.0, 0.5, CPU)
+    assert model.success(torch.tensor([[9.0], [10.0]])).tolist() == [False, True]
+
+
+def test_an_unreachable_target_is_reported_and_leaves_the_best_trade() -> None:
+    failures = [([5.0, 0.0], None), ([1.0, 0.0], None)]
+    successes = [([-5.0, top], 8) for top in (4.0, 4.0, 6.0)]
+    model, data = FixedMargin(CONFIG, 1), windows(failures + successes)
+    assert not calibrate_windows(model, data, 0.0, 0.8, CPU)
+    assert model.success(torch.tensor([[1.0], [4.0]])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("success", [None, 0])
+def test_windows_of_one_kind_leave_a_threshold(success: int | None) -> None:
+    model, data = FixedMargin(CONFIG, 1), windows([([1.0, 2.0], success)] * 3)
+    met = calibrate_windows(model, data, 0.02, 0.8, CPU)
+    assert met == (success == 0)
+    assert 0 <= float(model.threshold) <= 1
+
+
+def test_every_fifth_window_is_held_back_as_a_whole() -> None:
+    length = torch.tensor([3, 2, 4, 1, 5, 2])
+    number = torch.arange(6).repeat_interleave(length)
+    feature = number.float().reshape(1, -1, 1)
+    data = LabelledFeatures(feature, -feature, number == 4, length)
+    training, held = held_back(data)
+    assert training.length.tolist() == [3, 2, 4, 1, 2] and held.length.tolist() == [5]
+    assert set(held.real.flatten().tolist()) == {4.0} and held.label.all()
+    assert not training.label.any() and 4.0 not in training.real
+    assert torch.equal(held.imagined, -held.real)
