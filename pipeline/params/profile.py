@@ -158,7 +158,11 @@ class Extract:
 
     demos_per_task: Count
     play_starts_per_task: CountFromZero
-    """Play frames that satisfy a task's pre-condition, as further starts of imagined episodes."""
+    """Further starts of imagined episodes beside those of the demonstrations, at most so many."""
+    further_starts: Literal["play", "annotated"]
+    """Which ones. ``play``: frames of play that satisfy the task's pre-condition, wherever the arm
+    is; ``annotated``: first frames of the annotated windows that are no demonstrations, from which
+    somebody did the task."""
     play_windows_per_task: CountFromZero
     """Windows of play in each split from which the reward learns beside the demonstrations, and on
     which it is calibrated; labels are the oracle's, as those of demonstrations. 0: demonstrations

@@ -107,12 +107,19 @@ def extract_task(
     drawn, held_out = (
         _windows(task, store, annotations[store.split]) for store in (training, validation)
     )
+    annotated = {demo.start for demo in drawn}
     if len(drawn) > settings.demos_per_task:
         chosen = rng.choice(len(drawn), settings.demos_per_task, replace=False)
         drawn = [drawn[at] for at in sorted(chosen)]
     robot_obs, scene_obs = validation.read("robot_obs"), validation.read("scene_obs")
     demos = _extended(task, training, drawn)
     goals = _success_positions(task, training, demos)
+    if settings.further_starts == "play":
+        starts = _play_starts(task, training, settings, rng)
+    else:
+        others = sorted(annotated - {demo.start for demo in demos})
+        count = min(settings.play_starts_per_task, len(others))
+        starts = sorted(rng.choice(others, count, replace=False).tolist()) if count else []
     return TaskDemos(
         training=demos,
         validation=_extended(task, validation, held_out),
@@ -120,7 +127,7 @@ def extract_task(
             Start(int(validation.frame_ids[row]), robot_obs[row].tolist(), scene_obs[row].tolist())
             for row in (demo.start for demo in held_out)
         ],
-        imagination_starts=_imagination_starts(task, training, settings, rng),
+        imagination_starts=starts,
         training_play=_play(task, training, goals, settings.play_windows_per_task, rng),
         validation_play=_play(task, validation, goals, settings.play_windows_per_task, rng),
     )
@@ -188,9 +195,7 @@ def _first_success(task: str, store: Store, start: int, stop: int) -> int | None
     return start + int(success[0]) if len(success) else None
 
 
-def _imagination_starts(
-    task: str, store: Store, settings: Extract, rng: np.random.Generator
-) -> list[int]:
+def _play_starts(task: str, store: Store, settings: Extract, rng: np.random.Generator) -> list[int]:
     """Random play rows that allow the task and leave its variable alone for the next 64 frames."""
     candidates = []
     for start, stop in store.episodes.tolist():

@@ -90,6 +90,22 @@ def test_window_is_extended_to_the_first_success(
     assert [(demo.start, demo.stop) for demo in demos] == [(5, 21), (41, 44), (81, 105)]
 
 
+def test_imagination_may_start_where_other_windows_do(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    windows = [(105, 118), (141, 144), (201, 225)]
+    annotations = [language.Annotation("turn_on_led", "press", *window) for window in windows]
+    language.write_annotations(own_raw / "training", annotations)
+    layout = Layout(tmp_path / "data")
+    profile = make_profile(own_raw)
+    settings = replace(profile.extract, demos_per_task=1, further_starts="annotated")
+    _run(replace(profile, tasks=("turn_on_led",), extract=settings), layout)
+    found = demonstrations.load_demos(layout.demos)["turn_on_led"]
+    assert len(found.training) == 1
+    assert {found.training[0].start, *found.imagination_starts} == {5, 41, 81}
+    assert len(found.imagination_starts) == 2
+
+
 def test_imagination_starts_satisfy_the_precondition_and_keep_clear(
     make_profile: MakeProfile, tmp_path: Path
 ) -> None:
