@@ -99,6 +99,9 @@ class Collect:
     """Pixels of the square static image (CALVIN: 200)."""
     gripper_size: Pixels
     """Pixels of the square wrist image (CALVIN: 84)."""
+    actions: Literal["hindsight", "commanded"]
+    """What ``rel_actions`` hold. ``hindsight``: how the TCP moved, CALVIN's convention;
+    ``commanded``: what the arm was told, which lags behind by 2 cm. Policies command."""
     depth: bool
     """Record depth images too, as CALVIN does; nothing in this pipeline learns from them."""
     max_windows_per_task: Count

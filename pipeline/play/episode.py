@@ -27,6 +27,8 @@ class EpisodeJob:
     """Directory for the markers of its complete episodes."""
     simulator: SimulatorConfig
     noise: float
+    commanded: bool
+    """``rel_actions`` hold what the arm was told, not how it moved."""
     seed: tuple[int, ...]
     first_id: int
     frames: int
@@ -65,6 +67,8 @@ def _record(job: EpisodeJob, env: Any, frame_done: Callable[[], None]) -> None:
         if previous is not None:
             action = actions.absolute(observation["robot_obs"])
             rel_action = actions.relative(action, previous["robot_obs"])
+            if job.commanded:
+                rel_action[:6] = play.action[:6].clip(-1, 1)
             frame = {**previous, "actions": action, "rel_actions": rel_action}
             on_disk.write_frame(job.directory, job.first_id + index - 1, frame)
             for name in sorted(frame):

@@ -67,6 +67,8 @@ class Play:
     rng: np.random.Generator
     noise: float
     executions: list[Execution] = field(default_factory=list)
+    action: np.ndarray = field(init=False)
+    """float64 [7], the command behind the last observation"""
 
     def frames(self, count: int) -> Iterator[ObservationDict]:
         """``count`` observations, one per control step."""
@@ -76,7 +78,8 @@ class Play:
         yield self._observation
         steps = self._play()
         for self._frame in range(1, count):
-            self._observation = self.env.step(next(steps))[0]
+            self.action = next(steps)
+            self._observation = self.env.step(self.action)[0]
             yield self._observation
 
     def _play(self) -> Iterator[np.ndarray]:
