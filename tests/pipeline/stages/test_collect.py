@@ -47,6 +47,28 @@ def collected(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Lay
     return layout
 
 
+def test_actions_may_be_the_commands(collected: Layout, profile: Profile, tmp_path: Path) -> None:
+    commanded = replace(profile, collect=replace(profile.collect, actions="commanded"))
+    layout = Layout(tmp_path)
+    collect.run(commanded, layout)
+    frames: list[list[dict[str, np.ndarray]]] = []
+    for root in (collected.raw, layout.raw):
+        directory = root / "training"
+        first, last = on_disk.read_episodes(directory)[0].tolist()
+        paths = (on_disk.frame_path(directory, frame) for frame in range(first, last + 1))
+        frames.append([on_disk.read_frame(path, RAW_KEYS) for path in paths])
+    differences = []
+    for hindsight, command in zip(*frames, strict=True):
+        assert hindsight.keys() == command.keys()
+        for name in hindsight.keys() - {"rel_actions"}:
+            np.testing.assert_array_equal(hindsight[name], command[name])
+        assert np.abs(command["rel_actions"]).max() <= 1
+        assert command["rel_actions"][6] == hindsight["rel_actions"][6]
+        differences.append(np.abs(command["rel_actions"] - hindsight["rel_actions"])[:6])
+    # The arm lags behind its commands.
+    assert 0.03 < np.mean(differences) < 0.5
+
+
 def test_frames_are_calvins(collected: Layout) -> None:
     first_id = 0
     for split in SPLITS:
