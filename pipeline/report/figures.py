@@ -207,7 +207,8 @@ def trust(results: Results) -> Markup | None:
     area.set_yticks(range(len(keys)), labels)
     area.set_ylim(len(keys) - 0.4, -0.6)
     area.set_title("Area under ROC")
-    area.set_xlim(right=1.02)
+    area.set_xlim(-0.03, 1.03)
+    area.axvline(0.5, color=_FAINT, linestyle=(0, (3, 2)), linewidth=1.2)  # knows nothing
     area.axvspan(0.9, 1.0, color=_LINE, alpha=0.35, linewidth=0)
     bias.set_title("Bias (points)")
     widest = 5 + max(
