@@ -168,15 +168,9 @@ def imagined_against_simulated(results: Results) -> Markup | None:
         axes.plot([imagined, simulated], [place] * 2, color=tint, alpha=0.4, linewidth=3)
         axes.scatter(imagined, place, s=46, facecolor="none", edgecolor=tint, linewidth=1.6)
         axes.scatter(simulated, place, s=46, color=tint, zorder=3)
-        if place and task != keys[place - 1][0]:
-            axes.axhline(place - 0.5, color=_LINE, linewidth=0.8)
-    labels = [f"{task.replace('_', ' ')} · {policy.label}" for task, policy in keys]
-    axes.set_yticks(range(len(keys)), labels)
-    axes.tick_params(axis="y", length=0, labelcolor=_TEXT)
-    axes.set_ylim(len(keys) - 0.4, -0.6)
+    _name_lines(axes, keys)
     axes.set_xlim(-0.03, 1.03)
     axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0))
-    axes.grid(axis="y", visible=False)
     axes.scatter([], [], s=46, facecolor="none", edgecolor=_FAINT, label="imagined")
     axes.scatter([], [], s=46, color=_FAINT, label="simulated")
     figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2)
@@ -200,12 +194,6 @@ def trust(results: Results) -> Markup | None:
             area.scatter(found.replayed_auc, place, s=46, color=tint, zorder=3)
         bias.plot([0, 100 * found.replayed_bias], [place] * 2, color=tint, alpha=0.4, linewidth=3)
         bias.scatter(100 * found.replayed_bias, place, s=46, color=tint, zorder=3)
-        if place and key[0] != keys[place - 1][0]:
-            for axes in (area, bias):
-                axes.axhline(place - 0.5, color=_LINE, linewidth=0.8)
-    labels = [f"{task.replace('_', ' ')} · {policy.label}" for task, policy in keys]
-    area.set_yticks(range(len(keys)), labels)
-    area.set_ylim(len(keys) - 0.4, -0.6)
     area.set_title("Area under ROC")
     area.set_xlim(-0.03, 1.03)
     area.axvline(0.5, color=_FAINT, linestyle=(0, (3, 2)), linewidth=1.2)  # knows nothing
@@ -217,9 +205,20 @@ def trust(results: Results) -> Markup | None:
     bias.set_xlim(-widest, widest)
     bias.axvspan(-5, 5, color=_LINE, alpha=0.35, linewidth=0)
     for axes in (area, bias):
-        axes.tick_params(axis="y", length=0, labelcolor=_TEXT)
-        axes.grid(axis="y", visible=False)
+        _name_lines(axes, keys)
     return _svg(figure, "agreement of imagination and simulator")
+
+
+def _name_lines(axes: Axes, keys: Sequence[tuple[str, PolicyName]]) -> None:
+    """A line per task and policy from the top down, named at the side, tasks apart."""
+    labels = [f"{task.replace('_', ' ')} · {policy.label}" for task, policy in keys]
+    axes.set_yticks(range(len(keys)), labels)
+    axes.tick_params(axis="y", length=0, labelcolor=_TEXT)
+    axes.set_ylim(len(keys) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    for place in range(1, len(keys)):
+        if keys[place][0] != keys[place - 1][0]:
+            axes.axhline(place - 0.5, color=_LINE, linewidth=0.8)
 
 
 def _draw(axes: Axes, panel: Panel) -> None:

@@ -28,7 +28,6 @@ _LEFT_OUT = (
     "pipeline.cli",
     "pipeline.console",
     "pipeline.params",  # DVC compares the settings themselves
-    "pipeline.relations",
     "pipeline.tracking",
     "pipeline.untrusted",  # what is refused
     "pipeline.workers",  # where jobs run

@@ -214,7 +214,7 @@ def calibrate_windows(
     """
     margin, truth = _scored(model, data.imagined, data.label, device)
     temperature = _temperature(margin, truth)
-    alarm, hit = window_margins(model, data, device)
+    alarm, hit = window_margins(margin.view(len(data.imagined), -1), data)
     margins = torch.cat([alarm, hit]).unique()
     thresholds = torch.cat([margins, margins[-1:] + 1])
     false_alarms = (alarm >= thresholds.unsqueeze(1)).double().mean(1).nan_to_num()
@@ -231,14 +231,13 @@ def calibrate_windows(
 
 
 def window_margins(
-    model: SuccessClassifier, data: LabelledFeatures, device: torch.device
+    margin: torch.Tensor, data: LabelledFeatures
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Highest margins at decisions, on the CPU: of stretches [A] without and [H] with success.
+    """Highest of the margins [S, N] at decisions: of stretches [A] without and [H] with success.
 
-    Every imagined window, asked after every fourth frame as in PPO, has a stretch before its first
-    success and one of its successes, or only one of these; every posterior draw counts.
+    Every window, asked after every fourth frame as in PPO, has a stretch before its first success
+    and one of its successes, or only one of these; every posterior draw counts.
     """
-    margin = torch.stack([model.margin(draw.to(device)).cpu() for draw in data.imagined])
     stretches: dict[bool, list[torch.Tensor]] = {False: [], True: []}
     first = 0
     for frames in data.length.tolist():

@@ -73,13 +73,17 @@ def test_draw_depends_on_seed_and_not_on_the_other_tasks(
         demonstrations.load_demos(alone.demos)["close_drawer"]
 
 
+def press_three_times(raw: Path) -> None:
+    """The LED goes on at frame 20 of an episode: just behind a window, too far behind, inside."""
+    windows = [(105, 118), (141, 144), (201, 225)]
+    annotations = [language.Annotation("turn_on_led", "press", *window) for window in windows]
+    language.write_annotations(raw / "training", annotations)
+
+
 def test_window_is_extended_to_the_first_success(
     own_raw: Path, make_profile: MakeProfile, tmp_path: Path
 ) -> None:
-    # The LED goes on at frame 20 of an episode: just behind, too far behind, inside.
-    windows = [(105, 118), (141, 144), (201, 225)]
-    annotations = [language.Annotation("turn_on_led", "press", *window) for window in windows]
-    language.write_annotations(own_raw / "training", annotations)
+    press_three_times(own_raw)
     layout = Layout(tmp_path / "data")
     profile = make_profile(own_raw)
     profile = replace(
@@ -93,9 +97,7 @@ def test_window_is_extended_to_the_first_success(
 def test_imagination_may_start_where_other_windows_do(
     own_raw: Path, make_profile: MakeProfile, tmp_path: Path
 ) -> None:
-    windows = [(105, 118), (141, 144), (201, 225)]
-    annotations = [language.Annotation("turn_on_led", "press", *window) for window in windows]
-    language.write_annotations(own_raw / "training", annotations)
+    press_three_times(own_raw)
     layout = Layout(tmp_path / "data")
     profile = make_profile(own_raw)
     settings = replace(profile.extract, demos_per_task=1, further_starts="annotated")

@@ -190,6 +190,17 @@ def test_a_training_that_is_asked_to_end_saves_its_last_update_and_goes_on_from_
     assert content(layout.world_model("wam")) == content(whole.world_model("wam"))
 
 
+def kill_at_the_end(profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that is killed when all its updates are made."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train_world_model, "save_model", killed)
+        train_world_model.run(profile, layout, "wam")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -217,12 +228,7 @@ def test_what_shapes_no_weights_may_change_even_after_the_last_update(
 
     monkeypatch.setattr(Trainer, "_update", counted)
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_world_model, "save_model", killed)
-        train_world_model.run(profile, layout, "wam")
+    kill_at_the_end(profile, layout, monkeypatch)
     settings = replace(profile.train_world_model, **changes)  # type: ignore[arg-type]
     train_world_model.run(replace(profile, train_world_model=settings), layout, "wam")
     assert seen == list(range(max(6, settings.updates)))
@@ -234,12 +240,7 @@ def test_what_shapes_no_weights_may_change_even_after_the_last_update(
 def test_another_learning_rate_begins_anew_and_keeps_what_was_done(
     profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_world_model, "save_model", killed)
-        train_world_model.run(profile, layout, "wam")
+    kill_at_the_end(profile, layout, monkeypatch)
     settings = replace(profile.train_world_model, lr=0.01)
     train_world_model.run(replace(profile, train_world_model=settings), layout, "wam")
     (aside,) = (layout.root / "world_model").glob("wam.set-aside-*")
@@ -249,12 +250,7 @@ def test_another_learning_rate_begins_anew_and_keeps_what_was_done(
 def test_fewer_updates_than_were_made_are_refused(
     profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train_world_model, "save_model", killed)
-        train_world_model.run(profile, layout, "wam")
+    kill_at_the_end(profile, layout, monkeypatch)
     settings = replace(profile.train_world_model, updates=3)
     with pytest.raises(WamError, match="at update 6, beyond the 3 that are set"):
         train_world_model.run(replace(profile, train_world_model=settings), layout, "wam")

@@ -31,7 +31,7 @@ def windows(rows: list[tuple[list[float], int | None]]) -> LabelledFeatures:
 
 def test_stretches_end_where_a_window_succeeds() -> None:
     data = windows([([1.0, 5.0], 6), ([3.0, 2.0], None), ([4.0, 7.0], 2)])
-    alarm, hit = window_margins(FixedMargin(CONFIG, 1), data, CPU)
+    alarm, hit = window_margins(data.imagined[..., 0], data)
     # The first window is a failure until frame 6, the third never is one at a decision.
     assert alarm.tolist() == [1.0, 3.0]
     assert hit.tolist() == [5.0, 7.0]
