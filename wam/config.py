@@ -67,9 +67,16 @@ class WorldModelConfig:
     """Number of categorical variables."""
     classes: Annotated[int, Interval(ge=2, le=256)] = 32
     """Classes of each categorical variable."""
+    latent: Literal["one_hot", "probabilities"] = "one_hot"
+    """What stands for the categoricals in the state: a draw (the papers), or their class
+    probabilities. Those pass on all that a posterior knows, a dream made of them is one prediction
+    and no lottery, and gradients reach every class (docs/learning.md)."""
     hidden: Width = 1000
     gru: Literal["plain", "layernorm"] = "plain"
     """Recurrent cell: the plain one, or DreamerV2's with a LayerNorm inside and update bias -1."""
+    keep_bias: Annotated[float, Interval(ge=-10, le=10)] = 0.0
+    """Initial bias of the plain cell's gate that keeps the old state: above 0 it remembers from the
+    beginning (chrono initialisation, arXiv:1804.11188)."""
     id_hidden: Annotated[tuple[Width, ...], Len(0, 99)] = (512, 256)
     """Hidden widths of the inverse-dynamics head."""
     id_input: Literal["visual+proprio", "visual", "proprio-dropout"] = "visual+proprio"
@@ -142,6 +149,35 @@ class WorldModelTraining:
     """Which weights a finished run hands on: the last, or those of the best open-loop PSNR."""
     validate_every: Count = 1000
     log_every: Count = 50
+    seed: Seed = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """Second stage of a world model's training: the recurrent model alone, on embeddings of a frozen
+    encoder, taught to go on without looking (not in the papers; docs/world-model.md).
+    """
+
+    updates: CountFromZero = 0
+    """0: no second stage (the papers)."""
+    batch: Rows = 32
+    window: Rows = 16
+    lr: Rate = 2e-3
+    """Falls to a hundredth along a cosine."""
+    weight_decay: Decay = 0.01
+    reset_probability: Share = 0.02
+    """Chance of a pseudo-reset per frame."""
+    blind_probability: Share = 0.03
+    """Chance per frame that a row that sees goes blind: its state goes on with what the prior
+    predicts, as in imagination."""
+    sight_probability: Share = 0.03
+    """Chance per frame that a blind row sees again."""
+    target_scale: Weight = 30.0
+    """Weight of half the squared error with which a linear layer tells the frame from the state."""
+    components: Width = 64
+    """Principal components of the visual embeddings, each scaled to variance 1, that are told
+    beside the proprioception: what is small in an image, as a lamp, counts like what is large."""
+    log_every: Count = 100
     seed: Seed = 0
 
 

@@ -1,7 +1,7 @@
 """Latent features of the demonstrations on disk, one directory per task.
 
-A feature is [deter; one-hot stoch]; the file keeps deter as float16 and the class of every
-categorical as uint8, a quarter of the size (docs/algorithm.md 3.2).
+A feature is [deter; stoch]; the file keeps deter as float16, and of a one-hot stoch the class of
+every categorical as uint8, a quarter of the size (docs/algorithm.md 3.2); probabilities as float16.
 Shapes: S posterior draws, N frames of all demonstrations in a row, D demonstrations, M play starts,
 F feature.
 """
@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional
 
 from pipeline.artifacts.layout import SPLITS
+from wam.config import WorldModelConfig
 from wam.errors import WamError
 from wam.weights import load_tensors, save_tensors
 
@@ -81,18 +82,18 @@ _LATENTS = ("posterior", "imagined", "context")
 _PARTS = (*SPLITS, "training_play", "validation_play")
 
 
-def save_features(directory: Path, features: TaskFeatures, deter: int, classes: int) -> None:
-    """Write the features of one task; ``deter`` and ``classes`` are the world model's sizes."""
-    if classes > MAX_CLASSES:
-        raise WamError(f"world_model.classes={classes}: features have room for {MAX_CLASSES}")
-    tensors = {"classes": torch.tensor(classes)}
+def save_features(directory: Path, features: TaskFeatures, config: WorldModelConfig) -> None:
+    """Write the features of one task; ``config`` is the world model's."""
+    if config.classes > MAX_CLASSES:
+        raise WamError(f"world_model.classes={config.classes}: features have room for {MAX_CLASSES}")
+    tensors = {"classes": torch.tensor(config.classes)}
     for split in _PARTS:
         for name, value in vars(getattr(features, split)).items():
             if name in _LATENTS and value is not None:
-                tensors |= _packed(f"{split}.{name}", value, deter, classes)
+                tensors |= _packed(f"{split}.{name}", value, config)
             elif value is not None:
                 tensors[f"{split}.{name}"] = value
-    tensors |= _packed("play_starts", features.play_starts, deter, classes)
+    tensors |= _packed("play_starts", features.play_starts, config)
     save_tensors(directory / FEATURES_FILE, tensors)
 
 
@@ -123,14 +124,19 @@ def _split(tensors: dict[str, torch.Tensor], split: str, classes: int) -> SplitF
     return SplitFeatures(**{"context": None, **values})  # type: ignore[arg-type]
 
 
-def _packed(name: str, feature: torch.Tensor, deter: int, classes: int) -> dict[str, torch.Tensor]:
-    one_hot = feature[..., deter:].unflatten(-1, (-1, classes))
-    return {
-        f"{name}.deter": feature[..., :deter].half(),
-        f"{name}.stoch": one_hot.argmax(-1).to(torch.uint8),
-    }
+def _packed(
+    name: str, feature: torch.Tensor, config: WorldModelConfig
+) -> dict[str, torch.Tensor]:
+    deter, stoch = feature[..., : config.deter], feature[..., config.deter :]
+    if config.latent == "one_hot":
+        stoch = stoch.unflatten(-1, (-1, config.classes)).argmax(-1).to(torch.uint8)
+    else:
+        stoch = stoch.half()
+    return {f"{name}.deter": deter.half(), f"{name}.stoch": stoch}
 
 
 def _unpacked(tensors: dict[str, torch.Tensor], name: str, classes: int) -> torch.Tensor:
-    one_hot = functional.one_hot(tensors[f"{name}.stoch"].long(), classes)
-    return torch.cat([tensors[f"{name}.deter"].float(), one_hot.flatten(-2).float()], dim=-1)
+    stoch = tensors[f"{name}.stoch"]
+    if stoch.dtype == torch.uint8:
+        stoch = functional.one_hot(stoch.long(), classes).flatten(-2)
+    return torch.cat([tensors[f"{name}.deter"].float(), stoch.float()], dim=-1)

@@ -18,6 +18,7 @@ from wam.config import (
     Filtering,
     FinetuneConfig,
     PolicyConfig,
+    Refinement,
     RewardConfig,
     Rows,
     Sampling,
@@ -260,6 +261,7 @@ class Profile:
     extract: Extract
     world_model: WorldModelConfig
     train_world_model: WorldModelTraining
+    refine_world_model: Refinement
     loader: Loader
     features: Features
     reward: RewardConfig

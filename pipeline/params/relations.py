@@ -16,6 +16,12 @@ def contradictions(profile: Profile) -> Iterator[str]:
     yield from _twice("tasks", profile.tasks)
     yield from _in_convert(profile.convert)
     yield from _in_world_model(profile.world_model, profile.train_world_model)
+    yield from _in_refinement(profile)
+    if profile.world_model.latent == "probabilities" and profile.features.draws > 1:
+        yield (
+            f"features.draws={profile.features.draws}: world_model.latent=probabilities draws "
+            "nothing; use 1"
+        )
     yield from _uneven("policy.hidden", profile.policy.hidden)
     yield from _rising("policy", profile.policy)
     yield from _more("finetune.finetuned_steps", finetuned, "policy.diffusion_steps", steps)
@@ -61,9 +67,29 @@ def _in_world_model(model: WorldModelConfig, training: WorldModelTraining) -> It
             f"world_model.seed_match_scale={model.seed_match_scale}: there is nothing to match "
             "without embedding_image_scale"
         )
+    if model.keep_bias and model.gru != "plain":
+        yield f"world_model.keep_bias={model.keep_bias}: of the plain cell alone (gru: plain)"
     least, why = model.id_steps + 1, "one more than world_model.id_steps"
     yield from _less("train_world_model.window", training.window, least, why)
     yield from _rising("train_world_model", training)
+
+
+def _in_refinement(profile: Profile) -> Iterator[str]:
+    refinement, model = profile.refine_world_model, profile.world_model
+    if not refinement.updates:
+        return
+    if not model.seed_match_scale:
+        yield (
+            f"refine_world_model.updates={refinement.updates}: the decoder would not follow without "
+            "world_model.seed_match_scale"
+        )
+    if profile.loader.reader == "shards":
+        yield (
+            f"refine_world_model.updates={refinement.updates}: embeds the store; "
+            "loader.reader=shards does without it"
+        )
+    most, what = model.visual_embedding, "world_model.visual_embedding"
+    yield from _more("refine_world_model.components", refinement.components, what, most)
 
 
 def _in_finetune(finetune: FinetuneConfig) -> Iterator[str]:

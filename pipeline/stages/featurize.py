@@ -20,11 +20,10 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.artifacts.parts import Part, build_tasks
-from pipeline.calvin.fields import CAMERAS
 from pipeline.latents.demonstrations import Demo, TaskDemos, load_demos
+from pipeline.latents.embeddings import embed_rows
 from pipeline.latents.features import SplitFeatures, TaskFeatures, no_features, save_features
 from pipeline.params import Features, Profile
-from pipeline.pictures.images import all_to_model_size
 from pipeline.store.open import Store, open_store
 from wam import device as devices
 from wam import tasks
@@ -38,9 +37,6 @@ from wam.world_model.model import WorldModel
 STAGE = "featurize"
 CONTEXT_FRAMES = 150
 """Preceding frames after which the filter has long context."""
-
-_EMBED_FRAMES = 256
-"""Frames embedded at once."""
 
 
 class Sequences(NamedTuple):
@@ -183,7 +179,7 @@ class FeatureMaker:
         store, settings = self.stores["training"], self.settings
         if not rows:
             return torch.zeros(settings.draws, 0, self.world_model.config.feature)
-        parts = [self._embed(store, row, row + 1) for row in rows]
+        parts = [embed_rows(self.world_model, store, row, row + 1, self.device) for row in rows]
         embedding = torch.cat(parts).repeat(settings.draws, 1)
         states = first_state(self.world_model, embedding, generator, settings.filtering)
         return states.feature.unflatten(0, (settings.draws, len(rows))).cpu()
@@ -199,7 +195,9 @@ class FeatureMaker:
         for column, (demo, preceding) in enumerate(zip(demos, before, strict=True)):
             rows = slice(start - preceding, start + demo.stop - demo.start)
             first = demo.start - preceding
-            embedding[rows, column] = self._embed(store, first, demo.stop)
+            embedding[rows, column] = embed_rows(
+                self.world_model, store, first, demo.stop, self.device
+            )
             actions = torch.from_numpy(store.read("rel_actions", first, demo.stop))
             action[rows, column] = actions.to(self.device)
             scene_obs.append(store.read("scene_obs", demo.start, demo.stop))
@@ -212,17 +210,6 @@ class FeatureMaker:
             scene_obs,
         )
 
-    def _embed(self, store: Store, start: int, stop: int) -> torch.Tensor:
-        """Embeddings [rows, E] of the store's rows [start, stop)."""
-        proprio = store.proprio_normalizer()(store.read("proprio", start, stop))
-        arrays = (all_to_model_size(store.read(camera, start, stop)) for camera in CAMERAS)
-        tensors = [torch.from_numpy(array).split(_EMBED_FRAMES) for array in (*arrays, proprio)]
-        parts = [
-            self.world_model.embed(*(part.to(self.device) for part in batch))[1]
-            for batch in zip(*tensors, strict=True)
-        ]
-        return torch.cat(parts)
-
 
 def _by_demo(values: torch.Tensor, length: torch.Tensor, draws: int) -> torch.Tensor:
     """[S, N, ...] of padded [T, S * D, ...]: the frames of each demonstration in a row."""
@@ -233,7 +220,7 @@ def _by_demo(values: torch.Tensor, length: torch.Tensor, draws: int) -> torch.Te
 
 def _save(directory: Path, features: TaskFeatures, world_model: WorldModel) -> None:
     config = world_model.config
-    save_features(directory, features, config.deter, config.classes)
+    save_features(directory, features, config)
     summary: dict[str, int | float] = {"play_starts": features.play_starts.shape[1]}
     for split in SPLITS:
         part: SplitFeatures = getattr(features, split)

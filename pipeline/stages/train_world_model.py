@@ -14,20 +14,24 @@ import torch
 from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build, partial_directory
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.batches.open import TrainingData, open_training_data
+from pipeline.latents.embeddings import embed_play
 from pipeline.params import Profile
 from pipeline.pictures.strip import write_film_strip
+from pipeline.store.open import Store, open_store
 from pipeline.tracking import Tracker
 from wam import device as devices
 from wam import distributed
-from wam.config import CAMERA_NAMES, WorldModelConfig, WorldModelTraining
+from wam.config import CAMERA_NAMES, Refinement, WorldModelConfig, WorldModelTraining
 from wam.distributed import Ranks
 from wam.images import to_rgb
 from wam.reliability.atomic import replacing
+from wam.training.checkpoint import StateFile
 from wam.training.diagnosis import diagnose
 from wam.training.journal import Journal
 from wam.training.precision import choose
+from wam.training.refinement import Refiner
 from wam.training.trainer import (
     CHECKPOINTS,
     METRICS_FILE,
@@ -44,6 +48,8 @@ from wam.world_model.model import WorldModel
 STAGE = "train-world-model"
 CURVE_FILE = "learning_curve.csv"
 """The records of ``metrics.jsonl`` once more, in a form that ``dvc plots`` reads."""
+REFINEMENT_FILE = "refinement.jsonl"
+"""The records of the second stage: its weighted losses."""
 _FILM_COLUMNS = 11
 
 
@@ -71,7 +77,7 @@ def _run(
 
     def train(target: Build) -> None:
         with data.batches:
-            _train_into(target, training, config, variant, data, device, ranks)
+            _train_into(target, profile, layout, config, variant, data, device, ranks)
 
     if ranks.rank > 0:
         if distributed.agreed():
@@ -91,6 +97,7 @@ def _run(
             **asdict(training),
             "precision": choose(training.precision, device).name,
         },
+        "refine_world_model": asdict(profile.refine_world_model),
         "validation": [held_out.open_loop_sequences, held_out.open_loop_steps],
         "reader": profile.loader.reader,
         "device": device.type,
@@ -98,6 +105,7 @@ def _run(
     free, growing = (
         [f"train_world_model.{name}" for name in names] for names in _changeable(training)
     )
+    free.append("refine_world_model.log_every")
     build(output, make, stage=STAGE, params=params, inputs=data.inputs, free=free, growing=growing)
     if not begun:
         distributed.agreed(False)
@@ -123,7 +131,8 @@ def _changeable(training: WorldModelTraining) -> tuple[list[str], list[str]]:
 
 def _train_into(
     target: Build,
-    training: WorldModelTraining,
+    profile: Profile,
+    layout: Layout,
     config: WorldModelConfig,
     variant: str,
     data: TrainingData,
@@ -131,7 +140,7 @@ def _train_into(
     ranks: Ranks,
 ) -> None:
     """Train one rank's part; the first one leaves all files."""
-    directory = target.directory
+    directory, training = target.directory, profile.train_world_model
     model = WorldModel(config, seed=training.seed)
 
     def film(part: Predictions) -> None:
@@ -154,17 +163,22 @@ def _train_into(
         return
     outcome = _train(trainer, directory, f"world model {variant}")
     updates = trainer.use_best() if training.weights == "best" else outcome.updates
+    validations = Journal(directory / VALIDATION_FILE).records()
+    figures = next(record for record in validations if record["step"] == updates)
+    refinement = profile.refine_world_model
+    if refinement.updates:
+        store = open_store(store_path(layout.store, "training"))
+        _refine(target, model, refinement, store, device, f"refine {variant}")
+        figures = assess(model, data.validation, training.seed, device, film)
+    elif updates != outcome.updates:
+        film(next(predict(model, data.validation, training.seed, device)))
     save_model(
         directory, model, world_model_config(model, variant, data.normalizer, updates=updates)
     )
-    if updates != outcome.updates:
-        film(next(predict(model, data.validation, training.seed, device)))
     _write_curve(directory / CURVE_FILE, Journal(directory / METRICS_FILE).records())
-    validations = Journal(directory / VALIDATION_FILE).records()
-    figures = next(record for record in validations if record["step"] == updates)
     # What a person compares runs by; PSNR without a camera's name is the cameras' mean.
     summary = {**outcome._asdict(), **figures}
-    del summary["step"]
+    summary.pop("step", None)
     manifests.write_json(
         directory / manifests.SUMMARY,
         {
@@ -194,6 +208,32 @@ def _train(trainer: Trainer, directory: Path, description: str) -> TrainingOutco
 
         first = trainer.step + 1
         return trainer.run(on_step)
+
+
+def _refine(
+    target: Build,
+    model: WorldModel,
+    config: Refinement,
+    store: Store,
+    device: torch.device,
+    description: str,
+) -> None:
+    """The second stage, with its own records and checkpoint."""
+    refiner = Refiner(model, embed_play(model, store, device), config, device)
+    journal = Journal(target.directory / REFINEMENT_FILE)
+    checkpoint = StateFile(target.work / "refinement.safetensors", journal)
+    names = {"kl_loss": "KL", "seed_match_loss": "seed", "target_loss": "target"}
+    with console.progress(description, config.updates, "updates") as advance:
+        shown = 0
+
+        def log(record: Record) -> None:
+            nonlocal shown
+            journal.append(record)
+            note = "  ".join(f"{label} {record[key]:.1f}" for key, label in names.items())
+            advance(int(record["step"]) - shown, note)
+            shown = int(record["step"])
+
+        refiner.run(log, checkpoint)
 
 
 def _note(record: Record) -> str:

@@ -45,6 +45,7 @@ class WorldModel(nn.Module):
                 hidden=config.hidden,
                 unimix=config.unimix,
                 gru=config.gru,
+                latent=config.latent,
             )
             self.decoder = Decoder(config.feature, config.decoder_channels, config.cnn_depth)
             self.inverse_dynamics = InverseDynamics(
@@ -59,6 +60,8 @@ class WorldModel(nn.Module):
                 else None
             )
         initialize(self, torch.Generator().manual_seed(seed))
+        if config.keep_bias:
+            self.rssm.remember(config.keep_bias)
 
     def initial(self, batch: int, device: torch.device | str) -> RssmState:
         """The state before anything was seen: zeros."""

@@ -26,7 +26,7 @@ class RssmState(NamedTuple):
     deter: torch.Tensor
     """float32 [..., D]"""
     stoch: torch.Tensor
-    """float32 [..., Z], S one-hot vectors of G classes"""
+    """float32 [..., Z], S one-hot vectors of G classes, or S distributions over them"""
 
     @property
     def feature(self) -> torch.Tensor:
@@ -42,7 +42,7 @@ class Observed(NamedTuple):
     """What filtering a window yields."""
 
     states: RssmState
-    """posterior states [T, B, ...]"""
+    """posterior states [T, B, ...], prior ones where nothing was seen"""
     posterior_logits: torch.Tensor
     """float32 [T, B, S, G]"""
     prior_logits: torch.Tensor
@@ -52,7 +52,8 @@ class Observed(NamedTuple):
 class Rssm(nn.Module):
     """The recurrent core: one step of the deterministic state, posterior and prior over the latent.
 
-    ``unimix`` is the share of a uniform distribution mixed into every categorical.
+    ``unimix`` is the share of a uniform distribution mixed into every categorical. With ``latent``
+    "probabilities" states hold the distributions themselves; nothing is drawn.
     """
 
     null_action: torch.Tensor
@@ -67,9 +68,11 @@ class Rssm(nn.Module):
         hidden: int,
         unimix: float = 0.0,
         gru: Literal["plain", "layernorm"] = "plain",
+        latent: Literal["one_hot", "probabilities"] = "one_hot",
     ) -> None:
         super().__init__()
         self.deter, self.stoch, self.classes, self.unimix = deter, stoch, classes, unimix
+        self.draws = latent == "one_hot"
         flat = stoch * classes
         self.input_stoch = nn.Linear(flat, hidden)
         self.input_action = nn.Linear(ACTION_SIZE, hidden, bias=False)
@@ -83,6 +86,12 @@ class Rssm(nn.Module):
         self.prior_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
         self.prior_out = nn.Linear(hidden, flat)
         self.register_buffer("null_action", torch.tensor(NULL_ACTION), persistent=False)
+
+    @torch.no_grad()
+    def remember(self, bias: float) -> None:
+        """Add ``bias`` to what the plain cell's gates see before they keep the old state."""
+        assert isinstance(self.cell, nn.GRUCell)
+        self.cell.bias_hh[self.deter : 2 * self.deter] += bias
 
     def initial(self, batch: int, device: torch.device | str) -> RssmState:
         """The state before anything was seen: exact zeros."""
@@ -121,13 +130,15 @@ class Rssm(nn.Module):
         generator: Generators,
         sample: Sampling = "sample",
         reset_actions: bool = True,
+        seen: torch.Tensor | None = None,
     ) -> Observed:
         """Filter a window: ``embedding`` [T, B, E], ``prev_action`` [T, B, A], ``is_first`` [T, B].
 
         The same computation as T times :meth:`filter_step`, with everything that does not depend on
         the recurrent state done for all steps at once. The prior of step t is the prediction made
         before its frame was seen. Without ``reset_actions`` rows with ``is_first`` forget the state
-        alone, as the reference does (docs/algorithm.md 1.7).
+        alone, as the reference does (docs/algorithm.md 1.7). Where ``seen`` [T, B] is False the
+        state goes on with the prior; the posterior there is what the frame would have told.
         """
         steps, batch = embedding.shape[:2]
         keep_TB1 = (~is_first).unsqueeze(-1).to(state.deter.dtype).unbind()
@@ -140,7 +151,11 @@ class Rssm(nn.Module):
             masked = RssmState(state.deter * keep_TB1[t], state.stoch * keep_TB1[t])
             deter_BD = self._advance(masked, action_TBH[t])
             posterior_BSG = self._posterior(deter_BD, embedding_TBH[t])
-            state = RssmState(deter_BD, self._draw(posterior_BSG, noise_TBS[t]))
+            believed_BSG = posterior_BSG
+            if seen is not None:
+                prior_BSG = self.prior_logits(deter_BD)
+                believed_BSG = torch.where(seen[t, :, None, None], posterior_BSG, prior_BSG)
+            state = RssmState(deter_BD, self._draw(believed_BSG, noise_TBS[t]))
             deters.append(deter_BD)
             stochs.append(state.stoch)
             posteriors.append(posterior_BSG)
@@ -190,9 +205,13 @@ class Rssm(nn.Module):
         self, batch: int, generator: Generators, device: torch.device, sample: Sampling
     ) -> torch.Tensor | None:
         """One uniform number per categorical [B, S], or None for the mode."""
-        return uniform((batch, self.stoch), generator, device) if sample == "sample" else None
+        if sample != "sample" or not self.draws:
+            return None
+        return uniform((batch, self.stoch), generator, device)
 
     def _draw(self, logits: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        if not self.draws:
+            return logits.exp().flatten(-2)
         return StraightThrough.apply(logits, noise).flatten(-2)
 
 
