@@ -90,7 +90,7 @@ def layout(tmp_path: Path) -> Layout:
     with artifact(layout.world_model(VARIANT), "train-world-model") as directory:
         save_model(directory, model, world_model_config(model, VARIANT, normalizer))
     with artifact(layout.features(VARIANT), "featurize") as directory:
-        save_features(directory / TASK, make_features(), CONFIG.deter, CONFIG.classes)
+        save_features(directory / TASK, make_features(), CONFIG)
     return layout
 
 

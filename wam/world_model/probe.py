@@ -154,9 +154,9 @@ class Standardized(nn.Module):
         self.layers = layers
         for name, values in pairs._asdict().items():
             self.register_buffer(f"{name}_mean", values.mean(0))
-            # What never changes carries nothing and must not be blown up.
-            scale = values.std(0, correction=0).clamp_min(1e-6)
-            self.register_buffer(f"{name}_scale", scale)
+            # What never changes carries nothing and must not be blown up where it does, elsewhere.
+            scale = values.std(0, correction=0)
+            self.register_buffer(f"{name}_scale", torch.where(scale > 1e-6, scale, 1.0))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Predicted targets [N, O] of ``inputs`` [N, I]."""

@@ -13,7 +13,7 @@ from wam.errors import WamError
 
 def test_stored_features_come_back_as_they_were(tmp_path: Path) -> None:
     features = make_features()
-    save_features(tmp_path / TASK, features, CONFIG.deter, CONFIG.classes)
+    save_features(tmp_path / TASK, features, CONFIG)
     loaded = load_features(tmp_path, TASK)
     for split in ("training", "validation", "training_play", "validation_play"):
         for name, value in vars(getattr(features, split)).items():
@@ -23,10 +23,25 @@ def test_stored_features_come_back_as_they_were(tmp_path: Path) -> None:
     assert loaded.training.first.tolist() == [0, 20, 40, 60, 80, 100]
 
 
+def test_probabilities_come_back_to_half_precision(tmp_path: Path) -> None:
+    features = make_features()
+    size = CONFIG.deter
+    logits = torch.randn(5, CONFIG.stoch, CONFIG.classes, generator=torch.Generator().manual_seed(1))
+    starts = torch.cat([torch.zeros(5, size), logits.softmax(-1).flatten(-2)], dim=-1).unsqueeze(0)
+    save_features(
+        tmp_path / TASK,
+        replace(features, play_starts=starts),
+        replace(CONFIG, latent="probabilities"),
+    )
+    loaded = load_features(tmp_path, TASK)
+    torch.testing.assert_close(loaded.play_starts, starts, atol=1e-3, rtol=0)
+    assert torch.equal(loaded.training.posterior, features.training.posterior)
+
+
 def test_features_without_context_are_complete(tmp_path: Path) -> None:
     features = make_features()
     features = replace(features, training=replace(features.training, context=None))
-    save_features(tmp_path / TASK, features, CONFIG.deter, CONFIG.classes)
+    save_features(tmp_path / TASK, features, CONFIG)
     assert load_features(tmp_path, TASK).training.context is None
 
 

@@ -196,3 +196,14 @@ def test_a_view_of_the_scene_tells_where_the_square_is(
     place, nothing = explained(fit_linear(learned)(judged.inputs), judged.target).tolist()
     assert place > 0.5
     assert nothing < 0.1
+
+
+@pytest.mark.parametrize("fit", [fit_linear, lambda pairs: fit_mlp(pairs, generator())])
+def test_an_input_that_the_pairs_never_show_is_not_blown_up(fit: Callable) -> None:
+    inputs = noise(400, 6, seed=3)
+    inputs[:, 5] = 0.0
+    probe = fit(FramePairs(inputs, inputs[:, :1] + 0.5 * inputs[:, 1:2]))
+    elsewhere = noise(100, 6, seed=4)
+    elsewhere[:, 5] = 1.0
+    target = elsewhere[:, :1] + 0.5 * elsewhere[:, 1:2]
+    assert float(explained(probe(elsewhere), target)) > 0.5

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as reference_kl
 
+from tests.wam.conftest import TINY
 from wam.actions import NULL_ACTION
 from wam.randomness import row_generators
 from wam.world_model.model import WorldModel
@@ -243,3 +246,54 @@ def test_the_reference_keeps_the_action_on_a_reset(rssm, embedding, action) -> N
     other[2] += 1
     assert torch.equal(observe(action, True), observe(other, True))
     assert not torch.equal(observe(action, False), observe(other, False))
+
+
+def test_probabilities_stand_for_the_draw_that_they_describe(embedding, action) -> None:
+    config = {"embedding": 50, "deter": 32, "stoch": 4, "classes": 4, "hidden": 32}
+    rssm = Rssm(**config, latent="probabilities")
+    is_first = torch.zeros(T, B, dtype=torch.bool)
+    state = rssm.initial(B, "cpu")
+    observed = rssm.observe(embedding, action, is_first, state, generator(5))
+    assert torch.equal(observed.states.stoch, observed.posterior_logits.exp().flatten(-2))
+    other = rssm.observe(embedding, action, is_first, state, generator(6))
+    assert torch.equal(observed.states.stoch, other.states.stoch)
+    last = RssmState(*(part[-1] for part in observed.states))
+    imagined = rssm.imagine_step(last, action[0], generator())
+    torch.testing.assert_close(
+        imagined.stoch, rssm.prior_logits(imagined.deter).exp().flatten(-2)
+    )
+    assert not torch.equal(imagined.stoch.round(), imagined.stoch)
+
+
+def test_a_blind_row_goes_on_as_in_imagination(rssm, embedding, action) -> None:
+    is_first = torch.zeros(T, B, dtype=torch.bool)
+    seen = torch.ones(T, B, dtype=torch.bool)
+    seen[2:, 1] = False
+    state = rssm.initial(B, "cpu")
+    observed = rssm.observe(
+        embedding, action, is_first, state, row_generators(range(B)), seen=seen
+    )
+    looking = rssm.observe(embedding, action, is_first, state, row_generators(range(B)))
+    assert torch.equal(observed.states.feature[:, [0, 2]], looking.states.feature[:, [0, 2]])
+    generators = row_generators(range(B))
+    for _ in range(2):
+        torch.rand(4, generator=generators[1])
+    dream = RssmState(*(part[1, 1:2] for part in looking.states))
+    for t in range(2, T):
+        dream = rssm.imagine_step(dream, action[t, 1:2], [generators[1]])
+        torch.testing.assert_close(observed.states.deter[t, 1:2], dream.deter)
+        assert torch.equal(observed.states.stoch[t, 1:2], dream.stoch)
+    # What the frame would have told is still known there.
+    assert not torch.equal(observed.posterior_logits[3, 1], observed.prior_logits[3, 1])
+
+
+def test_a_cell_that_remembers_keeps_its_state() -> None:
+    forgetful, remembering = (
+        WorldModel(replace(TINY, keep_bias=bias), seed=1).rssm for bias in (0.0, 4.0)
+    )
+    state = RssmState(torch.full((1, 32), 0.5), torch.zeros(1, 16))
+    kept = [
+        rssm.imagine_step(state, torch.zeros(1, 7), generator()).deter.mean().item()
+        for rssm in (forgetful, remembering)
+    ]
+    assert abs(kept[1] - 0.5) < 0.1 * abs(kept[0] - 0.5)
