@@ -154,8 +154,8 @@ class WorldModelTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:
-    """Second stage of a world model's training: the recurrent model alone, on embeddings of a frozen
-    encoder, taught to go on without looking (not in the papers; docs/world-model.md).
+    """Second stage of a world model's training (not in the papers; docs/world-model.md): the
+    recurrent model alone, on embeddings of a frozen encoder, learns to go on without looking.
     """
 
     updates: CountFromZero = 0

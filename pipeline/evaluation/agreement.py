@@ -19,7 +19,8 @@ from wam.randomness import Generators, row_generators
 from wam.reward.classifier import SuccessClassifier
 
 REPLAYS = 16
-"""Times that every roll-out is imagined: one draw of the prior says little about a dream."""
+"""Times that every roll-out is imagined: one draw of the prior says little about a dream. A world
+model that draws nothing dreams the same each time: once is enough."""
 
 
 class Verdicts(NamedTuple):
@@ -34,6 +35,8 @@ class Verdicts(NamedTuple):
     replayed: torch.Tensor
     """float64 [B], share of R dreams of the same actions, from the same first feature, in which it
     finds success"""
+    replayed_score: torch.Tensor
+    """float64 [B], the highest probability of success that it gives in a dream, averaged over R"""
     imagined: torch.Tensor
     """bool [B], it finds success where the policy itself acts in imagination from that feature"""
 
@@ -57,9 +60,12 @@ def verdicts(
         max_decisions,
         row_generators(seeds, agent.device),
     )
+    probability = _replayed(agent, classifier, experience, seeds)
+    highest = probability.masked_fill(~lasted, 0.0).amax(1)
     return Verdicts(
         recognised=(classifier.success(experience.features) & lasted).any(0),
-        replayed=_replayed(agent, classifier, experience, seeds, lasted),
+        replayed=(highest >= classifier.threshold).double().mean(0),
+        replayed_score=highest.double().mean(0),
         imagined=imagined,
     )
 
@@ -69,22 +75,22 @@ def _replayed(
     classifier: SuccessClassifier,
     experience: Experience,
     seeds: Sequence[int],
-    lasted: torch.Tensor,
 ) -> torch.Tensor:
-    """Share [B] of the replays in which the classifier finds success while the roll-out lasted."""
+    """Probability of success [R, D, B] behind every decision of the replays."""
+    replays = REPLAYS if agent.world_model.draws else 1
     draws = [
         int(np.random.SeedSequence([seed, replay]).generate_state(1)[0])
-        for replay in range(REPLAYS)
+        for replay in range(replays)
         for seed in seeds
     ]
     features = replayed_features(
         agent.world_model,
-        experience.first.repeat(REPLAYS, 1),
-        [chunk.repeat(REPLAYS, 1, 1) for chunk in experience.chunks],
+        experience.first.repeat(replays, 1),
+        [chunk.repeat(replays, 1, 1) for chunk in experience.chunks],
         row_generators(draws, agent.device),
     )
-    success = (classifier.success(features) & lasted.repeat(1, REPLAYS)).any(0)
-    return success.view(REPLAYS, -1).double().mean(0)
+    probability = classifier.probability(features)
+    return probability.unflatten(1, (replays, len(seeds))).transpose(0, 1)
 
 
 class _Sampler:

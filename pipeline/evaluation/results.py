@@ -71,7 +71,7 @@ class Agreement(NamedTuple):
     """Of the successes that the classifier sees in the real roll-out's filtered features"""
     recognised_recall: float | None
     replayed_auc: float | None
-    """Area under the ROC curve: how probably a success has more successful replays than a
+    """Area under the ROC curve: how probably the dreams of a success score higher than those of a
     failure"""
     replayed_balanced_accuracy: float | None
     """Of the verdict of most replays: mean share of right ones among successes and failures"""
@@ -198,14 +198,15 @@ def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:
     """The figures of ``rollouts``; None for none, and for a control's, which have no verdicts."""
     if not rollouts or not all("imagined" in rollout for rollout in rollouts):
         return None
-    success, recognised, replayed, imagined = (
+    success, recognised, replayed, score, imagined = (
         np.array([rollout[name] for rollout in rollouts], float)
-        for name in ("success", "recognised", "replayed", "imagined")
+        for name in ("success", "recognised", "replayed", "replayed_score", "imagined")
     )
     alarms, hits = replayed[success == 0], replayed[success == 1]
     auc = balanced = None
     if len(alarms) and len(hits):
-        auc = float(mannwhitneyu(hits, alarms).statistic) / (len(hits) * len(alarms))
+        better = mannwhitneyu(score[success == 1], score[success == 0]).statistic
+        auc = float(better) / (len(hits) * len(alarms))
         balanced = float((hits > 0.5).mean() + (alarms <= 0.5).mean()) / 2
     right = (success * recognised).sum()
     return Agreement(

@@ -85,7 +85,9 @@ _PARTS = (*SPLITS, "training_play", "validation_play")
 def save_features(directory: Path, features: TaskFeatures, config: WorldModelConfig) -> None:
     """Write the features of one task; ``config`` is the world model's."""
     if config.classes > MAX_CLASSES:
-        raise WamError(f"world_model.classes={config.classes}: features have room for {MAX_CLASSES}")
+        raise WamError(
+            f"world_model.classes={config.classes}: features have room for {MAX_CLASSES}"
+        )
     tensors = {"classes": torch.tensor(config.classes)}
     for split in _PARTS:
         for name, value in vars(getattr(features, split)).items():
@@ -124,9 +126,7 @@ def _split(tensors: dict[str, torch.Tensor], split: str, classes: int) -> SplitF
     return SplitFeatures(**{"context": None, **values})  # type: ignore[arg-type]
 
 
-def _packed(
-    name: str, feature: torch.Tensor, config: WorldModelConfig
-) -> dict[str, torch.Tensor]:
+def _packed(name: str, feature: torch.Tensor, config: WorldModelConfig) -> dict[str, torch.Tensor]:
     deter, stoch = feature[..., : config.deter], feature[..., config.deter :]
     if config.latent == "one_hot":
         stoch = stoch.unflatten(-1, (-1, config.classes)).argmax(-1).to(torch.uint8)

@@ -80,8 +80,8 @@ def _in_refinement(profile: Profile) -> Iterator[str]:
         return
     if not model.seed_match_scale:
         yield (
-            f"refine_world_model.updates={refinement.updates}: the decoder would not follow without "
-            "world_model.seed_match_scale"
+            f"refine_world_model.updates={refinement.updates}: the decoder would not follow "
+            "without world_model.seed_match_scale"
         )
     if profile.loader.reader == "shards":
         yield (

@@ -63,6 +63,11 @@ class WorldModel(nn.Module):
         if config.keep_bias:
             self.rssm.remember(config.keep_bias)
 
+    @property
+    def draws(self) -> bool:
+        """Whether latents are drawn: the same actions are dreamt otherwise every time."""
+        return self.rssm.draws
+
     def initial(self, batch: int, device: torch.device | str) -> RssmState:
         """The state before anything was seen: zeros."""
         return self.rssm.initial(batch, device)

@@ -17,6 +17,8 @@ class Sum(NamedTuple):
 class Adding:
     """A world model that knows exactly what actions do."""
 
+    draws = False
+
     def split(self, feature: torch.Tensor) -> Sum:
         return Sum(feature)
 
@@ -25,8 +27,13 @@ class Adding:
 
 
 class AtLeastSix:
+    threshold = torch.tensor(0.6)
+
+    def probability(self, feature: torch.Tensor) -> torch.Tensor:
+        return feature[..., 0] / 10
+
     def success(self, feature: torch.Tensor) -> torch.Tensor:
-        return feature[..., 0] >= 6
+        return self.probability(feature) >= self.threshold
 
 
 class Always:
@@ -71,6 +78,7 @@ def test_each_link_is_asked_of_what_really_happened() -> None:
     # The third episode ended before its third decision: what was recorded then does not count.
     assert found.recognised.tolist() == [True, True, False]
     assert found.replayed.tolist() == [1, 1, 0]
+    assert found.replayed_score.tolist() == pytest.approx([1.3, 0.6, 0.2])
     assert found.imagined.tolist() == [True, True, True]
     assert policy.ddim_steps == {5}
     found = verdicts(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 2)  # type: ignore[arg-type]
@@ -81,10 +89,12 @@ def test_figures_are_those_of_the_confusion_matrix() -> None:
     truth = [True, True, True, False, False]
     recognised = [True, True, False, True, False]
     replayed = [1.0, 0.75, 0.25, 0.5, 0.0]
+    score = [0.9, 0.8, 0.6, 0.7, 0.1]
     imagined = [True, True, True, True, False]
+    names = ("success", "recognised", "replayed", "replayed_score", "imagined")
     rollouts = [
-        dict(zip(("success", "recognised", "replayed", "imagined"), row, strict=True))
-        for row in zip(truth, recognised, replayed, imagined, strict=True)
+        dict(zip(names, row, strict=True))
+        for row in zip(truth, recognised, replayed, score, imagined, strict=True)
     ]
     figures = agreement_of(rollouts)
     assert figures is not None
@@ -102,6 +112,7 @@ def test_figures_are_those_of_the_confusion_matrix() -> None:
 
 def test_what_was_never_claimed_has_no_precision() -> None:
     nothing = {"success": False, "recognised": False, "replayed": 0.0, "imagined": False}
+    nothing["replayed_score"] = 0.0
     figures = agreement_of([nothing])
     assert figures == (None, None, None, None, 0, 0, None, 0)
     assert agreement_of([{"success": True}]) is None
@@ -109,6 +120,8 @@ def test_what_was_never_claimed_has_no_precision() -> None:
 
 class Drifting(Adding):
     """A world model whose every step adds noise of its own draw."""
+
+    draws = True
 
     def imagine_step(self, state: Sum, action: torch.Tensor, generator: Generators) -> Sum:
         noise = normal((len(action), 1), generator, "cpu")

@@ -26,7 +26,9 @@ def test_stored_features_come_back_as_they_were(tmp_path: Path) -> None:
 def test_probabilities_come_back_to_half_precision(tmp_path: Path) -> None:
     features = make_features()
     size = CONFIG.deter
-    logits = torch.randn(5, CONFIG.stoch, CONFIG.classes, generator=torch.Generator().manual_seed(1))
+    logits = torch.randn(
+        5, CONFIG.stoch, CONFIG.classes, generator=torch.Generator().manual_seed(1)
+    )
     starts = torch.cat([torch.zeros(5, size), logits.softmax(-1).flatten(-2)], dim=-1).unsqueeze(0)
     save_features(
         tmp_path / TASK,

@@ -63,6 +63,7 @@ def make_evaluation(
                         for view in ("recognised", "imagined"):
                             row[view] = bool(row["success"] ^ (rng.random() < 0.1))
                         row["replayed"] = rng.binomial(16, 0.8 if row["success"] else 0.3) / 16
+                        row["replayed_score"] = row["replayed"]
                 rollouts += rows
                 summary.append(summarise(job, rows))
             if stage != "zero":

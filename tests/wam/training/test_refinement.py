@@ -37,7 +37,7 @@ def model(tiny_config: WorldModelConfig) -> WorldModel:
 
 @pytest.fixture
 def play() -> EmbeddedPlay:
-    """A point that actions move, seen through random directions; and what stays through an episode."""
+    """A point that actions move, and what stays through an episode, in random directions."""
     frames, episode = 600, 60
     action = torch.rand(frames, 7, generator=generator(1)) * 2 - 1
     action[:, 6] = action[:, 6].sign()

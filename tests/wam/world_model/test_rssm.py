@@ -259,9 +259,7 @@ def test_probabilities_stand_for_the_draw_that_they_describe(embedding, action) 
     assert torch.equal(observed.states.stoch, other.states.stoch)
     last = RssmState(*(part[-1] for part in observed.states))
     imagined = rssm.imagine_step(last, action[0], generator())
-    torch.testing.assert_close(
-        imagined.stoch, rssm.prior_logits(imagined.deter).exp().flatten(-2)
-    )
+    torch.testing.assert_close(imagined.stoch, rssm.prior_logits(imagined.deter).exp().flatten(-2))
     assert not torch.equal(imagined.stoch.round(), imagined.stoch)
 
 
@@ -270,9 +268,7 @@ def test_a_blind_row_goes_on_as_in_imagination(rssm, embedding, action) -> None:
     seen = torch.ones(T, B, dtype=torch.bool)
     seen[2:, 1] = False
     state = rssm.initial(B, "cpu")
-    observed = rssm.observe(
-        embedding, action, is_first, state, row_generators(range(B)), seen=seen
-    )
+    observed = rssm.observe(embedding, action, is_first, state, row_generators(range(B)), seen=seen)
     looking = rssm.observe(embedding, action, is_first, state, row_generators(range(B)))
     assert torch.equal(observed.states.feature[:, [0, 2]], looking.states.feature[:, [0, 2]])
     generators = row_generators(range(B))
