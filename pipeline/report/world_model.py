@@ -11,7 +11,6 @@ from pipeline.evaluation.statistics import Estimate
 from pipeline.report.figures import COLOURS, Panel, Series, panels
 from pipeline.report.sources import TextTable, optional_json
 from wam.config import ACTION_NAMES, CAMERA_NAMES, VARIANTS
-from wam.tasks import FIXTURES
 
 RESULT_FILE = "world_model.json"
 
@@ -128,7 +127,7 @@ def scene_probes(found: Mapping[str, Any]) -> TextTable:
     return [
         {
             "probe": f"{VARIANT_NAMES[v]}, {label}",
-            **{f"R² {name}": f"{found['scene_probe'][v][view][name]:.2f}" for name in FIXTURES},
+            **{f"R² {name}": f"{r2:.2f}" for name, r2 in found["scene_probe"][v][view].items()},
         }
         for v in VARIANTS
         for view, label in labels.items()

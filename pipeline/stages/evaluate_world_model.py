@@ -57,6 +57,8 @@ HORIZONS = (1, 5, 10, 25, 50)
 """Steps ahead that tables show; the curves hold all."""
 PROBED_HORIZONS = (4, 16, 32, 64)
 """Imagined steps after which latents are asked about the scene, as far as the windows reach."""
+PROBED = (*FIXTURES, "hand x", "hand y", "hand z")
+"""What embeddings and latents are asked about: the fixtures, and where the hand is (m)."""
 UNTRAINED = "untrained"
 """The encoder before training: what a probe finds in images that nothing was learned from."""
 
@@ -151,20 +153,21 @@ def _evaluate(
 def _play(
     layout: Layout, split: str, count: int, settings: EvaluateWorldModel
 ) -> tuple[Batch, torch.Tensor]:
-    """Fixed windows [T, B], and the state of the fixtures in them, float32 [T, B, 5]."""
+    """Fixed windows [T, B], and what is :data:`PROBED` in them, float32 [T, B, 8]."""
     store = open_store(store_path(layout.store, split))
     length = settings.open_loop_steps + 1
     windows = validation_windows(store, length, count, settings.seed)
     starts = fixed_windows(store.episodes, length, count, settings.seed)
     rows = starts + np.arange(length)[:, None]
-    states = store.read("scene_obs")[rows][..., list(FIXTURES.values())]
-    return windows, torch.from_numpy(states.astype(np.float32))
+    fixtures = store.read("scene_obs")[rows][..., list(FIXTURES.values())]
+    hand = store.read("robot_obs")[rows][..., :3]
+    return windows, torch.from_numpy(np.concatenate([fixtures, hand], -1).astype(np.float32))
 
 
 def _probe_scene(
     learned: SceneViews, judged: SceneViews, imagined: Mapping[int, FramePairs]
 ) -> dict[str, dict[str, float]]:
-    """R2 of every fixture by view, of linear probes fitted to ``learned``.
+    """R2 of all that is :data:`PROBED` by view, of linear probes fitted to ``learned``.
 
     What is known of the scene after so many imagined steps, the probe of filtered latents tells.
     """
@@ -174,7 +177,7 @@ def _probe_scene(
     found = {}
     for view, (probe, pairs) in views.items():
         shares = explained(probe(pairs.inputs), pairs.target)
-        found[view] = dict(zip(FIXTURES, shares.tolist(), strict=True))
+        found[view] = dict(zip(PROBED, shares.tolist(), strict=True))
     return found
 
 

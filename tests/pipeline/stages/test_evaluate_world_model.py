@@ -62,7 +62,9 @@ def test_both_variants_are_measured_on_the_same_sequences(
     assert set(result["action_faithfulness"]) == set(VARIANTS)
     for views in result["scene_probe"].values():
         assert set(views) == {"embedding", "latent", "first_latent", "imagined_4"}
-        assert all(set(shares) == set(FIXTURES) for shares in views.values())
+        assert all(
+            set(shares) == {*FIXTURES, "hand x", "hand y", "hand z"} for shares in views.values()
+        )
     output = capsys.readouterr().out
     for name in ("lpips", "fvd"):
         assert not result["perceptual"][name]["computed"]
