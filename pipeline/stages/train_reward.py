@@ -22,6 +22,7 @@ from wam.reward.training import (
     held_back,
     scores,
     train_classifier,
+    window_auc,
     window_rates,
 )
 from wam.weights import save_model
@@ -116,6 +117,7 @@ def train_task(
         "precision_imagined": imagined.precision,
         "recall_imagined": imagined.recall,
         # What a policy meets: a classifier is asked after every decision, and one answer ends it.
+        "window_auc_imagined": window_auc(model, measured, device),
         "missed_windows_imagined": missed,
         "false_alarm_windows_imagined": alarmed,
         "auprc_real": best["auprc_real"],

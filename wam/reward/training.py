@@ -4,7 +4,7 @@ Shapes: S posterior draws, N frames of all demonstrations in a row, D demonstrat
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -239,15 +239,11 @@ def window_margins(
     and one of its successes, or only one of these; every posterior draw counts.
     """
     stretches: dict[bool, list[torch.Tensor]] = {False: [], True: []}
-    first = 0
-    for frames in data.length.tolist():
-        asked = slice(first + CHUNK, first + frames, CHUNK)
-        label = data.label[asked]
+    for label, asked in _decisions(margin, data.label, data.length):
         before = (~label).cumprod(0).bool()
         for succeeded, rows in ((False, before), (True, label)):
             if rows.any():
-                stretches[succeeded].append(margin[:, asked][:, rows].amax(1))
-        first += frames
+                stretches[succeeded].append(asked[:, rows].amax(1))
     alarm, hit = (
         torch.cat(found) if found else margin.new_zeros(0) for found in stretches.values()
     )
@@ -292,18 +288,33 @@ def window_rates(
     without in which it does; None where there are no such windows. ``feature`` [S, N, F] of
     windows of ``length`` [D], ``label`` bool [N].
     """
-    decided = [model.success(draw.to(device)).cpu() for draw in feature]
+    decided = torch.stack([model.success(draw.to(device)).cpu() for draw in feature])
     counts = {True: [0, 0], False: [0, 0]}
-    first = 0
-    for frames in length.tolist():
-        asked = slice(first + CHUNK, first + frames, CHUNK)
-        kind = bool(label[asked].any())
-        for draw in decided:
-            counts[kind][0] += bool(draw[asked].any()) != kind
-            counts[kind][1] += 1
-        first += frames
+    for truth, asked in _decisions(decided, label, length):
+        kind = bool(truth.any())
+        counts[kind][0] += int((asked.any(1) != kind).sum())
+        counts[kind][1] += len(asked)
     missed, alarmed = (wrong / total if total else None for wrong, total in counts.values())
     return missed, alarmed
+
+
+def window_auc(
+    model: SuccessClassifier, data: LabelledFeatures, device: torch.device
+) -> float | None:
+    """How probably an imagined window with a success at a decision scores higher than one without.
+
+    The score is the highest margin at a decision. None without windows of both kinds.
+    """
+    margin, _ = _scored(model, data.imagined, data.label, device)
+    scores: dict[bool, list[torch.Tensor]] = {False: [], True: []}
+    for truth, asked in _decisions(margin.view(len(data.imagined), -1), data.label, data.length):
+        if len(truth):
+            scores[bool(truth.any())].append(asked.amax(1))
+    if not (scores[False] and scores[True]):
+        return None
+    lower, higher = torch.cat(scores[False]), torch.cat(scores[True])
+    gap = (higher.unsqueeze(1) - lower).sign().double()
+    return float((gap.mean() + 1) / 2)
 
 
 def precision_recall_curve(
@@ -346,6 +357,17 @@ def _epoch(
     feature, row = torch.cat(features)[order], row[order]
     parts = (feature, data.label[row], weight[row])
     return list(zip(*(part.split(config.batch) for part in parts), strict=True))
+
+
+def _decisions(
+    values: torch.Tensor, label: torch.Tensor, length: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Label [K] and ``values`` [S, K] of every window after each fourth frame, as PPO asks."""
+    first = 0
+    for frames in length.tolist():
+        asked = slice(first + CHUNK, first + frames, CHUNK)
+        yield label[asked], values[:, asked]
+        first += frames
 
 
 def _temperature(margin: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,13 @@ import torch
 
 from wam.config import RewardConfig
 from wam.reward.classifier import SuccessClassifier
-from wam.reward.training import LabelledFeatures, calibrate_windows, held_back, window_margins
+from wam.reward.training import (
+    LabelledFeatures,
+    calibrate_windows,
+    held_back,
+    window_auc,
+    window_margins,
+)
 
 CPU = torch.device("cpu")
 CONFIG = RewardConfig(encoder_hidden=8, embedding=4, head_hidden=8)
@@ -75,3 +81,11 @@ def test_every_fifth_window_is_held_back_as_a_whole() -> None:
     assert set(held.real.flatten().tolist()) == {4.0} and held.label.all()
     assert not training.label.any() and 4.0 not in training.real
     assert torch.equal(held.imagined, -held.real)
+
+
+def test_windows_are_ranked_by_their_highest_margin() -> None:
+    model = FixedMargin(CONFIG, 1)
+    data = windows([([1.0, 5.0], 6), ([0.0, 2.0], 8), ([3.0, -1.0], None), ([2.0, 2.0], None)])
+    # Of the four pairs one is in the wrong order and one is a tie.
+    assert window_auc(model, data, CPU) == pytest.approx(2.5 / 4)
+    assert window_auc(model, windows([([1.0, 5.0], 6)]), CPU) is None
