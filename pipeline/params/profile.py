@@ -111,6 +111,10 @@ class Collect:
     """Most annotated windows per task in the validation split."""
     noise: Share
     """Scale of the experts' action noise."""
+    excursions: Share
+    """Chance per step, outside of what is annotated, that the hand goes astray for some steps. In
+    play without, actions follow from plans, and a world model dreams the plan whatever it is told
+    (docs/learning.md)."""
     seed: Seed
 
 

@@ -42,6 +42,7 @@ _RETREAT_PROBABILITY = 0.5
 _FINISH_PROBABILITY = 0.5
 _TASK_STEPS = 72
 _FINISH_STEPS = 10
+_EXCURSION_STEPS = (4, 17)
 _MARGIN_M = 0.02
 """A door or drawer must be this much farther from its end than a task's limit asks for."""
 
@@ -61,11 +62,15 @@ class Play:
     """One episode of play; iterate over :meth:`frames`, then read ``executions``.
 
     ``noise`` is the standard deviation of the noise on the experts' motion, in units of an action.
+    With ``excursions`` play is not made of plans alone: where every motion follows from what is
+    seen, no model can tell what an action does from what is about to happen anyway.
     """
 
     env: PlayTableEnv
     rng: np.random.Generator
     noise: float
+    excursions: float = 0.0
+    """Chance per step, outside of executions, that the hand goes astray for a while."""
     executions: list[Execution] = field(default_factory=list)
     action: np.ndarray = field(init=False)
     """float64 [7], the command behind the last observation"""
@@ -74,7 +79,7 @@ class Play:
         """``count`` observations, one per control step."""
         self._geometry = scene_geometry(self.env.scene)
         self._observation, _ = self.env.reset(options=random_start(self.env, self.rng))
-        self._frame = 0
+        self._frame = self._astray = 0
         yield self._observation
         steps = self._play()
         for self._frame in range(1, count):
@@ -122,7 +127,17 @@ class Play:
                 if reached(waypoint, robot_obs):
                     break
                 action = toward(waypoint, robot_obs, self.env.target_pose, speed)
-                yield with_noise(action, self.rng, self.noise)
+                yield self._stray(with_noise(action, self.rng, self.noise))
+
+    def _stray(self, action: np.ndarray) -> np.ndarray:
+        """``action`` [7], or a push in a direction that has nothing to do with it."""
+        if not self._astray and self.excursions and self.rng.random() < self.excursions:
+            self._astray = int(self.rng.integers(*_EXCURSION_STEPS))
+            self._direction = self.rng.uniform(-1.0, 1.0, 6)
+        if not self._astray:
+            return action
+        self._astray -= 1
+        return with_noise(np.append(self._direction, action[6]), self.rng, self.noise)
 
     def _choose(self, counts: dict[str, int]) -> str:
         """A task that can be done now; those done less often so far are likelier."""
@@ -159,7 +174,7 @@ class Play:
             action = expert.act(self._observation, self.env.target_pose)
             if expert.plans_done > plans:
                 return
-            yield action
+            yield self._stray(action)
 
     def _execute(self, task: str, free: int) -> Iterator[np.ndarray]:
         expert = self._expert(task)
