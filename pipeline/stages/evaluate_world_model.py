@@ -43,6 +43,7 @@ from wam.world_model.probe import (
     Probe,
     SceneViews,
     action_pairs,
+    action_response,
     embed_windows,
     explained,
     fit_linear,
@@ -59,6 +60,8 @@ PROBED_HORIZONS = (4, 16, 32, 64)
 """Imagined steps after which latents are asked about the scene, as far as the windows reach."""
 PROBED = (*FIXTURES, "hand x", "hand y", "hand z")
 """What embeddings and latents are asked about: the fixtures, and where the hand is (m)."""
+RESPONSE_STEPS = 16
+"""Imagined steps after which the hand should be where it was told to go."""
 UNTRAINED = "untrained"
 """The encoder before training: what a probe finds in images that nothing was learned from."""
 
@@ -114,7 +117,7 @@ def _evaluate(
     seen = [embed_windows(untrained, windows, device) for windows in (training, held_out)]
     probes = {UNTRAINED: _probe(seen, training, held_out, settings.seed)[1]}
     opened: dict[str, OpenLoop] = {}
-    faithfulness, scene = {}, {}
+    faithfulness, scene, response = {}, {}, {}
     total = len(models) * settings.open_loop_sequences
     with console.progress("evaluate world models", total, "sequences") as advance:
         for variant, model in models.items():
@@ -133,6 +136,10 @@ def _evaluate(
                 scene_views(model, *told, filtering),
                 imagined_views(model, *told, PROBED_HORIZONS, filtering),
             )
+            hand = FramePairs(fitted.latent.inputs, fitted.latent.target[:, len(FIXTURES) :])
+            response[variant] = action_response(
+                model, fit_linear(hand), seen[1], held_out, settings.seed, RESPONSE_STEPS, filtering
+            )
     result = {
         "sequences": settings.open_loop_sequences,
         "steps": settings.open_loop_steps,
@@ -146,6 +153,7 @@ def _evaluate(
         "probe": probes,
         "action_faithfulness": faithfulness,
         "scene_probe": scene,
+        "action_response": response,
     }
     return result, {variant: _curve(entry) for variant, entry in opened.items()}
 
@@ -272,6 +280,8 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             own[f"probe_{kind}_gripper_accuracy"] = scores["gripper_accuracy"]
         for view, shares in result["scene_probe"][variant].items():
             own[f"scene_{view}_r2"] = sum(shares.values()) / len(shares)
+        for kind, slope in result["action_response"][variant].items():
+            own[f"action_response_{kind}"] = slope
         own["action_faithfulness_r2"] = result["action_faithfulness"][variant]["r2_mean"]
     return figures
 
@@ -297,6 +307,11 @@ def _show(result: Mapping[str, Any]) -> None:
         for view, shares in views.items():
             found = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
             console.note(f"scene probe R², {variant}, {view.replace('_', ' ')}: {found}")
+    for variant, slopes in result["action_response"].items():
+        console.note(
+            f"imagined hand, {variant}: makes {slopes['own']:.0%} of its own window's commanded "
+            f"motion, {slopes['others']:.0%} of another window's"
+        )
     for name, kinds in result["probe"].items():
         found = ", ".join(
             f"{kind} R² {scores['r2_mean']:.3f}, gripper {scores['gripper_accuracy']:.1%}"

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from wam.actions import METRES_PER_STEP, executable
 from wam.batch import Batch
 from wam.config import ACTION_SIZE, FILTERING, PROPRIO_SIZE, Filtering
 from wam.randomness import row_generators, seeded
@@ -141,6 +142,35 @@ def imagined_views(
         return {}
     imagined = model.imagine(start, windows.action[: max(reached)].to(device), random)
     return {t: FramePairs(imagined[t - 1], scene[t].to(device)) for t in reached}
+
+
+@torch.no_grad()
+def action_response(
+    model: WorldModel,
+    hand: Probe,
+    embedding: torch.Tensor,
+    windows: Batch,
+    seed: int,
+    steps: int,
+    filtering: Filtering = FILTERING,
+) -> dict[str, float]:
+    """How much of the commanded motion the imagined hand makes in so many steps; 1 is all of it.
+
+    ``hand`` tells the TCP's position (m) [B, 3] from features. ``own``: the recorded actions of
+    every window; ``others``: those of another window from the same first frame. A model that knows
+    plans and not what actions do follows its own and ignores the others'. The slope of a regression
+    through 0 over windows and axes; arguments else as those of :func:`imagined_views`.
+    """
+    device, rows = embedding.device, embedding.shape[1]
+    action = windows.action[: min(steps, len(windows.action) - 1)].to(device)
+    response = {}
+    for name, given in (("own", action), ("others", action.roll(1, dims=1))):
+        random = row_generators(range(seed, seed + rows), device)
+        start = first_state(model, embedding[0], random, filtering).feature
+        moved = hand(model.imagine(start, given, random)[-1]) - hand(start)
+        told = METRES_PER_STEP * executable(given)[..., :3].sum(0)
+        response[name] = float((moved * told).sum() / told.square().sum().clamp_min(1e-9))
+    return response
 
 
 class Standardized(nn.Module):

@@ -138,6 +138,7 @@ def _world_model_evaluation(directory: Path) -> None:
         "probe_pairs": 2000,
         "probe": {name: {"linear": scores, "mlp": scores} for name in ("untrained", *VARIANTS)},
         "action_faithfulness": {variant: scores for variant in VARIANTS},
+        "action_response": {variant: {"own": 0.97, "others": 0.63} for variant in VARIANTS},
         "scene_probe": {
             variant: {
                 view: {name: 0.42 + 0.1 * place for place, name in enumerate(FIXTURES)}

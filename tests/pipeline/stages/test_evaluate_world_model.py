@@ -60,6 +60,7 @@ def test_both_variants_are_measured_on_the_same_sequences(
     for kind in ("linear", "mlp"):
         assert len(result["probe"]["wam"][kind]["r2"]) == 6
     assert set(result["action_faithfulness"]) == set(VARIANTS)
+    assert all(set(slopes) == {"own", "others"} for slopes in result["action_response"].values())
     for views in result["scene_probe"].values():
         assert set(views) == {"embedding", "latent", "first_latent", "imagined_4"}
         assert all(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wam.batch import Batch
-from wam.config import FILTERING
+from wam.config import FILTERING, WorldModelConfig
 from wam.randomness import row_generators
 from wam.world_model.filtering import first_state
 from wam.world_model.model import WorldModel
@@ -14,6 +14,7 @@ from wam.world_model.probe import (
     FramePairs,
     SceneViews,
     action_pairs,
+    action_response,
     embed_windows,
     explained,
     fit_linear,
@@ -207,3 +208,24 @@ def test_an_input_that_the_pairs_never_show_is_not_blown_up(fit: Callable) -> No
     elsewhere[:, 5] = 1.0
     target = elsewhere[:, :1] + 0.5 * elsewhere[:, 1:2]
     assert float(explained(probe(elsewhere), target)) > 0.5
+
+
+class Obeying(WorldModel):
+    """Its hand, the first three numbers of a feature, makes a share of every motion."""
+
+    share = 0.5
+
+    def imagine(self, feature, actions, generator, sample="sample"):  # type: ignore[no-untyped-def]
+        moved = feature.repeat(len(actions), 1, 1)
+        moved[..., :3] += self.share * 0.02 * actions[..., :3].cumsum(0)
+        return moved
+
+
+def test_the_response_is_the_share_of_the_commanded_motion(
+    tiny_config: WorldModelConfig, square_world: Callable
+) -> None:
+    windows = next(square_world(6, 12))
+    model = Obeying(tiny_config, seed=1)
+    embedding = embed_windows(model, windows, CPU)
+    found = action_response(model, lambda feature: feature[:, :3], embedding, windows, 0, 8)
+    assert found == pytest.approx({"own": 0.5, "others": 0.5}, rel=1e-4)
