@@ -65,6 +65,7 @@ def _content(profile: Profile, layout: Layout, results: Results) -> dict[str, An
         "quality": evaluated and world_model.quality(evaluated),
         "not_computed": evaluated and world_model.not_computed(evaluated),
         "probes": evaluated and world_model.probes(evaluated),
+        "responses": evaluated and world_model.responses(evaluated),
         "scene_probes": evaluated and world_model.scene_probes(evaluated),
         "data": facts.data(layout, found),
         "demos": facts.demos(layout, tasks),

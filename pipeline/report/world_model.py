@@ -132,3 +132,15 @@ def scene_probes(found: Mapping[str, Any]) -> TextTable:
         for v in VARIANTS
         for view, label in labels.items()
     ]
+
+
+def responses(found: Mapping[str, Any]) -> TextTable:
+    """How much of the commanded motion imagined hands make."""
+    return [
+        {
+            "world model": VARIANT_NAMES[v],
+            "under its window's own actions": f"{found['action_response'][v]['own']:.0%}",
+            "under another window's": f"{found['action_response'][v]['others']:.0%}",
+        }
+        for v in VARIANTS
+    ]

@@ -20,8 +20,8 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.artifacts.parts import Part, build_tasks
+from pipeline.batches.embedded import embed_rows
 from pipeline.latents.demonstrations import Demo, TaskDemos, load_demos
-from pipeline.latents.embeddings import embed_rows
 from pipeline.latents.features import SplitFeatures, TaskFeatures, no_features, save_features
 from pipeline.params import Features, Profile
 from pipeline.store.open import Store, open_store

@@ -15,8 +15,8 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build, partial_directory
 from pipeline.artifacts.layout import Layout, store_path
+from pipeline.batches.embedded import embed_play
 from pipeline.batches.open import TrainingData, open_training_data
-from pipeline.latents.embeddings import embed_play
 from pipeline.params import Profile
 from pipeline.pictures.strip import write_film_strip
 from pipeline.store.open import Store, open_store

@@ -68,6 +68,7 @@ def test_the_world_models_are_compared(run: Layout) -> None:
     shares = "".join(f"<td>{share}</td>" for share in ("0.42", "0.52", "0.62", "0.72", "0.82"))
     assert f"<td>WAM, latent of a first frame</td>{shares}" in text
     assert "".join(f"<th>R² {name}</th>" for name in FIXTURES) in text
+    assert "<td>97%</td>" in text and "<td>63%</td>" in text
     stored = json.loads((run.results / "world_model.json").read_text())
     assert stored["probe_pairs"] == 2000
 
