@@ -177,6 +177,10 @@ class Refinement:
     components: Width = 64
     """Principal components of the visual embeddings, each scaled to variance 1, that are told
     beside the proprioception: what is small in an image, as a lamp, counts like what is large."""
+    swap_scale: Weight = 10.0
+    """Weight of half the squared error of the hand's position, as the same layer tells it, after up
+    to 16 imagined steps under the actions of another row. Where no frame shows what would have
+    come, the hand is still where relative actions say. A model of plans ignores them."""
     log_every: Count = 100
     seed: Seed = 0
 

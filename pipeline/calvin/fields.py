@@ -61,7 +61,7 @@ VECTORS: dict[str, VectorField] = {
         ROBOT_OBS_SIZE,
         ((-10.0, 10.0),) * 3
         + _ANGLES
-        + ((-0.02, 0.12),)
+        + ((-0.05, 0.12),)
         + ((-_TWO_PI, _TWO_PI),) * 7
         + ((-1.0, 1.0),),
         "TCP position (m) and Euler (rad), gripper width (m), joints 1-7 (rad), gripper command",

@@ -4,7 +4,8 @@ Encoder and images stay as they are; embeddings are made once, so that an update
 one with images. Every row goes blind now and then: its state follows the prior, as in imagination,
 and has to tell the frame all the same. An error of the dream is thereby trained on the states that
 dreams reach, over tens of steps, where the objective of DreamerV2 knows errors of one step alone
-(docs/world-model.md, "Going on without looking").
+(docs/world-model.md, "Going on without looking"). And every row imagines what another row's actions
+would have done to its hand: play follows plans, and a model that dreams the plan needs no actions.
 
 Shapes: N frames of play in a row, T time, B batch rows, E embedding, F feature, U decoder channels,
 C components and 18 numbers of proprioception.
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from wam.actions import METRES_PER_STEP
 from wam.config import PROPRIO_SIZE, Refinement
 from wam.randomness import seeded
 from wam.reliability.finite import check_weights
@@ -29,6 +31,8 @@ _WARMUP = 100
 _FINAL_LR = 0.01
 """Share of the learning rate that is left at the end."""
 _GRAD_CLIP = 1000.0
+_SWAPPED_STEPS = 16
+"""Longer under strange actions, a hand would meet things that it has no way to know of."""
 _LEAST_SCALE = 1e-3
 """Standard deviation below which a number counts as constant."""
 
@@ -42,6 +46,8 @@ class EmbeddedPlay(NamedTuple):
     """float32 [N, 7], what led to the frame"""
     is_first: torch.Tensor
     """bool [N], first frames of episodes"""
+    span: torch.Tensor
+    """float32 [3], metres between 0 and 1 of the normalised TCP position"""
 
 
 class FrameTarget:
@@ -68,6 +74,10 @@ class FrameTarget:
         told = (proprio - self._proprio_mean) / self._proprio_scale
         return torch.cat([(visual - self._mean) @ self._axes, told], dim=-1)
 
+    def hand(self, position: torch.Tensor) -> torch.Tensor:
+        """The numbers [..., 3] of the target that stand for a normalised TCP ``position``."""
+        return (position - self._proprio_mean[:3]) / self._proprio_scale[:3]
+
 
 class Refiner:
     """Trains ``model.rssm``, and the layer that hands its states to the decoder, on ``play``.
@@ -82,6 +92,7 @@ class Refiner:
         assert model.embedding_seed is not None, "pipeline.params holds profiles to this"
         self._model, self._config, self._device = model.to(device), config, device
         self._play = EmbeddedPlay(*(field.to(device) for field in play))
+        self._step = METRES_PER_STEP / self._play.span
         self._generator = torch.Generator(device).manual_seed(config.seed)
         self._target = FrameTarget(self._play.embedding, config.components)
         with seeded(torch.Generator().manual_seed(config.seed)):
@@ -135,6 +146,9 @@ class Refiner:
             embedding, prev_action, is_first, self._state, self._generator, seen=seen
         )
         losses = self._losses(observed, embedding)
+        if config.swap_scale and config.window > 1:
+            swapped = self._swapped_loss(observed, embedding, prev_action, seen[0])
+            losses["swapped_hand_loss"] = config.swap_scale * swapped
         total = torch.stack(list(losses.values())).sum()
         self._optimizer.zero_grad()
         total.backward()
@@ -161,15 +175,41 @@ class Refiner:
             "target_loss": self._config.target_scale * told,
         }
 
-    def _next_batch(self) -> EmbeddedPlay:
-        """The next window [T, B] of every row, with pseudo-resets."""
+    def _swapped_loss(
+        self,
+        observed: Observed,
+        embedding: torch.Tensor,
+        prev_action: torch.Tensor,
+        seen: torch.Tensor,
+    ) -> torch.Tensor:
+        """Error of the imagined hands of rows that see their first frame, under others' actions.
+
+        A row counts as long as its hand would stay where the play's hands were.
+        """
+        rssm, count = self._model.rssm, min(_SWAPPED_STEPS + 1, len(embedding))
+        other = torch.randperm(len(seen), generator=self._generator, device=self._device)
+        action = prev_action[1:count, other]
+        state = RssmState(*(part[0].detach() for part in observed.states))
+        features = []
+        for step in action:
+            state = rssm.imagine_step(state, step, self._generator)
+            features.append(state.feature)
+        first = embedding[0, :, -PROPRIO_SIZE:][:, :3]
+        position = first + (self._step * action[..., :3]).cumsum(0)
+        inside = ((position >= 0) & (position <= 1)).all(-1).cumprod(0) * seen
+        hand = self._tell(torch.stack(features))[..., -PROPRIO_SIZE:][..., :3]
+        error = (hand - self._target.hand(position)).square().sum(-1)
+        return 0.5 * (error * inside).sum() / inside.sum().clamp_min(1)
+
+    def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The next window [T, B, ...] of every row: embedding, action, first frames and resets."""
         config = self._config
         steps = torch.arange(config.window, device=self._device).unsqueeze(1)
         rows = (self._position + steps) % len(self._play.is_first)
         self._position = (self._position + config.window) % len(self._play.is_first)
-        batch = EmbeddedPlay(*(field[rows] for field in self._play))
+        play = self._play
         reset = self._uniform(config.window) < config.reset_probability
-        return batch._replace(is_first=batch.is_first | reset)
+        return play.embedding[rows], play.prev_action[rows], play.is_first[rows] | reset
 
     def _sight(self, is_first: torch.Tensor) -> torch.Tensor:
         """bool [T, B]: who sees. A row sees its first frame, then goes blind and sees in turns."""

@@ -52,7 +52,7 @@ def play() -> EmbeddedPlay:
             kept[t] = kept[t - 1]
     world = torch.cat([place, kept], dim=1)
     embedding = world @ torch.randn(3, 50, generator=generator(2))
-    return EmbeddedPlay(embedding, action, is_first)
+    return EmbeddedPlay(embedding, action, is_first, torch.full((3,), 0.1))
 
 
 def refine(
@@ -133,3 +133,52 @@ def test_blind_rows_teach_to_dream(model: WorldModel, play: EmbeddedPlay, tmp_pa
     dreaming = error(replace(config, blind_probability=0.1, sight_probability=0.05), "dreaming")
     assert dreaming < 0.5 * looking
     assert dreaming < 0.3
+
+
+@pytest.fixture
+def plans() -> EmbeddedPlay:
+    """A hand that always goes on as it began: its actions tell nothing that is not seen before."""
+    frames, episode = 1200, 24
+    t = torch.arange(frames) % episode
+    start = torch.rand(frames // episode, 3, generator=generator(5)).repeat_interleave(episode, 0)
+    heading = torch.rand(frames // episode, 3, generator=generator(6)).repeat_interleave(episode, 0)
+    action = torch.ones(frames, 7)
+    action[:, :3] = 2 * heading - 1
+    position = 0.3 + 0.4 * start + 0.01 * t.unsqueeze(1) * action[:, :3]
+    embedding = torch.zeros(frames, 50)
+    embedding[:, :6] = torch.cat([position, action[:, :3]], dim=1)
+    embedding[:, -18:-15] = position
+    return EmbeddedPlay(embedding, action, t == 0, torch.full((3,), 2.0))
+
+
+def test_swapped_actions_teach_what_plans_do_not(
+    model: WorldModel, plans: EmbeddedPlay, tmp_path: Path
+) -> None:
+    """How far imagined hands are from where another's actions take them, squared and relative."""
+
+    def error(swap_scale: float) -> float:
+        fresh = WorldModel(model.config, seed=3)
+        config = replace(CONFIG, updates=450, batch=16, window=12, components=6, lr=4e-3)
+        config = replace(config, swap_scale=swap_scale)
+        directory = tmp_path / str(swap_scale)
+        directory.mkdir()
+        checkpoint = StateFile(directory / "state", Journal(directory / "records.jsonl"))
+        refiner = Refiner(fresh, plans, config, CPU)
+        refiner.run(lambda record: None, checkpoint)
+        starts = torch.arange(0, 1200, 24)
+        state, first = fresh.initial(len(starts), CPU), torch.ones(len(starts), dtype=torch.bool)
+        for step in range(8):
+            seen = plans.prev_action[starts + step], plans.embedding[starts + step]
+            state = fresh.filter_step(state, *seen, first & (step == 0), generator())
+        actions = plans.prev_action[starts + 1].roll(1, 0).repeat(8, 1, 1)
+        with torch.no_grad():
+            feature = fresh.imagine(state.feature, actions, generator())[-1]
+            hand = refiner._tell(feature)[:, 6:9] - refiner._tell(state.feature)[:, 6:9]
+        told = refiner._target.hand(0.01 * actions[..., :3].sum(0)) - refiner._target.hand(
+            torch.zeros(3)
+        )
+        return float((hand - told).square().sum() / told.square().sum())
+
+    obeying, dreaming = error(10.0), error(0.0)
+    assert obeying < 0.5
+    assert obeying < 0.3 * dreaming
