@@ -158,7 +158,7 @@ def test_swapped_actions_teach_what_plans_do_not(
 
     def error(swap_scale: float) -> float:
         fresh = WorldModel(model.config, seed=3)
-        config = replace(CONFIG, updates=450, batch=16, window=12, components=6, lr=4e-3)
+        config = replace(CONFIG, updates=800, batch=16, window=8, components=6, lr=4e-3)
         config = replace(config, swap_scale=swap_scale)
         directory = tmp_path / str(swap_scale)
         directory.mkdir()
