@@ -71,6 +71,9 @@ class WorldModelConfig:
     """What stands for the categoricals in the state: a draw (the papers), or their class
     probabilities. Those pass on all that a posterior knows, a dream made of them is one prediction
     and no lottery, and gradients reach every class (docs/learning.md)."""
+    proprio_state: bool = False
+    """The state carries proprioception itself, seen where a frame is seen, in imagination moved by
+    the action (``wam.world_model.proprio_state``). Off in the papers."""
     hidden: Width = 1000
     gru: Literal["plain", "layernorm"] = "plain"
     """Recurrent cell: the plain one, or DreamerV2's with a LayerNorm inside and update bias -1."""
@@ -103,8 +106,9 @@ class WorldModelConfig:
 
     @property
     def feature(self) -> int:
-        """Size of f = [deter; stoch]."""
-        return self.deter + self.stoch * self.classes
+        """Size of f = [deter; stoch], with proprioception behind it where states carry that."""
+        carried = PROPRIO_SIZE if self.proprio_state else 0
+        return self.deter + self.stoch * self.classes + carried
 
 
 @dataclass(frozen=True, kw_only=True)

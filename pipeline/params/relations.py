@@ -67,6 +67,8 @@ def _in_world_model(model: WorldModelConfig, training: WorldModelTraining) -> It
             f"world_model.seed_match_scale={model.seed_match_scale}: there is nothing to match "
             "without embedding_image_scale"
         )
+    if model.proprio_state and model.latent != "probabilities":
+        yield "world_model.proprio_state=true: with latent: probabilities alone"
     if model.keep_bias and model.gru != "plain":
         yield f"world_model.keep_bias={model.keep_bias}: of the plain cell alone (gru: plain)"
     least, why = model.id_steps + 1, "one more than world_model.id_steps"
@@ -76,7 +78,11 @@ def _in_world_model(model: WorldModelConfig, training: WorldModelTraining) -> It
 
 def _in_refinement(profile: Profile) -> Iterator[str]:
     refinement, model = profile.refine_world_model, profile.world_model
+    if model.proprio_state and profile.finetune.disagreement_scale:
+        yield "finetune.disagreement_scale: not with world_model.proprio_state"
     if not refinement.updates:
+        if model.proprio_state:
+            yield "world_model.proprio_state=true: learned in refine_world_model.updates, set to 0"
         return
     if not model.seed_match_scale:
         yield (

@@ -33,6 +33,8 @@ _FINAL_LR = 0.01
 _GRAD_CLIP = 1000.0
 _SWAPPED_STEPS = 16
 """Longer under strange actions, a hand would meet things that it has no way to know of."""
+_FINE = 5.0
+"""Errors of predicted proprioception count so many times: what is carried on has to be exact."""
 _LEAST_SCALE = 1e-3
 """Standard deviation below which a number counts as constant."""
 
@@ -94,6 +96,8 @@ class Refiner:
         self._play = EmbeddedPlay(*(field.to(device) for field in play))
         self._step = METRES_PER_STEP / self._play.span
         self._generator = torch.Generator(device).manual_seed(config.seed)
+        if model.rssm.proprio is not None:
+            model.rssm.proprio.calibrate(self._play.span)
         self._target = FrameTarget(self._play.embedding, config.components)
         with seeded(torch.Generator().manual_seed(config.seed)):
             self._tell = nn.Linear(model.config.feature, config.components + PROPRIO_SIZE)
@@ -145,7 +149,7 @@ class Refiner:
         observed = self._model.rssm.observe(
             embedding, prev_action, is_first, self._state, self._generator, seen=seen
         )
-        losses = self._losses(observed, embedding)
+        losses = self._losses(observed, embedding, is_first)
         if config.swap_scale and config.window > 1:
             swapped = self._swapped_loss(observed, embedding, prev_action, seen[0])
             losses["swapped_hand_loss"] = config.swap_scale * swapped
@@ -158,7 +162,9 @@ class Refiner:
         for name, loss in losses.items():
             self._sums[name] = self._sums.get(name, 0) + loss.detach()
 
-    def _losses(self, observed: Observed, embedding: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _losses(
+        self, observed: Observed, embedding: torch.Tensor, is_first: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """The weighted terms of the objective, each averaged over T and B."""
         model, weights = self._model, self._model.config
         feature = observed.states.feature
@@ -169,11 +175,17 @@ class Refiner:
         )
         match = 0.5 * (model.decoder.seed(feature) - shown).square().sum(-1).mean()
         told = 0.5 * (self._tell(feature) - target).square().sum(-1).mean()
-        return {
+        losses = {
             "kl_loss": weights.kl_scale * kl,
             "seed_match_loss": weights.seed_match_scale * match,
             "target_loss": self._config.target_scale * told,
         }
+        if observed.proprio is not None and model.rssm.proprio is not None:
+            error = observed.proprio - model.rssm.proprio.seen(embedding)
+            known = (~is_first).unsqueeze(-1)
+            square = (_FINE * error).square() * known
+            losses["proprio_loss"] = self._config.target_scale * 0.5 * square.sum(-1).mean()
+        return losses
 
     def _swapped_loss(
         self,

@@ -46,6 +46,7 @@ class WorldModel(nn.Module):
                 unimix=config.unimix,
                 gru=config.gru,
                 latent=config.latent,
+                proprio_state=config.proprio_state,
             )
             self.decoder = Decoder(config.feature, config.decoder_channels, config.cnn_depth)
             self.inverse_dynamics = InverseDynamics(

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from wam.actions import NULL_ACTION
-from wam.config import ACTION_SIZE, Sampling
+from wam.config import ACTION_SIZE, PROPRIO_SIZE, Sampling
 from wam.distributed import mean_over_ranks
 from wam.randomness import Generators, uniform
 from wam.world_model.nets import NORM_EPS
+from wam.world_model.proprio_state import ProprioState
 
 
 class RssmState(NamedTuple):
@@ -26,7 +27,8 @@ class RssmState(NamedTuple):
     deter: torch.Tensor
     """float32 [..., D]"""
     stoch: torch.Tensor
-    """float32 [..., Z], S one-hot vectors of G classes, or S distributions over them"""
+    """float32 [..., Z], S one-hot vectors of G classes, or S distributions over them; where states
+    carry proprioception, that follows, [..., Z + 18]"""
 
     @property
     def feature(self) -> torch.Tensor:
@@ -47,6 +49,8 @@ class Observed(NamedTuple):
     """float32 [T, B, S, G]"""
     prior_logits: torch.Tensor
     """float32 [T, B, S, G]"""
+    proprio: torch.Tensor | None = None
+    """float32 [T, B, 18], predicted from the state before, where states carry proprioception"""
 
 
 class Rssm(nn.Module):
@@ -69,12 +73,15 @@ class Rssm(nn.Module):
         unimix: float = 0.0,
         gru: Literal["plain", "layernorm"] = "plain",
         latent: Literal["one_hot", "probabilities"] = "one_hot",
+        proprio_state: bool = False,
     ) -> None:
         super().__init__()
         self.deter, self.stoch, self.classes, self.unimix = deter, stoch, classes, unimix
         self.draws = latent == "one_hot"
         flat = stoch * classes
-        self.input_stoch = nn.Linear(flat, hidden)
+        self.proprio = ProprioState(hidden) if proprio_state else None
+        self.carried = flat + (PROPRIO_SIZE if proprio_state else 0)
+        self.input_stoch = nn.Linear(self.carried, hidden)
         self.input_action = nn.Linear(ACTION_SIZE, hidden, bias=False)
         self.input_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
         self.cell = (nn.GRUCell if gru == "plain" else LayerNormGRUCell)(hidden, deter)
@@ -97,7 +104,7 @@ class Rssm(nn.Module):
         """The state before anything was seen: exact zeros."""
         return RssmState(
             torch.zeros(batch, self.deter, device=device),
-            torch.zeros(batch, self.stoch * self.classes, device=device),
+            torch.zeros(batch, self.carried, device=device),
         )
 
     def filter_step(
@@ -119,7 +126,10 @@ class Rssm(nn.Module):
         deter_BD = self._advance(RssmState(state.deter * keep_B1, state.stoch * keep_B1), action_BH)
         posterior_BSG = self._posterior(deter_BD, self.posterior_embedding(embedding))
         noise_BS = self._noise(embedding.shape[0], generator, embedding.device, sample)
-        return RssmState(deter_BD, self._draw(posterior_BSG, noise_BS))
+        stoch_BZ = self._draw(posterior_BSG, noise_BS)
+        if self.proprio is not None:
+            stoch_BZ = torch.cat([stoch_BZ, self.proprio.seen(embedding)], dim=-1)
+        return RssmState(deter_BD, stoch_BZ)
 
     def observe(
         self,
@@ -146,7 +156,7 @@ class Rssm(nn.Module):
         action_TBH = self.input_action(actions_TBA).unbind()
         embedding_TBH = self.posterior_embedding(embedding).unbind()
         noise_TBS = [self._noise(batch, generator, embedding.device, sample) for _ in range(steps)]
-        deters, stochs, posteriors = [], [], []
+        deters, stochs, posteriors, proprios = [], [], [], []
         for t in range(steps):
             masked = RssmState(state.deter * keep_TB1[t], state.stoch * keep_TB1[t])
             deter_BD = self._advance(masked, action_TBH[t])
@@ -155,13 +165,27 @@ class Rssm(nn.Module):
             if seen is not None:
                 prior_BSG = self.prior_logits(deter_BD)
                 believed_BSG = torch.where(seen[t, :, None, None], posterior_BSG, prior_BSG)
-            state = RssmState(deter_BD, self._draw(believed_BSG, noise_TBS[t]))
+            stoch_BZ = self._draw(believed_BSG, noise_TBS[t])
+            if self.proprio is not None:
+                proprio_BP = self._next_proprio(state, actions_TBA[t], deter_BD)
+                proprios.append(proprio_BP)
+                visible = torch.ones_like(is_first[t]) if seen is None else seen[t]
+                believed_BP = torch.where(
+                    visible.unsqueeze(-1), self.proprio.seen(embedding[t]), proprio_BP
+                )
+                stoch_BZ = torch.cat([stoch_BZ, believed_BP], dim=-1)
+            state = RssmState(deter_BD, stoch_BZ)
             deters.append(deter_BD)
             stochs.append(state.stoch)
             posteriors.append(posterior_BSG)
         deter_TBD, stoch_TBZ = torch.stack(deters), torch.stack(stochs)
         prior_TBSG = self.prior_logits(deter_TBD)
-        return Observed(RssmState(deter_TBD, stoch_TBZ), torch.stack(posteriors), prior_TBSG)
+        return Observed(
+            RssmState(deter_TBD, stoch_TBZ),
+            torch.stack(posteriors),
+            prior_TBSG,
+            torch.stack(proprios) if proprios else None,
+        )
 
     def imagine_step(
         self,
@@ -173,12 +197,26 @@ class Rssm(nn.Module):
         """Prior state [B, ...] predicted for ``action`` [B, A] taken in ``state``."""
         deter_BD = self._advance(state, self.input_action(action))
         noise_BS = self._noise(action.shape[0], generator, action.device, sample)
-        return RssmState(deter_BD, self._draw(self.prior_logits(deter_BD), noise_BS))
+        stoch_BZ = self._draw(self.prior_logits(deter_BD), noise_BS)
+        if self.proprio is not None:
+            proprio_BP = self._next_proprio(state, action, deter_BD)
+            stoch_BZ = torch.cat([stoch_BZ, proprio_BP], dim=-1)
+        return RssmState(deter_BD, stoch_BZ)
 
     def prior_logits(self, deter: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [..., S, G] of the latent predicted from ``deter`` [..., D]."""
-        hidden = F.elu(self.prior_norm(self.prior_deter(deter)))
-        return self._logits(self.prior_out(hidden))
+        return self._logits(self.prior_out(self._prior_hidden(deter)))
+
+    def _prior_hidden(self, deter: torch.Tensor) -> torch.Tensor:
+        return F.elu(self.prior_norm(self.prior_deter(deter)))
+
+    def _next_proprio(
+        self, state: RssmState, action_BA: torch.Tensor, deter_BD: torch.Tensor
+    ) -> torch.Tensor:
+        """Proprioception [B, P] predicted behind ``action``, which led to ``deter``."""
+        assert self.proprio is not None
+        last_BP = state.stoch[..., -PROPRIO_SIZE:]
+        return self.proprio.predicted(last_BP, action_BA, self._prior_hidden(deter_BD))
 
     def _null_where(self, action: torch.Tensor, is_first: torch.Tensor) -> torch.Tensor:
         """``action`` [..., A] with the null action in the rows of ``is_first`` [...]."""
