@@ -64,9 +64,14 @@ class ProprioNormalizer:
 
     def __call__(self, proprio: np.ndarray) -> np.ndarray:
         """float32 [..., 18]: (p - min) / (max - min), where a constant dimension keeps its unit."""
+        scaled = (np.asarray(proprio, dtype=np.float64) - self.minimum) / self.span
+        return scaled.astype(np.float32)
+
+    @property
+    def span(self) -> np.ndarray:
+        """float64 [18], what 1 of a normalised value is in physical units."""
         span = self.maximum - self.minimum
-        span = np.where(span < _MIN_RANGE, 1.0, span)
-        return ((np.asarray(proprio, dtype=np.float64) - self.minimum) / span).astype(np.float32)
+        return np.where(span < _MIN_RANGE, 1.0, span)
 
     def to_dict(self) -> dict[str, list[float]]:
         """The statistics as JSON-like lists."""

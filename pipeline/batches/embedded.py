@@ -41,8 +41,7 @@ def embed_play(world_model: WorldModel, store: Store, device: torch.device) -> E
     action = executable(torch.from_numpy(store.read("rel_actions", 0, rows)))
     is_first = torch.zeros(rows, dtype=torch.bool)
     is_first[torch.from_numpy(store.episodes[:, 0])] = True
-    normalizer = store.proprio_normalizer()
-    span = torch.from_numpy((normalizer.maximum - normalizer.minimum)[:3]).float()
+    span = torch.from_numpy(store.proprio_normalizer().span[:3]).float()
     return EmbeddedPlay(
         torch.cat(parts), action.roll(1, 0).to(device), is_first.to(device), span.to(device)
     )

@@ -22,6 +22,7 @@ from wam.batch import Batch
 from wam.errors import WamError
 from wam.reliability.interruption import Interrupted
 from wam.training.journal import Journal
+from wam.training.refinement import Refiner
 from wam.training.trainer import Trainer
 from wam.world_model.load import load_world_model
 
@@ -188,6 +189,44 @@ def test_a_training_that_is_asked_to_end_saves_its_last_update_and_goes_on_from_
     train_world_model.run(profile, layout, "wam")
     assert seen == [0, 1, 2, 3, 4, 5]
     assert content(layout.world_model("wam")) == content(whole.world_model("wam"))
+
+
+def test_a_second_stage_that_is_asked_to_end_goes_on_from_there(
+    profile: Profile, layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refinement = replace(
+        profile.refine_world_model, updates=5, batch=3, window=6, components=4, log_every=2
+    )
+    model = replace(
+        profile.world_model,
+        latent="probabilities",
+        proprio_state=True,
+        embedding_image_scale=1.0,
+        seed_match_scale=1.0,
+    )
+    profile = replace(profile, world_model=model, refine_world_model=refinement)
+    whole = Layout(Path(shutil.copytree(layout.root, tmp_path / "whole")))
+    train_world_model.run(profile, whole, "wam")
+    records = Journal(whole.world_model("wam") / train_world_model.REFINEMENT_FILE).records()
+    assert [record["step"] for record in records] == [2, 4, 5]
+    assert "proprio_loss" in records[0]
+    update = Refiner._update
+    seen: list[int] = []
+
+    def counted(self: Refiner, number: int) -> None:
+        seen.append(number)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(self, number)
+
+    monkeypatch.setattr(Refiner, "_update", counted)
+    with pytest.raises(Interrupted):
+        train_world_model.run(profile, layout, "wam")
+    train_world_model.run(profile, layout, "wam")
+    assert seen == [1, 2, 3, 4, 5]
+    assert content(layout.world_model("wam")) == content(whole.world_model("wam"))
+    step = load_world_model(layout.world_model("wam"), "cpu")[0].rssm.get_buffer("proprio.step")
+    assert (step > 0).all()
 
 
 def kill_at_the_end(profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
