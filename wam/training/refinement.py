@@ -35,6 +35,7 @@ _SWAPPED_STEPS = 16
 """Longer under strange actions, a hand would meet things that it has no way to know of."""
 _FINE = 5.0
 """Errors of predicted proprioception count so many times: what is carried on has to be exact."""
+_PAUSE_STEPS = 16
 _LEAST_SCALE = 1e-3
 """Standard deviation below which a number counts as constant."""
 
@@ -109,6 +110,7 @@ class Refiner:
         rows = torch.rand(config.batch, generator=self._generator, device=device)
         self._position = (rows * len(play.is_first)).long()
         self._state = model.initial(config.batch, device)
+        self._pause = torch.zeros(config.batch, dtype=torch.int64, device=device)
         self._blind = torch.zeros(config.batch, dtype=torch.bool, device=device)
         self._sums: dict[str, torch.Tensor] = {}
 
@@ -215,13 +217,34 @@ class Refiner:
 
     def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The next window [T, B, ...] of every row: embedding, action, first frames and resets."""
-        config = self._config
-        steps = torch.arange(config.window, device=self._device).unsqueeze(1)
-        rows = (self._position + steps) % len(self._play.is_first)
-        self._position = (self._position + config.window) % len(self._play.is_first)
-        play = self._play
+        config, play = self._config, self._play
+        rows, still = self._walk()
         reset = self._uniform(config.window) < config.reset_probability
-        return play.embedding[rows], play.prev_action[rows], play.is_first[rows] | reset
+        action = play.prev_action[rows]
+        action[..., :-1] *= ~still.unsqueeze(-1)
+        is_first = (play.is_first[rows] & ~still) | reset
+        return play.embedding[rows], action, is_first
+
+    def _walk(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames int64 [T, B] of every row's next steps, and whether it stands still there."""
+        config, count = self._config, len(self._play.is_first)
+        if not config.pause_probability:
+            steps = torch.arange(config.window, device=self._device).unsqueeze(1)
+            rows = (self._position + steps) % count
+            self._position = (self._position + config.window) % count
+            return rows, torch.zeros_like(rows, dtype=torch.bool)
+        frames, stands = [], []
+        lengths = (self._uniform(config.window) * _PAUSE_STEPS).long() + 1
+        for chance, length in zip(self._uniform(config.window), lengths, strict=True):
+            begins = (self._pause == 0) & (chance < config.pause_probability)
+            self._pause = torch.where(begins, length, self._pause)
+            still = self._pause > 0
+            # A row stands at the frame before the one that comes next.
+            frames.append((self._position - still.long()) % count)
+            stands.append(still)
+            self._position = (self._position + (~still).long()) % count
+            self._pause = (self._pause - 1).clamp_min(0)
+        return torch.stack(frames), torch.stack(stands)
 
     def _sight(self, is_first: torch.Tensor) -> torch.Tensor:
         """bool [T, B]: who sees. A row sees its first frame, then goes blind and sees in turns."""
@@ -248,6 +271,7 @@ class Refiner:
             "optimizer": self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
             "position": self._position,
+            "pause": self._pause,
             "state": self._state._asdict(),
             "blind": self._blind,
             "sums": self._sums,
@@ -261,6 +285,7 @@ class Refiner:
         self._optimizer.load_state_dict(saved["optimizer"])
         self._generator.set_state(saved["generator"])
         self._position = saved["position"].to(self._device)
+        self._pause = saved["pause"].to(self._device)
         self._state = RssmState(**{k: v.to(self._device) for k, v in saved["state"].items()})
         self._blind = saved["blind"].to(self._device)
         self._sums = {name: value.to(self._device) for name, value in saved["sums"].items()}
