@@ -21,6 +21,7 @@ from wam.reward.training import (
     calibrate_windows,
     held_back,
     scores,
+    success_places,
     train_classifier,
     window_auc,
     window_rates,
@@ -96,6 +97,8 @@ def train_task(
         model = train_classifier(config, training, measured, generator, device, log, *resumed)
     except WamError as error:
         raise WamError(f"{task}: {error}") from None
+    if config.reach:
+        model.believe_at(success_places(training).to(device), config.reach)
     if config.calibration == "windows":
         limits = config.max_false_alarms, config.min_window_recall
         reached = calibrate_windows(model, measured, *limits, device)

@@ -12,8 +12,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from wam.config import RewardConfig
+from wam.config import PROPRIO_SIZE, RewardConfig
 from wam.weights import load_module
+
+
+_PLACES = 256
+"""As many are kept."""
+_NEVER = -30.0
+
+
+def hand(feature: torch.Tensor) -> torch.Tensor:
+    """The hand [..., 3] in a ``feature`` [..., F] of states that carry proprioception."""
+    return feature[..., -PROPRIO_SIZE:][..., :3]
 
 
 class SuccessClassifier(nn.Module):
@@ -24,6 +34,8 @@ class SuccessClassifier(nn.Module):
 
     temperature: torch.Tensor
     threshold: torch.Tensor
+    places: torch.Tensor
+    reach: torch.Tensor
 
     def __init__(self, config: RewardConfig, feature: int) -> None:
         super().__init__()
@@ -42,6 +54,8 @@ class SuccessClassifier(nn.Module):
         )
         self.register_buffer("temperature", torch.tensor(1.0))
         self.register_buffer("threshold", torch.tensor(0.5))
+        self.register_buffer("places", torch.zeros(_PLACES, 3))
+        self.register_buffer("reach", torch.tensor(0.0))
 
     def forward(self, feature: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embedding [B, U] and logits [heads, B, 2] of ``feature`` [B, F]."""
@@ -50,9 +64,24 @@ class SuccessClassifier(nn.Module):
 
     @torch.no_grad()
     def margin(self, feature: torch.Tensor) -> torch.Tensor:
-        """Logit of success [...] of the least certain head, not calibrated."""
-        _, logits = self(feature.flatten(0, -2))
-        return (logits[..., 1] - logits[..., 0]).amin(0).unflatten(0, feature.shape[:-1])
+        """Logit of success [...] of the least certain head, not calibrated.
+
+        Very low where the hand is out of ``reach`` of all ``places``.
+        """
+        rows = feature.flatten(0, -2)
+        _, logits = self(rows)
+        margin = (logits[..., 1] - logits[..., 0]).amin(0)
+        if self.reach > 0:
+            away = torch.cdist(hand(rows), self.places).amin(-1) > self.reach
+            margin = margin.masked_fill(away, _NEVER)
+        return margin.unflatten(0, feature.shape[:-1])
+
+    @torch.no_grad()
+    def believe_at(self, places: torch.Tensor, reach: float) -> None:
+        """Believe in success only within ``reach`` of one of the ``places`` [P, 3] of hands."""
+        chosen = torch.linspace(0, len(places) - 1, _PLACES, device=places.device).round().long()
+        self.places.copy_(places[chosen])
+        self.reach.fill_(reach)
 
     def probability(self, feature: torch.Tensor) -> torch.Tensor:
         """Calibrated probability of success [...] for ``feature`` [..., F]."""

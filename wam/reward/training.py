@@ -14,7 +14,7 @@ from wam.errors import WamError
 from wam.randomness import seeded
 from wam.reliability.finite import check_weights
 from wam.reliability.interruption import deferred
-from wam.reward.classifier import SuccessClassifier, classifier_loss
+from wam.reward.classifier import SuccessClassifier, classifier_loss, hand
 from wam.training.checkpoint import StateFile
 
 NEAR_MISS_FRAMES = 8
@@ -228,6 +228,19 @@ def calibrate_windows(
     model.temperature.fill_(temperature)
     model.threshold.fill_(torch.sigmoid((thresholds[index] + lower) / 2 / temperature))
     return met
+
+
+def success_places(data: LabelledFeatures) -> torch.Tensor:
+    """Hands [P, 3] in the first frames of every success, as many as a decision has steps."""
+    found = []
+    first = 0
+    for frames in data.label.split(data.length.tolist()):
+        if frames.any():
+            success = first + int(frames.int().argmax())
+            rows = slice(success, min(success + CHUNK, first + len(frames)))
+            found.append(hand(data.real[0, rows]))
+        first += len(frames)
+    return torch.cat(found)
 
 
 def window_margins(
