@@ -259,7 +259,7 @@ class RewardConfig:
     """Share of imagined successes that it has to see then, for the target to be met."""
     reach: Annotated[float, Interval(ge=0, le=4)] = 0.0
     """Believe in a success only with the hand so close to where it was at recorded ones, in units of
-    a state's proprioception (``world_model.proprio_state``), of which play spans 4 along every
+    the state (``world_model.proprio_state``), of which play spans 4 along every
     axis; 0: anywhere. A dream knows hands better than what they do."""
     seed: Seed = 0
 

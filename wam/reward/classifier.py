@@ -15,7 +15,6 @@ from torch.nn import functional
 from wam.config import PROPRIO_SIZE, RewardConfig
 from wam.weights import load_module
 
-
 _PLACES = 256
 """As many are kept."""
 _NEVER = -30.0
