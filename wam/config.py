@@ -258,9 +258,9 @@ class RewardConfig:
     min_window_recall: Share = 0.8
     """Share of imagined successes that it has to see then, for the target to be met."""
     reach: Annotated[float, Interval(ge=0, le=4)] = 0.0
-    """Believe in a success only with the hand so close to where it was at recorded ones, in units of
-    the state (``world_model.proprio_state``), of which play spans 4 along every
-    axis; 0: anywhere. A dream knows hands better than what they do."""
+    """Believe in a success only with the hand so close to where it was at recorded ones, in units
+    of the state (``world_model.proprio_state``), of which play spans 4 along every axis; 0:
+    anywhere. A dream knows hands better than what they do."""
     seed: Seed = 0
 
 
