@@ -222,21 +222,14 @@ def _refine(
     refiner = Refiner(model, embed_play(model, store, device), config, device)
     journal = Journal(target.directory / REFINEMENT_FILE)
     checkpoint = StateFile(target.work / "refinement.safetensors", journal)
-    names = {
-        "kl_loss": "KL",
-        "seed_match_loss": "seed",
-        "target_loss": "target",
-        "swapped_hand_loss": "hand",
-    }
+    names = {"kl_loss": "KL", "seed_match_loss": "seed", "target_loss": "target"}
     with console.progress(description, config.updates, "updates") as advance:
         shown = 0
 
         def log(record: Record) -> None:
             nonlocal shown
             journal.append(record)
-            note = "  ".join(
-                f"{label} {record[key]:.1f}" for key, label in names.items() if key in record
-            )
+            note = "  ".join(f"{label} {record[key]:.1f}" for key, label in names.items())
             advance(int(record["step"]) - shown, note)
             shown = int(record["step"])
 

@@ -4,8 +4,7 @@ Encoder and images stay as they are; embeddings are made once, so that an update
 one with images. Every row goes blind now and then: its state follows the prior, as in imagination,
 and has to tell the frame all the same. An error of the dream is thereby trained on the states that
 dreams reach, over tens of steps, where the objective of DreamerV2 knows errors of one step alone
-(docs/world-model.md, "Going on without looking"). And every row imagines what another row's actions
-would have done to its hand: play follows plans, and a model that dreams the plan needs no actions.
+(docs/world-model.md, "Going on without looking").
 
 Shapes: N frames of play in a row, T time, B batch rows, E embedding, F feature, U decoder channels,
 C components and 18 numbers of proprioception.
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from wam.actions import METRES_PER_STEP
 from wam.config import PROPRIO_SIZE, Refinement
 from wam.randomness import seeded
 from wam.reliability.finite import check_weights
@@ -31,11 +29,8 @@ _WARMUP = 100
 _FINAL_LR = 0.01
 """Share of the learning rate that is left at the end."""
 _GRAD_CLIP = 1000.0
-_SWAPPED_STEPS = 16
-"""Longer under strange actions, a hand would meet things that it has no way to know of."""
 _FINE = 5.0
 """Errors of predicted proprioception count so many times: what is carried on has to be exact."""
-_PAUSE_STEPS = 16
 _LEAST_SCALE = 1e-3
 """Standard deviation below which a number counts as constant."""
 
@@ -77,10 +72,6 @@ class FrameTarget:
         told = (proprio - self._proprio_mean) / self._proprio_scale
         return torch.cat([(visual - self._mean) @ self._axes, told], dim=-1)
 
-    def hand(self, position: torch.Tensor) -> torch.Tensor:
-        """The numbers [..., 3] of the target that stand for a normalised TCP ``position``."""
-        return (position - self._proprio_mean[:3]) / self._proprio_scale[:3]
-
 
 class Refiner:
     """Trains ``model.rssm``, and the layer that hands its states to the decoder, on ``play``.
@@ -95,7 +86,6 @@ class Refiner:
         assert model.embedding_seed is not None, "pipeline.params holds profiles to this"
         self._model, self._config, self._device = model.to(device), config, device
         self._play = EmbeddedPlay(*(field.to(device) for field in play))
-        self._step = METRES_PER_STEP / self._play.span
         self._generator = torch.Generator(device).manual_seed(config.seed)
         if model.rssm.proprio is not None:
             model.rssm.proprio.calibrate(self._play.span)
@@ -110,7 +100,6 @@ class Refiner:
         rows = torch.rand(config.batch, generator=self._generator, device=device)
         self._position = (rows * len(play.is_first)).long()
         self._state = model.initial(config.batch, device)
-        self._pause = torch.zeros(config.batch, dtype=torch.int64, device=device)
         self._blind = torch.zeros(config.batch, dtype=torch.bool, device=device)
         self._sums: dict[str, torch.Tensor] = {}
 
@@ -152,9 +141,6 @@ class Refiner:
             embedding, prev_action, is_first, self._state, self._generator, seen=seen
         )
         losses = self._losses(observed, embedding, is_first)
-        if config.swap_scale and config.window > 1:
-            swapped = self._swapped_loss(observed, embedding, prev_action, seen[0])
-            losses["swapped_hand_loss"] = config.swap_scale * swapped
         total = torch.stack(list(losses.values())).sum()
         self._optimizer.zero_grad()
         total.backward()
@@ -189,62 +175,14 @@ class Refiner:
             losses["proprio_loss"] = self._config.target_scale * 0.5 * square.sum(-1).mean()
         return losses
 
-    def _swapped_loss(
-        self,
-        observed: Observed,
-        embedding: torch.Tensor,
-        prev_action: torch.Tensor,
-        seen: torch.Tensor,
-    ) -> torch.Tensor:
-        """Error of the imagined hands of rows that see their first frame, under others' actions.
-
-        A row counts as long as its hand would stay where the play's hands were.
-        """
-        rssm, count = self._model.rssm, min(_SWAPPED_STEPS + 1, len(embedding))
-        other = torch.randperm(len(seen), generator=self._generator, device=self._device)
-        action = prev_action[1:count, other]
-        state = RssmState(*(part[0].detach() for part in observed.states))
-        features = []
-        for step in action:
-            state = rssm.imagine_step(state, step, self._generator)
-            features.append(state.feature)
-        first = embedding[0, :, -PROPRIO_SIZE:][:, :3]
-        position = first + (self._step * action[..., :3]).cumsum(0)
-        inside = ((position >= 0) & (position <= 1)).all(-1).cumprod(0) * seen
-        hand = self._tell(torch.stack(features))[..., -PROPRIO_SIZE:][..., :3]
-        error = (hand - self._target.hand(position)).square().sum(-1)
-        return 0.5 * (error * inside).sum() / inside.sum().clamp_min(1)
-
     def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The next window [T, B, ...] of every row: embedding, action, first frames and resets."""
         config, play = self._config, self._play
-        rows, still = self._walk()
+        steps = torch.arange(config.window, device=self._device).unsqueeze(1)
+        rows = (self._position + steps) % len(play.is_first)
+        self._position = (self._position + config.window) % len(play.is_first)
         reset = self._uniform(config.window) < config.reset_probability
-        action = play.prev_action[rows]
-        action[..., :-1] *= ~still.unsqueeze(-1)
-        is_first = (play.is_first[rows] & ~still) | reset
-        return play.embedding[rows], action, is_first
-
-    def _walk(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames int64 [T, B] of every row's next steps, and whether it stands still there."""
-        config, count = self._config, len(self._play.is_first)
-        if not config.pause_probability:
-            steps = torch.arange(config.window, device=self._device).unsqueeze(1)
-            rows = (self._position + steps) % count
-            self._position = (self._position + config.window) % count
-            return rows, torch.zeros_like(rows, dtype=torch.bool)
-        frames, stands = [], []
-        lengths = (self._uniform(config.window) * _PAUSE_STEPS).long() + 1
-        for chance, length in zip(self._uniform(config.window), lengths, strict=True):
-            begins = (self._pause == 0) & (chance < config.pause_probability)
-            self._pause = torch.where(begins, length, self._pause)
-            still = self._pause > 0
-            # A row stands at the frame before the one that comes next.
-            frames.append((self._position - still.long()) % count)
-            stands.append(still)
-            self._position = (self._position + (~still).long()) % count
-            self._pause = (self._pause - 1).clamp_min(0)
-        return torch.stack(frames), torch.stack(stands)
+        return play.embedding[rows], play.prev_action[rows], play.is_first[rows] | reset
 
     def _sight(self, is_first: torch.Tensor) -> torch.Tensor:
         """bool [T, B]: who sees. A row sees its first frame, then goes blind and sees in turns."""
@@ -271,7 +209,6 @@ class Refiner:
             "optimizer": self._optimizer.state_dict(),
             "generator": self._generator.get_state(),
             "position": self._position,
-            "pause": self._pause,
             "state": self._state._asdict(),
             "blind": self._blind,
             "sums": self._sums,
@@ -285,7 +222,6 @@ class Refiner:
         self._optimizer.load_state_dict(saved["optimizer"])
         self._generator.set_state(saved["generator"])
         self._position = saved["position"].to(self._device)
-        self._pause = saved["pause"].to(self._device)
         self._state = RssmState(**{k: v.to(self._device) for k, v in saved["state"].items()})
         self._blind = saved["blind"].to(self._device)
         self._sums = {name: value.to(self._device) for name, value in saved["sums"].items()}
