@@ -9,6 +9,7 @@ from wam.reward.training import (
     LabelledFeatures,
     calibrate_windows,
     held_back,
+    success_places,
     window_auc,
     window_margins,
 )
@@ -89,3 +90,31 @@ def test_windows_are_ranked_by_their_highest_margin() -> None:
     # Of the four pairs one is in the wrong order and one is a tie.
     assert window_auc(model, data, CPU) == pytest.approx(2.5 / 4)
     assert window_auc(model, windows([([1.0, 5.0], 6)]), CPU) is None
+
+
+def test_success_is_believed_only_where_hands_were_at_successes() -> None:
+    """Features end with proprioception, of which the first three numbers are the hand."""
+    feature = torch.zeros(1, 9, 20)
+    feature[0, :, 2] = torch.arange(9.0)  # the hand moves along x
+    feature[0, :, 1] = 5.0
+    label = torch.arange(9) >= 5
+    data = LabelledFeatures(feature, feature, label, torch.tensor([9]))
+    places = success_places(data)
+    assert places[:, 0].tolist() == [5.0, 6.0, 7.0, 8.0]
+
+    model = SuccessClassifier(CONFIG, 20).eval()
+    anywhere = model.margin(feature)
+    model.believe_at(places, 1.5)
+    margin = model.margin(feature)
+    near = torch.arange(9.0) >= 3.5
+    assert torch.equal(margin[0, near], anywhere[0, near])
+    assert (margin[0, ~near] < -20).all()
+    assert not model.success(feature)[0, ~near].any()
+
+
+def test_more_places_than_are_kept_are_thinned_out_evenly() -> None:
+    model = SuccessClassifier(CONFIG, 20)
+    model.believe_at(torch.arange(3000.0).reshape(1000, 3), 0.1)
+    assert model.places[0].tolist() == [0, 1, 2] and model.places[-1].tolist() == [2997, 2998, 2999]
+    model.believe_at(torch.tensor([[1.0, 2.0, 3.0]]), 0.1)
+    assert (model.places == torch.tensor([1.0, 2.0, 3.0])).all()
