@@ -70,12 +70,8 @@ def balanced_rows(
 def frame_weights(label: torch.Tensor, length: torch.Tensor, near_miss: float) -> torch.Tensor:
     """Weight of every frame, float32 [N]: ``near_miss`` just before a success, 1 elsewhere."""
     weight = torch.ones(len(label))
-    first = 0
-    for frames in label.split(length.tolist()):
-        if frames.any():
-            success = first + int(frames.int().argmax())
-            weight[max(first, success - NEAR_MISS_FRAMES) : success] = near_miss
-        first += len(frames)
+    for first, success, _ in _successes(label, length):
+        weight[max(first, success - NEAR_MISS_FRAMES) : success] = near_miss
     return weight
 
 
@@ -232,15 +228,12 @@ def calibrate_windows(
 
 def success_places(data: LabelledFeatures) -> torch.Tensor:
     """Hands [P, 3] in the first frames of every success, as many as a decision has steps."""
-    found = []
-    first = 0
-    for frames in data.label.split(data.length.tolist()):
-        if frames.any():
-            success = first + int(frames.int().argmax())
-            rows = slice(success, min(success + CHUNK, first + len(frames)))
-            found.append(hand(data.real[0, rows]))
-        first += len(frames)
-    return torch.cat(found)
+    return torch.cat(
+        [
+            hand(data.real[0, success : min(success + CHUNK, stop)])
+            for _, success, stop in _successes(data.label, data.length)
+        ]
+    )
 
 
 def window_margins(
@@ -370,6 +363,15 @@ def _epoch(
     feature, row = torch.cat(features)[order], row[order]
     parts = (feature, data.label[row], weight[row])
     return list(zip(*(part.split(config.batch) for part in parts), strict=True))
+
+
+def _successes(label: torch.Tensor, length: torch.Tensor) -> Iterator[tuple[int, int, int]]:
+    """First row, first success and end of every demonstration that has a success."""
+    first = 0
+    for frames in label.split(length.tolist()):
+        if frames.any():
+            yield first, first + int(frames.int().argmax()), first + len(frames)
+        first += len(frames)
 
 
 def _decisions(

@@ -39,9 +39,13 @@ class ProprioState(nn.Module):
         return _SPREAD * (embedding[..., -PROPRIO_SIZE:] - 0.5)
 
     def predicted(
-        self, last: torch.Tensor, action: torch.Tensor, hidden: torch.Tensor
+        self, stoch: torch.Tensor, action: torch.Tensor, hidden: torch.Tensor
     ) -> torch.Tensor:
-        """What ``last`` [..., P] becomes by ``action`` [..., A]; ``hidden`` [..., H] corrects."""
+        """What the end of ``stoch`` [..., Z + P] becomes by ``action`` [..., A].
+
+        ``hidden`` [..., H], of the prior behind the action, corrects it.
+        """
+        last = stoch[..., -PROPRIO_SIZE:]
         motion = self.step * action[..., :3]
         rest = torch.zeros_like(last[..., 3:])
         return last + torch.cat([motion, rest], dim=-1) + self.correction(hidden).float()

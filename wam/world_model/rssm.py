@@ -161,13 +161,15 @@ class Rssm(nn.Module):
             masked = RssmState(state.deter * keep_TB1[t], state.stoch * keep_TB1[t])
             deter_BD = self._advance(masked, action_TBH[t])
             posterior_BSG = self._posterior(deter_BD, embedding_TBH[t])
+            if seen is not None or self.proprio is not None:
+                hidden_BH = self._prior_hidden(deter_BD)
             believed_BSG = posterior_BSG
             if seen is not None:
-                prior_BSG = self.prior_logits(deter_BD)
+                prior_BSG = self._prior(hidden_BH)
                 believed_BSG = torch.where(seen[t, :, None, None], posterior_BSG, prior_BSG)
             stoch_BZ = self._draw(believed_BSG, noise_TBS[t])
             if self.proprio is not None:
-                proprio_BP = self._next_proprio(state, actions_TBA[t], deter_BD)
+                proprio_BP = self.proprio.predicted(state.stoch, actions_TBA[t], hidden_BH)
                 proprios.append(proprio_BP)
                 visible = torch.ones_like(is_first[t]) if seen is None else seen[t]
                 believed_BP = torch.where(
@@ -197,26 +199,22 @@ class Rssm(nn.Module):
         """Prior state [B, ...] predicted for ``action`` [B, A] taken in ``state``."""
         deter_BD = self._advance(state, self.input_action(action))
         noise_BS = self._noise(action.shape[0], generator, action.device, sample)
-        stoch_BZ = self._draw(self.prior_logits(deter_BD), noise_BS)
+        hidden_BH = self._prior_hidden(deter_BD)
+        stoch_BZ = self._draw(self._prior(hidden_BH), noise_BS)
         if self.proprio is not None:
-            proprio_BP = self._next_proprio(state, action, deter_BD)
+            proprio_BP = self.proprio.predicted(state.stoch, action, hidden_BH)
             stoch_BZ = torch.cat([stoch_BZ, proprio_BP], dim=-1)
         return RssmState(deter_BD, stoch_BZ)
 
     def prior_logits(self, deter: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [..., S, G] of the latent predicted from ``deter`` [..., D]."""
-        return self._logits(self.prior_out(self._prior_hidden(deter)))
+        return self._prior(self._prior_hidden(deter))
 
     def _prior_hidden(self, deter: torch.Tensor) -> torch.Tensor:
         return F.elu(self.prior_norm(self.prior_deter(deter)))
 
-    def _next_proprio(
-        self, state: RssmState, action_BA: torch.Tensor, deter_BD: torch.Tensor
-    ) -> torch.Tensor:
-        """Proprioception [B, P] predicted behind ``action``, which led to ``deter``."""
-        assert self.proprio is not None
-        last_BP = state.stoch[..., -PROPRIO_SIZE:]
-        return self.proprio.predicted(last_BP, action_BA, self._prior_hidden(deter_BD))
+    def _prior(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._logits(self.prior_out(hidden))
 
     def _null_where(self, action: torch.Tensor, is_first: torch.Tensor) -> torch.Tensor:
         """``action`` [..., A] with the null action in the rows of ``is_first`` [...]."""
