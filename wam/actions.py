@@ -6,8 +6,6 @@ x, y, z in units of 2 cm, Euler differences in units of 0.05 rad, gripper -1 (cl
 
 import torch
 
-METRES_PER_STEP = 0.02
-"""How far a motion of 1 in x, y or z goes."""
 NULL_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 """What "led to" the first frame of an episode: no motion, gripper open."""
 

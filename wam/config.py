@@ -30,6 +30,8 @@ VARIANTS = ("wam", "dreamerv2")
 IMAGE_SIZE = 64
 PROPRIO_SIZE = 18
 ACTION_SIZE = 7
+POSITION_STEP_M, ROTATION_STEP_RAD = 0.02, 0.05
+"""One unit of a relative action."""
 ACTION_NAMES = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
 CHUNK = 4
 """Environment steps per policy decision."""

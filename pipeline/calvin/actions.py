@@ -5,7 +5,7 @@ Source: docs/calvin.md 1.4.
 
 import numpy as np
 
-from wam.envs.scene_files.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
+from wam.config import POSITION_STEP_M, ROTATION_STEP_RAD
 
 _POSE_AND_COMMAND = [*range(6), 14]
 """In ``robot_obs``: TCP position (m) and Euler angles (rad), gripper command."""

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wam.actions import METRES_PER_STEP, executable
+from wam.actions import executable
 from wam.batch import Batch
-from wam.config import ACTION_SIZE, FILTERING, PROPRIO_SIZE, Filtering
+from wam.config import ACTION_SIZE, FILTERING, POSITION_STEP_M, PROPRIO_SIZE, Filtering
 from wam.randomness import row_generators, seeded
 from wam.world_model.filtering import filter_embeddings, first_state
 from wam.world_model.model import WorldModel
@@ -168,7 +168,7 @@ def action_response(
         random = row_generators(range(seed, seed + rows), device)
         start = first_state(model, embedding[0], random, filtering).feature
         moved = hand(model.imagine(start, given, random)[-1]) - hand(start)
-        told = METRES_PER_STEP * executable(given)[..., :3].sum(0)
+        told = POSITION_STEP_M * executable(given)[..., :3].sum(0)
         response[name] = float((moved * told).sum() / told.square().sum().clamp_min(1e-9))
     return response
 

@@ -10,8 +10,7 @@ Shapes: H = hidden, P = 18 numbers of proprioception, A = 7 action.
 import torch
 from torch import nn
 
-from wam.actions import METRES_PER_STEP
-from wam.config import PROPRIO_SIZE
+from wam.config import POSITION_STEP_M, PROPRIO_SIZE
 
 _SPREAD = 4.0
 """Normalised values in [0, 1] become [-2, 2]: centimetres are small beside what networks read."""
@@ -30,7 +29,7 @@ class ProprioState(nn.Module):
     @torch.no_grad()
     def calibrate(self, span: torch.Tensor) -> None:
         """Tell how many metres [3] lie between 0 and 1 of the normalised TCP position."""
-        self.step.copy_(_SPREAD * METRES_PER_STEP / span)
+        self.step.copy_(_SPREAD * POSITION_STEP_M / span)
         # To begin with, a hand does what it is told and nothing else changes.
         nn.init.zeros_(self.correction.weight)
 

@@ -8,10 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wam.config import TASKS
+from wam.config import POSITION_STEP_M, ROTATION_STEP_RAD, TASKS
 from wam.envs.scene_files.geometry import (
-    POSITION_STEP_M,
-    ROTATION_STEP_RAD,
     SceneGeometry,
     Vector,
     scene_geometry,

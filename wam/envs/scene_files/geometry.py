@@ -12,9 +12,6 @@ Vector = tuple[float, float, float]
 Range = tuple[float, float]
 Surface = tuple[Vector, Vector]
 
-POSITION_STEP_M, ROTATION_STEP_RAD = 0.02, 0.05
-"""One unit of a relative action."""
-
 ROBOT_BASE: Vector = (-0.34, -0.46, 0.24)
 PEDESTAL_CENTRE: Vector = (-0.39, -0.46, 0.12)
 PEDESTAL_RADIUS, PEDESTAL_HEIGHT = 0.13, 0.24

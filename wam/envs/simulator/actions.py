@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from wam.envs.scene_files.geometry import POSITION_STEP_M, ROTATION_STEP_RAD
+from wam.config import POSITION_STEP_M, ROTATION_STEP_RAD
 from wam.envs.simulator.engine import pybullet
 from wam.errors import WamError
 
