@@ -29,6 +29,10 @@ VARIANTS = ("wam", "dreamerv2")
 
 IMAGE_SIZE = 64
 PROPRIO_SIZE = 18
+POSE_SIZE = 6
+"""Position and Euler angles of the TCP."""
+ARM_STATE_SIZE = POSE_SIZE + PROPRIO_SIZE
+"""Of what states carry of the arm: the lag of its hand and the proprioception."""
 ACTION_SIZE = 7
 POSITION_STEP_M, ROTATION_STEP_RAD = 0.02, 0.05
 """One unit of a relative action."""
@@ -109,7 +113,7 @@ class WorldModelConfig:
     @property
     def feature(self) -> int:
         """Size of f = [deter; stoch], with proprioception behind it where states carry that."""
-        carried = PROPRIO_SIZE if self.proprio_state else 0
+        carried = ARM_STATE_SIZE if self.proprio_state else 0
         return self.deter + self.stoch * self.classes + carried
 
 

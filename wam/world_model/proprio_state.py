@@ -1,50 +1,180 @@
 """Proprioception as a part of the state: seen where a frame is seen, else moved by the action.
 
 A recurrent model that has to rebuild the hand from what it dreams learns the plans of its play
-rather than what actions do, and knows no place where the play never went. Here the hand goes where
-a relative action says, exactly, and a network only adds what it meets on the way.
+rather than what actions do, and knows no place where the play never went. Here the arm follows its
+commands by a law fitted to the play, and a network only adds what the hand meets on the way.
 
-Shapes: H = hidden, P = 18 numbers of proprioception, A = 7 action.
+Relative actions move a *target* that the arm follows with a lag (docs/calvin.md 2.3). How far the
+hand is behind, the *lag*, decides its next motion as much as the action does, and no frame shows
+it; it follows from the commands and what has been seen of the hand. The state carries it too.
+
+Shapes: H = hidden, P = 18 numbers of proprioception, Q = 6 of a pose (position in m, Euler angles
+in rad), A = 7 action.
 """
+
+import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from wam.config import POSITION_STEP_M, PROPRIO_SIZE
+from wam.config import (
+    ARM_STATE_SIZE,
+    POSE_SIZE,
+    POSITION_STEP_M,
+    PROPRIO_SIZE,
+    ROTATION_STEP_RAD,
+)
+from wam.proprio import ProprioNormalizer
 
 _SPREAD = 4.0
 """Normalised values in [0, 1] become [-2, 2]: centimetres are small beside what networks read."""
+_FREE = 4.0
+"""Actions that a hand in the open may be behind; one that is further behind is held by something."""
+_GRIPPER_COMMAND = 17
+_TINY = 1e-9
+
+
+class ArmMotion(NamedTuple):
+    """The arm in all frames of a split, in their order."""
+
+    proprio: torch.Tensor
+    """float32 [N, P], in physical units"""
+    prev_action: torch.Tensor
+    """float32 [N, A], what led to the frame"""
+    is_first: torch.Tensor
+    """bool [N], first frames of episodes: there the arm is where its target is"""
 
 
 class ProprioState(nn.Module):
-    """Proprioception float32 [..., P] as states hold it: ``4 (p - 0.5)`` of the normalised p."""
+    """The end of states, float32 [..., Q + P]: lag of the hand in units of an action, then
+    ``4 (p - 0.5)`` of the normalised proprioception p."""
 
+    minimum: torch.Tensor
+    span: torch.Tensor
+    follow: torch.Tensor
     step: torch.Tensor
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.correction = nn.Linear(hidden, PROPRIO_SIZE)
-        self.register_buffer("step", torch.zeros(3))
+        self.register_buffer("minimum", torch.zeros(PROPRIO_SIZE))
+        self.register_buffer("span", torch.ones(PROPRIO_SIZE))
+        self.register_buffer("follow", torch.eye(POSE_SIZE))
+        step = [POSITION_STEP_M] * 3 + [ROTATION_STEP_RAD] * 3
+        self.register_buffer("step", torch.tensor(step), persistent=False)
 
     @torch.no_grad()
-    def calibrate(self, span: torch.Tensor) -> None:
-        """Tell how many metres [3] lie between 0 and 1 of the normalised TCP position."""
-        self.step.copy_(_SPREAD * POSITION_STEP_M / span)
-        # To begin with, a hand does what it is told and nothing else changes.
-        nn.init.zeros_(self.correction.weight)
+    def calibrate(self, normalizer: ProprioNormalizer, motion: ArmMotion) -> None:
+        """Learn the units of proprioception, and how the arm follows its target, from ``motion``.
 
-    def seen(self, embedding: torch.Tensor) -> torch.Tensor:
-        """That of the embedding [..., E], whose last numbers are the normalised ones."""
+        The motion of one step is linear in the lag, by least squares over the frames in which
+        nothing holds the hand.
+        """
+        self.minimum.copy_(torch.from_numpy(normalizer.minimum))
+        self.span.copy_(torch.from_numpy(normalizer.span))
+        pose = _pose(motion.proprio.double())
+        moved = _difference(pose[1:], pose[:-1])[~motion.is_first[1:]] / self.step
+        behind = self.lags(motion)
+        urge = (behind[:-1] + motion.prev_action[1:, :POSE_SIZE])[~motion.is_first[1:]].double()
+        free = (urge.abs() < _FREE).all(-1)
+        self.follow.copy_(torch.linalg.lstsq(urge[free], moved[free]).solution)
+        # To begin with nothing is in the way.
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
+
+    @torch.no_grad()
+    def lags(self, motion: ArmMotion) -> torch.Tensor:
+        """Lag float32 [N, Q] behind every action of ``motion``, in units of an action."""
+        pose = _pose(motion.proprio.double())
+        moved = _difference(pose, pose.roll(1, 0)) / self.step
+        change = motion.prev_action[:, :POSE_SIZE] - moved
+        total = change.masked_fill(motion.is_first.unsqueeze(-1), 0.0).cumsum(0)
+        episode = motion.is_first.cumsum(0) - 1
+        return (total - total[motion.is_first][episode]).float()
+
+    def shown(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Proprioception [..., P] as states hold it, of an embedding [..., E], whose end it is."""
         return _SPREAD * (embedding[..., -PROPRIO_SIZE:] - 0.5)
 
-    def predicted(
-        self, stoch: torch.Tensor, action: torch.Tensor, hidden: torch.Tensor
+    def seen(
+        self,
+        last: torch.Tensor,
+        action: torch.Tensor,
+        embedding: torch.Tensor,
+        is_first: torch.Tensor,
+        lag: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the end of ``stoch`` [..., Z + P] becomes by ``action`` [..., A].
+        """What ``last`` [..., Q + P] becomes once ``action`` [..., A] has led to ``embedding``.
+
+        Where ``is_first`` [...] the lag is that of ``lag`` [..., Q], or none.
+        """
+        proprio = self.shown(embedding)
+        at_first = torch.zeros_like(proprio[..., :POSE_SIZE]) if lag is None else lag
+        behind = self._behind(self._urge(last, action), last, proprio)
+        behind = torch.where(is_first.unsqueeze(-1), at_first, behind)
+        return torch.cat([behind, proprio], dim=-1)
+
+    def predicted(
+        self, last: torch.Tensor, action: torch.Tensor, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """What ``last`` [..., Q + P] becomes by ``action`` [..., A].
 
         ``hidden`` [..., H], of the prior behind the action, corrects it.
         """
-        last = stoch[..., -PROPRIO_SIZE:]
-        motion = self.step * action[..., :3]
-        rest = torch.zeros_like(last[..., 3:])
-        return last + torch.cat([motion, rest], dim=-1) + self.correction(hidden).float()
+        urge = self._urge(last, action)
+        pose = self._pose_of(last) + self.step * (urge @ self.follow)
+        moved = torch.cat([pose[..., :3], _rot6d(pose[..., 3:])], dim=-1)
+        known = self._scaled(moved, slice(0, 9))
+        command = self._scaled(action[..., POSE_SIZE:], slice(_GRIPPER_COMMAND, PROPRIO_SIZE))
+        kept = last[..., POSE_SIZE + 9 : POSE_SIZE + _GRIPPER_COMMAND]
+        proprio = torch.cat([known, kept, command], dim=-1) + self.correction(hidden).float()
+        return torch.cat([self._behind(urge, last, proprio), proprio], dim=-1)
+
+    def _urge(self, last: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """How far the hand is behind once the action has moved the target."""
+        return last[..., :POSE_SIZE] + action[..., :POSE_SIZE]
+
+    def _behind(
+        self, urge: torch.Tensor, last: torch.Tensor, proprio: torch.Tensor
+    ) -> torch.Tensor:
+        pose = _pose(self._physical(proprio))
+        return urge - _difference(pose, self._pose_of(last)) / self.step
+
+    def _pose_of(self, last: torch.Tensor) -> torch.Tensor:
+        return _pose(self._physical(last[..., POSE_SIZE:ARM_STATE_SIZE]))
+
+    def _physical(self, proprio: torch.Tensor) -> torch.Tensor:
+        return self.minimum + self.span * (proprio / _SPREAD + 0.5)
+
+    def _scaled(self, values: torch.Tensor, place: slice) -> torch.Tensor:
+        return _SPREAD * ((values - self.minimum[place]) / self.span[place] - 0.5)
+
+
+def _pose(proprio: torch.Tensor) -> torch.Tensor:
+    """Position and Euler angles [..., Q] of physical proprioception [..., P]; the inverse of
+    :func:`wam.proprio.rotation_matrix`."""
+    first, second = proprio[..., 3:6], proprio[..., 6:9]
+    third = torch.linalg.cross(first, second)
+    across = (first[..., 0].square() + second[..., 0].square() + _TINY).sqrt()
+    angles = [
+        torch.atan2(third[..., 1], third[..., 2] + _TINY),
+        torch.atan2(-third[..., 0], across),
+        torch.atan2(second[..., 0], first[..., 0] + _TINY),
+    ]
+    return torch.cat([proprio[..., :3], torch.stack(angles, dim=-1)], dim=-1)
+
+
+def _rot6d(euler: torch.Tensor) -> torch.Tensor:
+    """The first two rows of the rotation matrix [..., 6] of Euler angles [..., 3]."""
+    (ca, cb, cc), (sa, sb, sc) = euler.cos().unbind(-1), euler.sin().unbind(-1)
+    first = cc * cb, cc * sb * sa - sc * ca, cc * sb * ca + sc * sa
+    second = sc * cb, sc * sb * sa + cc * ca, sc * sb * ca - cc * sa
+    return torch.stack([*first, *second], dim=-1)
+
+
+def _difference(pose: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """``pose`` - ``other`` [..., Q], by the shorter turn."""
+    gap = pose - other
+    turn = torch.remainder(gap[..., 3:] + math.pi, 2 * math.pi) - math.pi
+    return torch.cat([gap[..., :3], turn], dim=-1)

@@ -4,7 +4,7 @@ The current frame's embedding enters only the posterior of its own step; the rec
 the previous latent and the action that led to the frame.
 
 Shape suffixes: T = time, B = batch, D = deterministic state, S = categorical variables, G = classes
-of each, Z = S G, A = action, E = embedding, H = hidden.
+of each, Z = S G, A = action, E = embedding, H = hidden, M = what states carry of the arm.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from wam.actions import NULL_ACTION
-from wam.config import ACTION_SIZE, PROPRIO_SIZE, Sampling
+from wam.config import ACTION_SIZE, ARM_STATE_SIZE, Sampling
 from wam.distributed import mean_over_ranks
 from wam.randomness import Generators, uniform
 from wam.world_model.nets import NORM_EPS
@@ -28,7 +28,7 @@ class RssmState(NamedTuple):
     """float32 [..., D]"""
     stoch: torch.Tensor
     """float32 [..., Z], S one-hot vectors of G classes, or S distributions over them; where states
-    carry proprioception, that follows, [..., Z + 18]"""
+    carry proprioception, that follows, [..., Z + 24] (``wam.world_model.proprio_state``)"""
 
     @property
     def feature(self) -> torch.Tensor:
@@ -50,7 +50,8 @@ class Observed(NamedTuple):
     prior_logits: torch.Tensor
     """float32 [T, B, S, G]"""
     proprio: torch.Tensor | None = None
-    """float32 [T, B, 18], predicted from the state before, where states carry proprioception"""
+    """float32 [T, B, 24], lag and proprioception predicted from the state before, where states
+    carry these"""
 
 
 class Rssm(nn.Module):
@@ -80,7 +81,7 @@ class Rssm(nn.Module):
         self.draws = latent == "one_hot"
         flat = stoch * classes
         self.proprio = ProprioState(hidden) if proprio_state else None
-        self.carried = flat + (PROPRIO_SIZE if proprio_state else 0)
+        self.carried = flat + (ARM_STATE_SIZE if proprio_state else 0)
         self.input_stoch = nn.Linear(self.carried, hidden)
         self.input_action = nn.Linear(ACTION_SIZE, hidden, bias=False)
         self.input_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
@@ -122,13 +123,15 @@ class Rssm(nn.Module):
         embedding alone.
         """
         keep_B1 = (~is_first).unsqueeze(-1).to(state.deter.dtype)
-        action_BH = self.input_action(self._null_where(prev_action, is_first))
+        action_BA = self._null_where(prev_action, is_first)
+        action_BH = self.input_action(action_BA)
         deter_BD = self._advance(RssmState(state.deter * keep_B1, state.stoch * keep_B1), action_BH)
         posterior_BSG = self._posterior(deter_BD, self.posterior_embedding(embedding))
         noise_BS = self._noise(embedding.shape[0], generator, embedding.device, sample)
         stoch_BZ = self._draw(posterior_BSG, noise_BS)
         if self.proprio is not None:
-            stoch_BZ = torch.cat([stoch_BZ, self.proprio.seen(embedding)], dim=-1)
+            arm_BM = self.proprio.seen(self._arm(state), action_BA, embedding, is_first)
+            stoch_BZ = torch.cat([stoch_BZ, arm_BM], dim=-1)
         return RssmState(deter_BD, stoch_BZ)
 
     def observe(
@@ -141,6 +144,7 @@ class Rssm(nn.Module):
         sample: Sampling = "sample",
         reset_actions: bool = True,
         seen: torch.Tensor | None = None,
+        lag: torch.Tensor | None = None,
     ) -> Observed:
         """Filter a window: ``embedding`` [T, B, E], ``prev_action`` [T, B, A], ``is_first`` [T, B].
 
@@ -148,7 +152,9 @@ class Rssm(nn.Module):
         the recurrent state done for all steps at once. The prior of step t is the prediction made
         before its frame was seen. Without ``reset_actions`` rows with ``is_first`` forget the state
         alone, as the reference does (docs/algorithm.md 1.7). Where ``seen`` [T, B] is False the
-        state goes on with the prior; the posterior there is what the frame would have told.
+        state goes on with the prior; the posterior there is what the frame would have told. Where
+        states carry proprioception, ``lag`` [T, B, 6] is that of the hand in rows with
+        ``is_first``; without it the hand is there at rest.
         """
         steps, batch = embedding.shape[:2]
         keep_TB1 = (~is_first).unsqueeze(-1).to(state.deter.dtype).unbind()
@@ -169,13 +175,14 @@ class Rssm(nn.Module):
                 believed_BSG = torch.where(seen[t, :, None, None], posterior_BSG, prior_BSG)
             stoch_BZ = self._draw(believed_BSG, noise_TBS[t])
             if self.proprio is not None:
-                proprio_BP = self.proprio.predicted(state.stoch, actions_TBA[t], hidden_BH)
-                proprios.append(proprio_BP)
-                visible = torch.ones_like(is_first[t]) if seen is None else seen[t]
-                believed_BP = torch.where(
-                    visible.unsqueeze(-1), self.proprio.seen(embedding[t]), proprio_BP
-                )
-                stoch_BZ = torch.cat([stoch_BZ, believed_BP], dim=-1)
+                last_BM, action_BA = self._arm(state), actions_TBA[t]
+                lag_BQ = None if lag is None else lag[t]
+                arm_BM = self.proprio.seen(last_BM, action_BA, embedding[t], is_first[t], lag_BQ)
+                predicted_BM = self.proprio.predicted(last_BM, action_BA, hidden_BH)
+                proprios.append(predicted_BM)
+                if seen is not None:
+                    arm_BM = torch.where(seen[t].unsqueeze(-1), arm_BM, predicted_BM)
+                stoch_BZ = torch.cat([stoch_BZ, arm_BM], dim=-1)
             state = RssmState(deter_BD, stoch_BZ)
             deters.append(deter_BD)
             stochs.append(state.stoch)
@@ -202,8 +209,8 @@ class Rssm(nn.Module):
         hidden_BH = self._prior_hidden(deter_BD)
         stoch_BZ = self._draw(self._prior(hidden_BH), noise_BS)
         if self.proprio is not None:
-            proprio_BP = self.proprio.predicted(state.stoch, action, hidden_BH)
-            stoch_BZ = torch.cat([stoch_BZ, proprio_BP], dim=-1)
+            arm_BM = self.proprio.predicted(self._arm(state), action, hidden_BH)
+            stoch_BZ = torch.cat([stoch_BZ, arm_BM], dim=-1)
         return RssmState(deter_BD, stoch_BZ)
 
     def prior_logits(self, deter: torch.Tensor) -> torch.Tensor:
@@ -215,6 +222,10 @@ class Rssm(nn.Module):
 
     def _prior(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._logits(self.prior_out(hidden))
+
+    def _arm(self, state: RssmState) -> torch.Tensor:
+        """What a state carries of the arm [B, M]."""
+        return state.stoch[..., -ARM_STATE_SIZE:]
 
     def _null_where(self, action: torch.Tensor, is_first: torch.Tensor) -> torch.Tensor:
         """``action`` [..., A] with the null action in the rows of ``is_first`` [...]."""
