@@ -166,8 +166,8 @@ class Refiner:
             "seed_match_loss": weights.seed_match_scale * match,
             "target_loss": self._config.target_scale * told,
         }
-        if observed.proprio is not None and model.rssm.proprio is not None:
-            error = observed.proprio[..., -PROPRIO_SIZE:] - model.rssm.proprio.shown(embedding)
+        if observed.arm is not None and model.rssm.proprio is not None:
+            error = observed.arm[..., -PROPRIO_SIZE:] - model.rssm.proprio.shown(embedding)
             known = (~is_first).unsqueeze(-1)
             square = (_FINE * error).square() * known
             losses["proprio_loss"] = self._config.target_scale * 0.5 * square.sum(-1).mean()

@@ -49,7 +49,7 @@ class Observed(NamedTuple):
     """float32 [T, B, S, G]"""
     prior_logits: torch.Tensor
     """float32 [T, B, S, G]"""
-    proprio: torch.Tensor | None = None
+    arm: torch.Tensor | None = None
     """float32 [T, B, 24], lag and proprioception predicted from the state before, where states
     carry these"""
 
@@ -162,7 +162,7 @@ class Rssm(nn.Module):
         action_TBH = self.input_action(actions_TBA).unbind()
         embedding_TBH = self.posterior_embedding(embedding).unbind()
         noise_TBS = [self._noise(batch, generator, embedding.device, sample) for _ in range(steps)]
-        deters, stochs, posteriors, proprios = [], [], [], []
+        deters, stochs, posteriors, arms = [], [], [], []
         for t in range(steps):
             masked = RssmState(state.deter * keep_TB1[t], state.stoch * keep_TB1[t])
             deter_BD = self._advance(masked, action_TBH[t])
@@ -179,7 +179,7 @@ class Rssm(nn.Module):
                 lag_BQ = None if lag is None else lag[t]
                 arm_BM = self.proprio.seen(last_BM, action_BA, embedding[t], is_first[t], lag_BQ)
                 predicted_BM = self.proprio.predicted(last_BM, action_BA, hidden_BH)
-                proprios.append(predicted_BM)
+                arms.append(predicted_BM)
                 if seen is not None:
                     arm_BM = torch.where(seen[t].unsqueeze(-1), arm_BM, predicted_BM)
                 stoch_BZ = torch.cat([stoch_BZ, arm_BM], dim=-1)
@@ -193,7 +193,7 @@ class Rssm(nn.Module):
             RssmState(deter_TBD, stoch_TBZ),
             torch.stack(posteriors),
             prior_TBSG,
-            torch.stack(proprios) if proprios else None,
+            torch.stack(arms) if arms else None,
         )
 
     def imagine_step(
