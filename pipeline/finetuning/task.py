@@ -3,6 +3,7 @@
 import hashlib
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +39,7 @@ class ImaginedSuccess(NamedTuple):
 
     training: float
     held_out: float | None
-    """None without validation demonstrations"""
+    """None without held-out starts"""
 
     @property
     def record(self) -> dict[str, float | None]:
@@ -67,10 +68,11 @@ class TaskInputs(NamedTuple):
     base: DiffusionPolicy
     features: TaskFeatures
     """all of the task, on the CPU"""
-    starts: tuple[torch.Tensor, torch.Tensor]
-    """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
+    starts: Sequence[torch.Tensor]
+    """kinds of start features [M, F], all equally often: those of the demonstrations, with further
+    annotated ones if there are such, and those of play"""
     held_out: torch.Tensor
-    """first features of the validation demonstrations [S * D, F]: looked at, never trained on"""
+    """start features [M, F] that are looked at and never trained on"""
 
 
 def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> None:
@@ -81,8 +83,7 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
     after a checkpoint, if the process is asked to end.
     """
     config, task = profile.finetune, inputs.task
-    demos = inputs.starts[0]
-    device, feature = demos.device, demos.shape[-1]
+    device, feature = inputs.starts[0].device, inputs.starts[0].shape[-1]
     generator = task_generator(seed, task, device)
     dppo = Dppo(inputs.base.base, feature, config, task_generator(seed, task, part=1))
     env = _environment(inputs, config, generator)
@@ -107,9 +108,7 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
             if last_one or dppo.iteration % config.validate_every == 0:
                 now = _imagined_success(inputs, dppo, config, seed)
                 record |= now.record
-                # Draws of one start are no further starts.
-                num_held_out = len(inputs.features.validation.length)
-                if not warned and (warning := overfitting(first, now, num_held_out)):
+                if not warned and (warning := overfitting(first, now, len(inputs.held_out))):
                     warned = True
                     console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
             part.journal.append(record)
@@ -250,7 +249,8 @@ def _place_starts(
 def _imagined_success(
     inputs: TaskInputs, dppo: Dppo, config: FinetuneConfig, seed: int
 ) -> ImaginedSuccess:
-    """Imagined success from the demonstrations' starts, sampled as at evaluation."""
+    """Imagined success from the first kind of starts and the held-out ones, sampled as at
+    evaluation."""
 
     def share(starts: torch.Tensor) -> float:
         # The same random numbers before and after: a fair comparison.

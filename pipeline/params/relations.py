@@ -35,6 +35,11 @@ def contradictions(profile: Profile) -> Iterator[str]:
                 f"of {steps} (finetune.finetuned_steps), which fine-tuning trains"
             )
     yield from _in_finetune(profile.finetune)
+    if profile.finetune.start_curriculum and profile.extract.further_starts != "play":
+        yield (
+            f"finetune.start_curriculum={profile.finetune.start_curriculum}: moves demonstrations' "
+            "starts beside those of play; needs extract.further_starts=play"
+        )
 
 
 def _in_convert(convert: Convert) -> Iterator[str]:
