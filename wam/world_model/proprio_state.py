@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from wam.config import (
-    ARM_STATE_SIZE,
     POSE_SIZE,
     POSITION_STEP_M,
     PROPRIO_SIZE,
@@ -31,7 +30,8 @@ _SPREAD = 4.0
 """Normalised values in [0, 1] become [-2, 2]: centimetres are small beside what networks read."""
 _FREE = 4.0
 """Actions that a hand in the open may be behind; one that is further behind is held by something."""
-_GRIPPER_COMMAND = 17
+_WAVELENGTHS_M = (0.48, 0.24, 0.12, 0.06)
+"""Of the waves that tell a hand's place: a button lights within half a centimetre."""
 _TINY = 1e-9
 
 
@@ -54,6 +54,7 @@ class ProprioState(nn.Module):
     span: torch.Tensor
     follow: torch.Tensor
     step: torch.Tensor
+    wave: torch.Tensor
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -63,6 +64,8 @@ class ProprioState(nn.Module):
         self.register_buffer("follow", torch.eye(POSE_SIZE))
         step = [POSITION_STEP_M] * 3 + [ROTATION_STEP_RAD] * 3
         self.register_buffer("step", torch.tensor(step), persistent=False)
+        wave = 2 * math.pi / torch.tensor(_WAVELENGTHS_M)
+        self.register_buffer("wave", wave, persistent=False)
 
     @torch.no_grad()
     def calibrate(self, normalizer: ProprioNormalizer, motion: ArmMotion) -> None:
@@ -113,7 +116,7 @@ class ProprioState(nn.Module):
         at_first = torch.zeros_like(proprio[..., :POSE_SIZE]) if lag is None else lag
         behind = self._behind(self._urge(last, action), last, proprio)
         behind = torch.where(is_first.unsqueeze(-1), at_first, behind)
-        return torch.cat([behind, proprio], dim=-1)
+        return torch.cat([behind, self._place(proprio), proprio], dim=-1)
 
     def predicted(
         self, last: torch.Tensor, action: torch.Tensor, hidden: torch.Tensor
@@ -126,10 +129,11 @@ class ProprioState(nn.Module):
         pose = self._pose_of(last) + self.step * (urge @ self.follow)
         moved = torch.cat([pose[..., :3], _rot6d(pose[..., 3:])], dim=-1)
         known = self._scaled(moved, slice(0, 9))
-        command = self._scaled(action[..., POSE_SIZE:], slice(_GRIPPER_COMMAND, PROPRIO_SIZE))
-        kept = last[..., POSE_SIZE + 9 : POSE_SIZE + _GRIPPER_COMMAND]
+        command = self._scaled(action[..., POSE_SIZE:], slice(PROPRIO_SIZE - 1, PROPRIO_SIZE))
+        kept = last[..., -PROPRIO_SIZE:][..., 9:-1]
         proprio = torch.cat([known, kept, command], dim=-1) + self.correction(hidden).float()
-        return torch.cat([self._behind(urge, last, proprio), proprio], dim=-1)
+        behind = self._behind(urge, last, proprio)
+        return torch.cat([behind, self._place(proprio), proprio], dim=-1)
 
     def _urge(self, last: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """How far the hand is behind once the action has moved the target."""
@@ -142,7 +146,12 @@ class ProprioState(nn.Module):
         return urge - _difference(pose, self._pose_of(last)) / self.step
 
     def _pose_of(self, last: torch.Tensor) -> torch.Tensor:
-        return _pose(self._physical(last[..., POSE_SIZE:ARM_STATE_SIZE]))
+        return _pose(self._physical(last[..., -PROPRIO_SIZE:]))
+
+    def _place(self, proprio: torch.Tensor) -> torch.Tensor:
+        """The hand's position as waves of several lengths [..., W]."""
+        phase = (self._physical(proprio)[..., :3].unsqueeze(-1) * self.wave).flatten(-2)
+        return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
     def _physical(self, proprio: torch.Tensor) -> torch.Tensor:
         return self.minimum + self.span * (proprio / _SPREAD + 0.5)
