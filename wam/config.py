@@ -312,7 +312,12 @@ class FinetuneConfig:
     never shrinks them."""
     min_imagined_precision: Share = 0.8
     """Below this precision of the reward classifier on imagined features the run warns or stops."""
-    gate: Literal["warn", "stop"] = "warn"
+    min_window_auc: Share = 0.9
+    """``gate: keep``: below this area under ROC of imagined training windows, with and without
+    success, there is nothing to learn from the classifier."""
+    gate: Literal["warn", "stop", "keep"] = "warn"
+    """What comes of a dream that is not to be trusted: a warning, an error, or the clone, which also
+    stays if imagined success from held-out starts does not rise."""
     validate_every: Count = 10
     """Iterations between two looks at imagined success on training and on held-out starts."""
     checkpoint_every: Count = 10

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pipeline.finetuning.simulator import Simulator
 
 _SMALLEST_GAP = 0.1
+_LOOKS = 8
+"""Episodes from every held-out start: there are few, and they decide whether the clone stays."""
 
 
 class ImaginedSuccess(NamedTuple):
@@ -65,6 +67,8 @@ class TaskInputs(NamedTuple):
     task: str
     world: World
     classifier: SuccessClassifier
+    window_auc: float | None
+    """of the classifier on imagined training windows"""
     base: DiffusionPolicy
     features: TaskFeatures
     """all of the task, on the CPU"""
@@ -125,12 +129,20 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
             if stop:
                 return
     _check_frozen(inputs, part)
-    description = policy_description(profile.policy, feature, config.finetuned_steps)
-    save_model(part.directory, dppo.policy, description)
     final = part.journal.records()[-1]
     if "training_starts_success" not in final:  # the run was to be longer
         final |= _imagined_success(inputs, dppo, config, seed).record
+    kept = None
+    if inputs.world.simulator is None:
+        last = ImaginedSuccess(final["training_starts_success"], final["held_out_starts_success"])
+        kept = reason_to_keep(config, inputs.window_auc, first, last)
+    if kept:
+        console.warn(f"{task} seed {seed}: the clone stays: {kept}")
+        dppo.policy.actor.load_state_dict(dppo.policy.base.state_dict())
+    description = policy_description(profile.policy, feature, config.finetuned_steps)
+    save_model(part.directory, dppo.policy, description)
     summary = {
+        "kept_clone": kept,
         "imagined_success_first": first.training,
         "imagined_success_last": final["training_starts_success"],
         "held_out_imagined_success_first": first.held_out,
@@ -176,6 +188,25 @@ def overfitting(first: ImaginedSuccess, now: ImaginedSuccess, held_out: int) -> 
         f"starts, but from {first.held_out:.0%} to {now.held_out:.0%} on held-out ones: the policy "
         "learns its starts by heart, or fools the model from them (more demonstrations and play "
         "starts, a larger finetune.bc_scale, or fewer iterations)"
+    )
+
+
+def reason_to_keep(
+    config: FinetuneConfig, window_auc: float | None, first: ImaginedSuccess, last: ImaginedSuccess
+) -> str | None:
+    """Why the clone is not to be replaced by what was learned in a dream, if there is a reason."""
+    if config.gate != "keep":
+        return None
+    if window_auc is not None and window_auc < config.min_window_auc:
+        return (
+            f"the classifier tells imagined windows apart with an area under ROC of {window_auc:.2f}"
+            f", below finetune.min_window_auc={config.min_window_auc}"
+        )
+    if first.held_out is None or last.held_out is None or last.held_out > first.held_out:
+        return None
+    return (
+        f"imagined success from held-out starts was {first.held_out:.0%} before and is "
+        f"{last.held_out:.0%}"
     )
 
 
@@ -265,7 +296,8 @@ def _imagined_success(
         )
         return float(outcome.float().mean())
 
-    held_out = share(inputs.held_out) if len(inputs.held_out) else None
+    looks = inputs.held_out.repeat(_LOOKS, 1)
+    held_out = share(looks) if len(looks) else None
     return ImaginedSuccess(share(inputs.starts[0]), held_out)
 
 

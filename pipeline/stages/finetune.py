@@ -37,7 +37,7 @@ ENSEMBLE = "disagreement"
 """Directory of the disagreement ensemble, beside those of the tasks."""
 HELD_OUT_EVERY = 5
 """One of so many further annotated starts is not trained from."""
-_FREE = ("checkpoint_every", "validate_every", "gate", "min_imagined_precision")
+_FREE = ("checkpoint_every", "validate_every", "min_imagined_precision")
 """Settings that shape no policy."""
 
 
@@ -166,6 +166,7 @@ def _load(
     profile: Profile, layout: Layout, variant: str, task: str, world: World, device: torch.device
 ) -> TaskInputs:
     policy = layout.policy(variant) / task
+    rewards = manifests.read_json(layout.reward(variant) / manifests.SUMMARY)
     base = load_policy(policy, device)
     if not isinstance(base, DiffusionPolicy):
         raise WamError(f"{policy}: a fine-tuned policy; expected kind 'bc'")
@@ -175,6 +176,7 @@ def _load(
         task=task,
         world=world,
         classifier=load_reward(layout.reward(variant) / task, device),
+        window_auc=rewards[task]["window_auc_imagined"],
         base=base,
         features=features,
         starts=[kind.to(device) for kind in starts],
@@ -206,7 +208,12 @@ def _headline(directory: Path, config: FinetuneConfig) -> dict[str, Any]:
     runs = [
         manifests.read_json(directory / f"seed-{seed}" / manifests.SUMMARY) for seed in config.seeds
     ]
-    headline: dict[str, Any] = {"environment": config.environment}
+    kept = {
+        f"seed {seed}": run["kept_clone"]
+        for seed, run in zip(config.seeds, runs, strict=True)
+        if run["kept_clone"]
+    }
+    headline: dict[str, Any] = {"environment": config.environment, "kept_clone": kept}
     for name in runs[0].keys() - headline.keys():
         values = [run[name] for run in runs if run[name] is not None]
         if values:

@@ -176,8 +176,7 @@ class Refiner:
     def _next_batch(
         self,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The next window [T, B, ...] of every row: embedding, action, first frames and resets, lag.
-        """
+        """The next window [T, B, ...] of every row: embedding, action, first frames and resets, lag."""
         config, play = self._config, self._play
         steps = torch.arange(config.window, device=self._device).unsqueeze(1)
         rows = (self._position + steps) % len(play.is_first)
