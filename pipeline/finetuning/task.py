@@ -199,8 +199,8 @@ def reason_to_keep(
         return None
     if window_auc is not None and window_auc < config.min_window_auc:
         return (
-            f"the classifier tells imagined windows apart with an area under ROC of {window_auc:.2f}"
-            f", below finetune.min_window_auc={config.min_window_auc}"
+            f"the classifier tells imagined windows apart with an area under ROC of "
+            f"{window_auc:.2f}, below finetune.min_window_auc={config.min_window_auc}"
         )
     if first.held_out is None or last.held_out is None or last.held_out > first.held_out:
         return None

@@ -47,6 +47,13 @@ class EmbeddedPlay(NamedTuple):
     lag: torch.Tensor | None = None
     """float32 [N, 6], how far the hand is behind its commands, where states carry that"""
 
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "EmbeddedPlay":
+        """With ``change`` made to every field that is there."""
+        lag = None if self.lag is None else change(self.lag)
+        return EmbeddedPlay(
+            change(self.embedding), change(self.prev_action), change(self.is_first), lag
+        )
+
 
 class FrameTarget:
     """What a state has to tell of a frame: the same for every frame and every update.
@@ -85,7 +92,7 @@ class Refiner:
     ) -> None:
         assert model.embedding_seed is not None, "pipeline.params holds profiles to this"
         self._model, self._config, self._device = model.to(device), config, device
-        self._play = EmbeddedPlay(*(None if field is None else field.to(device) for field in play))
+        self._play = play.each(lambda field: field.to(device))
         self._generator = torch.Generator(device).manual_seed(config.seed)
         self._target = FrameTarget(self._play.embedding, config.components)
         with seeded(torch.Generator().manual_seed(config.seed)):
@@ -173,17 +180,15 @@ class Refiner:
             losses["proprio_loss"] = self._config.target_scale * 0.5 * square.sum(-1).mean()
         return losses
 
-    def _next_batch(
-        self,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The next window [T, B, ...] of every row: embedding, action, first frames and resets, lag."""
+    def _next_batch(self) -> EmbeddedPlay:
+        """The next window [T, B, ...] of every row, with resets among the first frames."""
         config, play = self._config, self._play
         steps = torch.arange(config.window, device=self._device).unsqueeze(1)
         rows = (self._position + steps) % len(play.is_first)
         self._position = (self._position + config.window) % len(play.is_first)
         reset = self._uniform(config.window) < config.reset_probability
-        lag = None if play.lag is None else play.lag[rows]
-        return play.embedding[rows], play.prev_action[rows], play.is_first[rows] | reset, lag
+        window = play.each(lambda field: field[rows])
+        return window._replace(is_first=window.is_first | reset)
 
     def _sight(self, is_first: torch.Tensor) -> torch.Tensor:
         """bool [T, B]: who sees. A row sees its first frame, then goes blind and sees in turns."""

@@ -29,7 +29,7 @@ from wam.proprio import ProprioNormalizer
 _SPREAD = 4.0
 """Normalised values in [0, 1] become [-2, 2]: centimetres are small beside what networks read."""
 _FREE = 4.0
-"""Actions that a hand in the open may be behind; one that is further behind is held by something."""
+"""Actions that a hand in the open may be behind; one further behind is held by something."""
 _WAVELENGTHS_M = (0.48, 0.24, 0.12, 0.06)
 """Of the waves that tell a hand's place: a button lights within half a centimetre."""
 _TINY = 1e-9

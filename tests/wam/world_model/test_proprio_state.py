@@ -38,7 +38,8 @@ class Arm:
         self.action[..., 6] = np.sign(self.action[..., 6])
         pose, lag = np.zeros((*shape, 6)), np.zeros((*shape, 6))
         # Beside a half turn, where Euler angles jump.
-        pose[:, 0] = rng.uniform(-0.1, 0.1, (episodes, 6)) + [0, -0.1, 0.5, np.pi, 0, 1.5]
+        home = np.array([0, -0.1, 0.5, np.pi, 0, 1.5])
+        pose[:, 0] = home + rng.uniform(-0.1, 0.1, (episodes, 6))
         for t in range(1, frames):
             urge = lag[:, t - 1] + self.action[:, t, :6]
             moved = urge @ FOLLOW

@@ -59,8 +59,8 @@ class Play:
     """One episode of play; iterate over :meth:`frames`, then read ``executions``.
 
     ``noise`` is the standard deviation of the noise on the experts' motion, in units of an action.
-    ``fumbles`` is the chance that the first attempt at a task is a failure, mostly: without failures
-    no model learns to tell them.
+    ``fumbles`` is the chance that the first attempt at a task is a failure, mostly: without
+    failures no model learns to tell them.
     """
 
     env: PlayTableEnv
