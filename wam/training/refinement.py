@@ -174,7 +174,8 @@ class Refiner:
             "target_loss": self._config.target_scale * told,
         }
         if observed.arm is not None and model.rssm.proprio is not None:
-            error = observed.arm[..., -PROPRIO_SIZE:] - model.rssm.proprio.shown(embedding)
+            arm = model.rssm.proprio
+            error = (observed.arm - arm.held(arm.shown(embedding)))[..., -PROPRIO_SIZE:]
             known = (~is_first).unsqueeze(-1)
             square = (_FINE * error).square() * known
             losses["proprio_loss"] = self._config.target_scale * 0.5 * square.sum(-1).mean()

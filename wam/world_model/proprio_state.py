@@ -9,7 +9,7 @@ hand is behind, the *lag*, decides its next motion as much as the action does, a
 it; it follows from the commands and what has been seen of the hand. The state carries it too.
 
 Shapes: H = hidden, P = 18 numbers of proprioception, Q = 6 of a pose (position in m, Euler angles
-in rad), A = 7 action.
+in rad), R = 9 other numbers of proprioception, A = 7 action, M = 48 numbers of a state's end.
 """
 
 import math
@@ -18,12 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from wam.config import (
-    POSE_SIZE,
-    POSITION_STEP_M,
-    PROPRIO_SIZE,
-    ROTATION_STEP_RAD,
-)
+from wam.config import POSE_SIZE, POSITION_STEP_M, PROPRIO_SIZE, ROTATION_STEP_RAD
 from wam.proprio import ProprioNormalizer
 
 _SPREAD = 4.0
@@ -32,6 +27,8 @@ _FREE = 4.0
 """Actions that a hand in the open may be behind; one further behind is held by something."""
 _WAVELENGTHS_M = (0.48, 0.24, 0.12, 0.06)
 """Of the waves that tell a hand's place: a button lights within half a centimetre."""
+_PLACED = 9
+"""Numbers of proprioception that follow from the pose: position and rot6d."""
 _TINY = 1e-9
 
 
@@ -46,8 +43,19 @@ class ArmMotion(NamedTuple):
     """bool [N], first frames of episodes: there the arm is where its target is"""
 
 
+class Arm(NamedTuple):
+    """What a state knows of the arm."""
+
+    pose: torch.Tensor
+    """float32 [..., Q]"""
+    lag: torch.Tensor
+    """float32 [..., Q], how far the hand is behind its target, in units of an action"""
+    rest: torch.Tensor
+    """float32 [..., R], gripper width, joints and last gripper command, as states hold them"""
+
+
 class ProprioState(nn.Module):
-    """The end of states, float32 [..., Q + P]: lag of the hand in units of an action, then
+    """The end of states, float32 [..., M]: the lag, the hand's place in waves, and
     ``4 (p - 0.5)`` of the normalised proprioception p."""
 
     minimum: torch.Tensor
@@ -58,7 +66,7 @@ class ProprioState(nn.Module):
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.correction = nn.Linear(hidden, PROPRIO_SIZE)
+        self.correction = nn.Linear(hidden, POSE_SIZE + PROPRIO_SIZE - _PLACED)
         self.register_buffer("minimum", torch.zeros(PROPRIO_SIZE))
         self.register_buffer("span", torch.ones(PROPRIO_SIZE))
         self.register_buffer("follow", torch.eye(POSE_SIZE))
@@ -96,68 +104,64 @@ class ProprioState(nn.Module):
         episode = motion.is_first.cumsum(0) - 1
         return (total - total[motion.is_first][episode]).float()
 
-    def shown(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Proprioception [..., P] as states hold it, of an embedding [..., E], whose end it is."""
-        return _SPREAD * (embedding[..., -PROPRIO_SIZE:] - 0.5)
+    def shown(self, embedding: torch.Tensor) -> Arm:
+        """What an embedding [..., E] shows, whose last numbers are the normalised proprioception.
+
+        No frame shows a lag: it is 0.
+        """
+        return self._arm(_SPREAD * (embedding[..., -PROPRIO_SIZE:] - 0.5), None)
+
+    def read(self, held: torch.Tensor) -> Arm:
+        """The arm of what states hold [..., M]."""
+        return self._arm(held[..., -PROPRIO_SIZE:], held[..., :POSE_SIZE])
+
+    def held(self, arm: Arm) -> torch.Tensor:
+        """What states hold of ``arm``, [..., M]."""
+        phase = (arm.pose[..., :3].unsqueeze(-1) * self.wave).flatten(-2)
+        placed = torch.cat([arm.pose[..., :3], _rot6d(arm.pose[..., 3:])], dim=-1)
+        placed = _SPREAD * ((placed - self.minimum[:_PLACED]) / self.span[:_PLACED] - 0.5)
+        return torch.cat([arm.lag, phase.sin(), phase.cos(), placed, arm.rest], dim=-1)
 
     def seen(
         self,
-        last: torch.Tensor,
+        last: Arm,
         action: torch.Tensor,
-        embedding: torch.Tensor,
+        shown: Arm,
         is_first: torch.Tensor,
         lag: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """What ``last`` [..., Q + P] becomes once ``action`` [..., A] has led to ``embedding``.
+    ) -> Arm:
+        """The arm once ``action`` [..., A] has led from ``last`` to what is ``shown``.
 
         Where ``is_first`` [...] the lag is that of ``lag`` [..., Q], or none.
         """
-        proprio = self.shown(embedding)
-        at_first = torch.zeros_like(proprio[..., :POSE_SIZE]) if lag is None else lag
-        behind = self._behind(self._urge(last, action), last, proprio)
-        behind = torch.where(is_first.unsqueeze(-1), at_first, behind)
-        return torch.cat([behind, self._place(proprio), proprio], dim=-1)
+        moved = _difference(shown.pose, last.pose) / self.step
+        behind = last.lag + action[..., :POSE_SIZE] - moved
+        at_first = shown.lag if lag is None else lag
+        return shown._replace(lag=torch.where(is_first.unsqueeze(-1), at_first, behind))
 
-    def predicted(
-        self, last: torch.Tensor, action: torch.Tensor, hidden: torch.Tensor
-    ) -> torch.Tensor:
-        """What ``last`` [..., Q + P] becomes by ``action`` [..., A].
+    def predicted(self, last: Arm, action: torch.Tensor, hidden: torch.Tensor) -> Arm:
+        """What ``last`` becomes by ``action`` [..., A].
 
         ``hidden`` [..., H], of the prior behind the action, corrects it.
         """
-        urge = self._urge(last, action)
-        pose = self._pose_of(last) + self.step * (urge @ self.follow)
-        moved = torch.cat([pose[..., :3], _rot6d(pose[..., 3:])], dim=-1)
-        known = self._scaled(moved, slice(0, 9))
-        command = self._scaled(action[..., POSE_SIZE:], slice(PROPRIO_SIZE - 1, PROPRIO_SIZE))
-        kept = last[..., -PROPRIO_SIZE:][..., 9:-1]
-        proprio = torch.cat([known, kept, command], dim=-1) + self.correction(hidden).float()
-        behind = self._behind(urge, last, proprio)
-        return torch.cat([behind, self._place(proprio), proprio], dim=-1)
+        correction = self.correction(hidden).float()
+        urge = last.lag + action[..., :POSE_SIZE]
+        moved = urge @ self.follow + correction[..., :POSE_SIZE]
+        command = action[..., POSE_SIZE:]
+        command = _SPREAD * ((command - self.minimum[-1:]) / self.span[-1:] - 0.5)
+        rest = torch.cat([last.rest[..., :-1], command], dim=-1) + correction[..., POSE_SIZE:]
+        return Arm(last.pose + self.step * moved, urge - moved, rest)
 
-    def _urge(self, last: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """How far the hand is behind once the action has moved the target."""
-        return last[..., :POSE_SIZE] + action[..., :POSE_SIZE]
+    def _arm(self, proprio: torch.Tensor, lag: torch.Tensor | None) -> Arm:
+        placed = self.span[:_PLACED] * (proprio[..., :_PLACED] / _SPREAD + 0.5)
+        pose = _pose(self.minimum[:_PLACED] + placed)
+        return Arm(pose, torch.zeros_like(pose) if lag is None else lag, proprio[..., _PLACED:])
 
-    def _behind(
-        self, urge: torch.Tensor, last: torch.Tensor, proprio: torch.Tensor
-    ) -> torch.Tensor:
-        pose = _pose(self._physical(proprio))
-        return urge - _difference(pose, self._pose_of(last)) / self.step
 
-    def _pose_of(self, last: torch.Tensor) -> torch.Tensor:
-        return _pose(self._physical(last[..., -PROPRIO_SIZE:]))
-
-    def _place(self, proprio: torch.Tensor) -> torch.Tensor:
-        """The hand's position as waves of several lengths [..., W]."""
-        phase = (self._physical(proprio)[..., :3].unsqueeze(-1) * self.wave).flatten(-2)
-        return torch.cat([phase.sin(), phase.cos()], dim=-1)
-
-    def _physical(self, proprio: torch.Tensor) -> torch.Tensor:
-        return self.minimum + self.span * (proprio / _SPREAD + 0.5)
-
-    def _scaled(self, values: torch.Tensor, place: slice) -> torch.Tensor:
-        return _SPREAD * ((values - self.minimum[place]) / self.span[place] - 0.5)
+def choose(condition: torch.Tensor, arm: Arm, other: Arm) -> Arm:
+    """``arm`` where ``condition`` [...], else ``other``."""
+    pairs = zip(arm, other, strict=True)
+    return Arm(*(torch.where(condition.unsqueeze(-1), *pair) for pair in pairs))
 
 
 def _pose(proprio: torch.Tensor) -> torch.Tensor:

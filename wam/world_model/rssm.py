@@ -18,7 +18,7 @@ from wam.config import ACTION_SIZE, ARM_STATE_SIZE, Sampling
 from wam.distributed import mean_over_ranks
 from wam.randomness import Generators, uniform
 from wam.world_model.nets import NORM_EPS
-from wam.world_model.proprio_state import ProprioState
+from wam.world_model.proprio_state import Arm, ProprioState, choose
 
 
 class RssmState(NamedTuple):
@@ -28,7 +28,7 @@ class RssmState(NamedTuple):
     """float32 [..., D]"""
     stoch: torch.Tensor
     """float32 [..., Z], S one-hot vectors of G classes, or S distributions over them; where states
-    carry proprioception, that follows, [..., Z + 24] (``wam.world_model.proprio_state``)"""
+    carry proprioception, that follows, [..., Z + 48] (``wam.world_model.proprio_state``)"""
 
     @property
     def feature(self) -> torch.Tensor:
@@ -50,7 +50,7 @@ class Observed(NamedTuple):
     prior_logits: torch.Tensor
     """float32 [T, B, S, G]"""
     arm: torch.Tensor | None = None
-    """float32 [T, B, 24], lag and proprioception predicted from the state before, where states
+    """float32 [T, B, 48], the end of the state as predicted from the state before, where states
     carry these"""
 
 
@@ -130,8 +130,9 @@ class Rssm(nn.Module):
         noise_BS = self._noise(embedding.shape[0], generator, embedding.device, sample)
         stoch_BZ = self._draw(posterior_BSG, noise_BS)
         if self.proprio is not None:
-            arm_BM = self.proprio.seen(self._arm(state), action_BA, embedding, is_first)
-            stoch_BZ = torch.cat([stoch_BZ, arm_BM], dim=-1)
+            shown = self.proprio.shown(embedding)
+            arm = self.proprio.seen(self._arm(state), action_BA, shown, is_first)
+            stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)
         return RssmState(deter_BD, stoch_BZ)
 
     def observe(
@@ -162,7 +163,10 @@ class Rssm(nn.Module):
         action_TBH = self.input_action(actions_TBA).unbind()
         embedding_TBH = self.posterior_embedding(embedding).unbind()
         noise_TBS = [self._noise(batch, generator, embedding.device, sample) for _ in range(steps)]
-        deters, stochs, posteriors, arms = [], [], [], []
+        deters, stochs, posteriors, predicted = [], [], [], []
+        if self.proprio is not None:
+            arm = self._arm(state)
+            shown = self.proprio.shown(embedding)
         for t in range(steps):
             masked = RssmState(state.deter * keep_TB1[t], state.stoch * keep_TB1[t])
             deter_BD = self._advance(masked, action_TBH[t])
@@ -175,25 +179,24 @@ class Rssm(nn.Module):
                 believed_BSG = torch.where(seen[t, :, None, None], posterior_BSG, prior_BSG)
             stoch_BZ = self._draw(believed_BSG, noise_TBS[t])
             if self.proprio is not None:
-                last_BM, action_BA = self._arm(state), actions_TBA[t]
+                last, at_t = arm, Arm(*(part[t] for part in shown))
                 lag_BQ = None if lag is None else lag[t]
-                arm_BM = self.proprio.seen(last_BM, action_BA, embedding[t], is_first[t], lag_BQ)
-                predicted_BM = self.proprio.predicted(last_BM, action_BA, hidden_BH)
-                arms.append(predicted_BM)
+                arm = self.proprio.seen(last, actions_TBA[t], at_t, is_first[t], lag_BQ)
+                predicted.append(self.proprio.predicted(last, actions_TBA[t], hidden_BH))
                 if seen is not None:
-                    arm_BM = torch.where(seen[t].unsqueeze(-1), arm_BM, predicted_BM)
-                stoch_BZ = torch.cat([stoch_BZ, arm_BM], dim=-1)
+                    arm = choose(seen[t], arm, predicted[-1])
+                stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)
             state = RssmState(deter_BD, stoch_BZ)
             deters.append(deter_BD)
             stochs.append(state.stoch)
             posteriors.append(posterior_BSG)
         deter_TBD, stoch_TBZ = torch.stack(deters), torch.stack(stochs)
+        arm_TBM = None
+        if self.proprio is not None:
+            arm_TBM = self.proprio.held(Arm(*map(torch.stack, zip(*predicted, strict=True))))
         prior_TBSG = self.prior_logits(deter_TBD)
         return Observed(
-            RssmState(deter_TBD, stoch_TBZ),
-            torch.stack(posteriors),
-            prior_TBSG,
-            torch.stack(arms) if arms else None,
+            RssmState(deter_TBD, stoch_TBZ), torch.stack(posteriors), prior_TBSG, arm_TBM
         )
 
     def imagine_step(
@@ -209,8 +212,8 @@ class Rssm(nn.Module):
         hidden_BH = self._prior_hidden(deter_BD)
         stoch_BZ = self._draw(self._prior(hidden_BH), noise_BS)
         if self.proprio is not None:
-            arm_BM = self.proprio.predicted(self._arm(state), action, hidden_BH)
-            stoch_BZ = torch.cat([stoch_BZ, arm_BM], dim=-1)
+            arm = self.proprio.predicted(self._arm(state), action, hidden_BH)
+            stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)
         return RssmState(deter_BD, stoch_BZ)
 
     def prior_logits(self, deter: torch.Tensor) -> torch.Tensor:
@@ -223,9 +226,9 @@ class Rssm(nn.Module):
     def _prior(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._logits(self.prior_out(hidden))
 
-    def _arm(self, state: RssmState) -> torch.Tensor:
-        """What a state carries of the arm [B, M]."""
-        return state.stoch[..., -ARM_STATE_SIZE:]
+    def _arm(self, state: RssmState) -> Arm:
+        assert self.proprio is not None
+        return self.proprio.read(state.stoch[..., -ARM_STATE_SIZE:])
 
     def _null_where(self, action: torch.Tensor, is_first: torch.Tensor) -> torch.Tensor:
         """``action`` [..., A] with the null action in the rows of ``is_first`` [...]."""
