@@ -31,8 +31,8 @@ IMAGE_SIZE = 64
 PROPRIO_SIZE = 18
 POSE_SIZE = 6
 """Position and Euler angles of the TCP."""
-ARM_STATE_SIZE = POSE_SIZE + 24 + PROPRIO_SIZE
-"""Of what states carry of the arm: the lag of its hand, its place in waves, and proprioception."""
+ARM_STATE_SIZE = POSE_SIZE + PROPRIO_SIZE
+"""Of what states carry of the arm: the lag of its hand, and proprioception."""
 ACTION_SIZE = 7
 POSITION_STEP_M, ROTATION_STEP_RAD = 0.02, 0.05
 """One unit of a relative action."""

@@ -9,7 +9,7 @@ hand is behind, the *lag*, decides its next motion as much as the action does, a
 it; it follows from the commands and what has been seen of the hand. The state carries it too.
 
 Shapes: H = hidden, P = 18 numbers of proprioception, Q = 6 of a pose (position in m, Euler angles
-in rad), R = 9 other numbers of proprioception, A = 7 action, M = 48 numbers of a state's end.
+in rad), R = 9 other numbers of proprioception, A = 7 action, M = 24 numbers of a state's end.
 """
 
 import math
@@ -25,8 +25,9 @@ _SPREAD = 4.0
 """Normalised values in [0, 1] become [-2, 2]: centimetres are small beside what networks read."""
 _FREE = 4.0
 """Actions that a hand in the open may be behind; one further behind is held by something."""
-_WAVELENGTHS_M = (0.48, 0.24, 0.12, 0.06)
-"""Of the waves that tell a hand's place: a button lights within half a centimetre."""
+_FARTHEST = 10.0
+"""Largest lag that a state tells, 20 cm: nothing that a robot records is out of all scale."""
+_RIDGE = 1e-6
 _PLACED = 9
 """Numbers of proprioception that follow from the pose: position and rot6d."""
 _TINY = 1e-9
@@ -55,14 +56,13 @@ class Arm(NamedTuple):
 
 
 class ProprioState(nn.Module):
-    """The end of states, float32 [..., M]: the lag, the hand's place in waves, and
-    ``4 (p - 0.5)`` of the normalised proprioception p."""
+    """The end of states, float32 [..., M]: the lag, then ``4 (p - 0.5)`` of the normalised
+    proprioception p."""
 
     minimum: torch.Tensor
     span: torch.Tensor
     follow: torch.Tensor
     step: torch.Tensor
-    wave: torch.Tensor
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -72,8 +72,6 @@ class ProprioState(nn.Module):
         self.register_buffer("follow", torch.eye(POSE_SIZE))
         step = [POSITION_STEP_M] * 3 + [ROTATION_STEP_RAD] * 3
         self.register_buffer("step", torch.tensor(step), persistent=False)
-        wave = 2 * math.pi / torch.tensor(_WAVELENGTHS_M)
-        self.register_buffer("wave", wave, persistent=False)
 
     @torch.no_grad()
     def calibrate(self, normalizer: ProprioNormalizer, motion: ArmMotion) -> None:
@@ -89,7 +87,9 @@ class ProprioState(nn.Module):
         behind = self.lags(motion)
         urge = (behind[:-1] + motion.prev_action[1:, :POSE_SIZE])[~motion.is_first[1:]].double()
         free = (urge.abs() < _FREE).all(-1)
-        self.follow.copy_(torch.linalg.lstsq(urge[free], moved[free]).solution)
+        # By normal equations with a little ridge: an arm that never turned has none of its own.
+        square = urge[free].T @ urge[free] + _RIDGE * free.sum() * torch.eye(POSE_SIZE)
+        self.follow.copy_(torch.linalg.solve(square, urge[free].T @ moved[free]))
         # To begin with nothing is in the way.
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
@@ -102,7 +102,7 @@ class ProprioState(nn.Module):
         change = motion.prev_action[:, :POSE_SIZE] - moved
         total = change.masked_fill(motion.is_first.unsqueeze(-1), 0.0).cumsum(0)
         episode = motion.is_first.cumsum(0) - 1
-        return (total - total[motion.is_first][episode]).float()
+        return _bounded(total - total[motion.is_first][episode]).float()
 
     def shown(self, embedding: torch.Tensor) -> Arm:
         """What an embedding [..., E] shows, whose last numbers are the normalised proprioception.
@@ -117,10 +117,9 @@ class ProprioState(nn.Module):
 
     def held(self, arm: Arm) -> torch.Tensor:
         """What states hold of ``arm``, [..., M]."""
-        phase = (arm.pose[..., :3].unsqueeze(-1) * self.wave).flatten(-2)
         placed = torch.cat([arm.pose[..., :3], _rot6d(arm.pose[..., 3:])], dim=-1)
         placed = _SPREAD * ((placed - self.minimum[:_PLACED]) / self.span[:_PLACED] - 0.5)
-        return torch.cat([arm.lag, phase.sin(), phase.cos(), placed, arm.rest], dim=-1)
+        return torch.cat([arm.lag, placed, arm.rest], dim=-1)
 
     def seen(
         self,
@@ -137,7 +136,7 @@ class ProprioState(nn.Module):
         moved = _difference(shown.pose, last.pose) / self.step
         behind = last.lag + action[..., :POSE_SIZE] - moved
         at_first = shown.lag if lag is None else lag
-        return shown._replace(lag=torch.where(is_first.unsqueeze(-1), at_first, behind))
+        return shown._replace(lag=torch.where(is_first.unsqueeze(-1), at_first, _bounded(behind)))
 
     def predicted(self, last: Arm, action: torch.Tensor, hidden: torch.Tensor) -> Arm:
         """What ``last`` becomes by ``action`` [..., A].
@@ -150,7 +149,7 @@ class ProprioState(nn.Module):
         command = action[..., POSE_SIZE:]
         command = _SPREAD * ((command - self.minimum[-1:]) / self.span[-1:] - 0.5)
         rest = torch.cat([last.rest[..., :-1], command], dim=-1) + correction[..., POSE_SIZE:]
-        return Arm(last.pose + self.step * moved, urge - moved, rest)
+        return Arm(last.pose + self.step * moved, _bounded(urge - moved), rest)
 
     def _arm(self, proprio: torch.Tensor, lag: torch.Tensor | None) -> Arm:
         placed = self.span[:_PLACED] * (proprio[..., :_PLACED] / _SPREAD + 0.5)
@@ -162,6 +161,10 @@ def choose(condition: torch.Tensor, arm: Arm, other: Arm) -> Arm:
     """``arm`` where ``condition`` [...], else ``other``."""
     pairs = zip(arm, other, strict=True)
     return Arm(*(torch.where(condition.unsqueeze(-1), *pair) for pair in pairs))
+
+
+def _bounded(lag: torch.Tensor) -> torch.Tensor:
+    return lag.clamp(-_FARTHEST, _FARTHEST)
 
 
 def _pose(proprio: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ class RssmState(NamedTuple):
     """float32 [..., D]"""
     stoch: torch.Tensor
     """float32 [..., Z], S one-hot vectors of G classes, or S distributions over them; where states
-    carry proprioception, that follows, [..., Z + 48] (``wam.world_model.proprio_state``)"""
+    carry proprioception, that follows, [..., Z + 24] (``wam.world_model.proprio_state``)"""
 
     @property
     def feature(self) -> torch.Tensor:
@@ -50,7 +50,7 @@ class Observed(NamedTuple):
     prior_logits: torch.Tensor
     """float32 [T, B, S, G]"""
     arm: torch.Tensor | None = None
-    """float32 [T, B, 48], the end of the state as predicted from the state before, where states
+    """float32 [T, B, 24], the end of the state as predicted from the state before, where states
     carry these"""
 
 

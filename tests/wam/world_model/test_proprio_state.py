@@ -100,7 +100,7 @@ def test_an_untaught_hand_goes_where_the_arm_would(model: WorldModel, arm: Arm) 
     shown = 4 * (embedding[1:, :, -18:] - 0.5)
     torch.testing.assert_close(feature[..., -18:], shown, atol=0.02, rtol=0)
     lag = torch.from_numpy(arm.lag[:B, 1:frames]).float().transpose(0, 1)
-    torch.testing.assert_close(feature[..., -48:-42], lag, atol=0.02, rtol=0)
+    torch.testing.assert_close(feature[..., -24:-18], lag, atol=0.02, rtol=0)
     assert model.config.feature == feature.shape[-1]
 
 
@@ -119,7 +119,7 @@ def test_a_window_is_filtered_as_step_by_step(model: WorldModel, arm: Arm) -> No
     # The prediction of a frame comes from the state before, whatever the frame shows.
     before = RssmState(*(part[2] for part in observed.states))
     imagined = model.imagine_step(before, action[3], generator())
-    torch.testing.assert_close(observed.arm[3], imagined.stoch[:, -48:])
+    torch.testing.assert_close(observed.arm[3], imagined.stoch[:, -24:])
 
 
 def test_a_seen_hand_is_behind_by_what_it_has_not_done(model: WorldModel, arm: Arm) -> None:
@@ -129,13 +129,13 @@ def test_a_seen_hand_is_behind_by_what_it_has_not_done(model: WorldModel, arm: A
     start = model.initial(B, "cpu")
     observed = model.rssm.observe(embedding, action, is_first, start, generator())
     lag = torch.from_numpy(arm.lag[:B, :T]).float().transpose(0, 1)
-    torch.testing.assert_close(observed.states.stoch[..., -48:-42], lag, atol=1e-3, rtol=0)
+    torch.testing.assert_close(observed.states.stoch[..., -24:-18], lag, atol=1e-3, rtol=0)
     # A row that begins in the middle of an episode is told.
     is_first[2] = True
     told = model.rssm.observe(embedding, action, is_first, start, generator(), lag=lag)
-    torch.testing.assert_close(told.states.stoch[..., -48:-42], lag, atol=1e-3, rtol=0)
+    torch.testing.assert_close(told.states.stoch[..., -24:-18], lag, atol=1e-3, rtol=0)
     untold = model.rssm.observe(embedding, action, is_first, start, generator())
-    assert torch.equal(untold.states.stoch[2, :, -48:-42], torch.zeros(B, 6))
+    assert torch.equal(untold.states.stoch[2, :, -24:-18], torch.zeros(B, 6))
 
 
 def test_a_blind_hand_is_the_predicted_one(model: WorldModel, arm: Arm) -> None:
@@ -147,7 +147,7 @@ def test_a_blind_hand_is_the_predicted_one(model: WorldModel, arm: Arm) -> None:
         embedding, action, is_first, model.initial(B, "cpu"), generator(), seen=seen
     )
     assert observed.arm is not None
-    torch.testing.assert_close(observed.states.stoch[1:, 0, -48:], observed.arm[1:, 0])
+    torch.testing.assert_close(observed.states.stoch[1:, 0, -24:], observed.arm[1:, 0])
     shown = 4 * (embedding[1:, 1, -18:] - 0.5)
     torch.testing.assert_close(observed.states.stoch[1:, 1, -18:], shown, atol=1e-4, rtol=0)
 
