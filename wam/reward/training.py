@@ -14,7 +14,7 @@ from wam.errors import WamError
 from wam.randomness import seeded
 from wam.reliability.finite import check_weights
 from wam.reliability.interruption import deferred
-from wam.reward.classifier import SuccessClassifier, classifier_loss, hand
+from wam.reward.classifier import NEVER, SuccessClassifier, classifier_loss, hand
 from wam.training.checkpoint import StateFile
 
 NEAR_MISS_FRAMES = 8
@@ -209,7 +209,9 @@ def calibrate_windows(
     log-loss of frames.
     """
     margin, truth = _scored(model, data.imagined, data.label, device)
-    temperature = _temperature(margin, truth)
+    # What is out of reach says nothing of how sure the classifier may be.
+    within = margin > NEVER
+    temperature = _temperature(margin[within], truth[within])
     alarm, hit = window_margins(margin.view(len(data.imagined), -1), data)
     margins = torch.cat([alarm, hit]).unique()
     thresholds = torch.cat([margins, margins[-1:] + 1])
