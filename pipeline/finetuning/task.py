@@ -112,7 +112,9 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
             if last_one or dppo.iteration % config.validate_every == 0:
                 now = _imagined_success(inputs, dppo, config, seed)
                 record |= now.record
-                if not warned and (warning := overfitting(first, now, len(inputs.held_out))):
+                # Draws of one start are no further starts.
+                num_held_out = len(inputs.held_out) // len(inputs.features.play_starts)
+                if not warned and (warning := overfitting(first, now, num_held_out)):
                     warned = True
                     console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
             part.journal.append(record)
