@@ -209,8 +209,7 @@ def calibrate_windows(
     log-loss of frames.
     """
     margin, truth = _scored(model, data.imagined, data.label, device)
-    # What is out of reach says nothing of how sure the classifier may be.
-    within = margin > NEVER
+    within = margin > NEVER  # what is out of reach says nothing of how sure a classifier is
     temperature = _temperature(margin[within], truth[within])
     alarm, hit = window_margins(margin.view(len(data.imagined), -1), data)
     margins = torch.cat([alarm, hit]).unique()
@@ -261,15 +260,13 @@ def window_margins(
 def held_back(data: LabelledFeatures, every: int = 5) -> tuple[LabelledFeatures, LabelledFeatures]:
     """The windows of ``data`` without every fifth one, and those."""
     chosen = torch.arange(len(data.length)) % every == every - 1
-    parts = []
-    for windows in (~chosen, chosen):
+
+    def part(windows: torch.Tensor) -> LabelledFeatures:
         rows = windows.repeat_interleave(data.length)
-        parts.append(
-            LabelledFeatures(
-                data.real[:, rows], data.imagined[:, rows], data.label[rows], data.length[windows]
-            )
-        )
-    return parts[0], parts[1]
+        kept = data.real[:, rows], data.imagined[:, rows], data.label[rows], data.length[windows]
+        return LabelledFeatures(*kept)
+
+    return part(~chosen), part(chosen)
 
 
 def scores(
