@@ -1,4 +1,4 @@
-# make demo   the main job, small enough for a laptop CPU: about half an hour with installation
+# make demo   the main job, small enough for a laptop CPU: 30 to 40 minutes with installation
 # make test   every test
 # make run PROFILE=ci|demo|small|paper    the main job with another profile
 # make test-compat    the export read by the real LeRobot; the lowest allowed versions

@@ -29,6 +29,10 @@ VARIANTS = ("wam", "dreamerv2")
 
 IMAGE_SIZE = 64
 PROPRIO_SIZE = 18
+POSE_SIZE = 6
+"""Position and Euler angles of the TCP."""
+ARM_STATE_SIZE = POSE_SIZE + PROPRIO_SIZE
+"""Of what states carry of the arm: the lag of its hand, and proprioception."""
 ACTION_SIZE = 7
 POSITION_STEP_M, ROTATION_STEP_RAD = 0.02, 0.05
 """One unit of a relative action."""
@@ -109,7 +113,7 @@ class WorldModelConfig:
     @property
     def feature(self) -> int:
         """Size of f = [deter; stoch], with proprioception behind it where states carry that."""
-        carried = PROPRIO_SIZE if self.proprio_state else 0
+        carried = ARM_STATE_SIZE if self.proprio_state else 0
         return self.deter + self.stoch * self.classes + carried
 
 
@@ -308,7 +312,12 @@ class FinetuneConfig:
     never shrinks them."""
     min_imagined_precision: Share = 0.8
     """Below this precision of the reward classifier on imagined features the run warns or stops."""
-    gate: Literal["warn", "stop"] = "warn"
+    min_window_auc: Share = 0.9
+    """``gate: keep``: below this area under ROC of imagined training windows, with and without
+    success, there is nothing to learn from the classifier."""
+    gate: Literal["warn", "stop", "keep"] = "warn"
+    """What comes of a dream that is not to be trusted: a warning, an error, or the clone, which
+    also stays if imagined success from held-out starts does not rise."""
     validate_every: Count = 10
     """Iterations between two looks at imagined success on training and on held-out starts."""
     checkpoint_every: Count = 10

@@ -9,6 +9,7 @@ from pipeline.store.open import Store
 from wam.actions import executable
 from wam.training.refinement import EmbeddedPlay
 from wam.world_model.model import WorldModel
+from wam.world_model.proprio_state import ArmMotion
 
 _FRAMES_AT_ONCE = 256
 _FRAMES_READ = 4096
@@ -38,10 +39,17 @@ def embed_play(world_model: WorldModel, store: Store, device: torch.device) -> E
             stop = min(start + _FRAMES_READ, rows)
             parts.append(embed_rows(world_model, store, start, stop, device))
             advance(stop - start)
+    motion = ArmMotion(*(part.to(device) for part in read_arm_motion(store)))
+    proprio = world_model.rssm.proprio
+    lag = None if proprio is None else proprio.lags(motion)
+    return EmbeddedPlay(torch.cat(parts), motion.prev_action, motion.is_first, lag)
+
+
+def read_arm_motion(store: Store) -> ArmMotion:
+    """All frames of ``store``, in its order."""
+    rows = len(store.frame_ids)
     action = executable(torch.from_numpy(store.read("rel_actions", 0, rows)))
     is_first = torch.zeros(rows, dtype=torch.bool)
     is_first[torch.from_numpy(store.episodes[:, 0])] = True
-    span = torch.from_numpy(store.proprio_normalizer().span[:3]).float()
-    return EmbeddedPlay(
-        torch.cat(parts), action.roll(1, 0).to(device), is_first.to(device), span.to(device)
-    )
+    proprio = torch.from_numpy(store.read("proprio", 0, rows))
+    return ArmMotion(proprio, action.roll(1, 0), is_first)

@@ -1,6 +1,7 @@
 """Fine-tuning in the simulator instead of the world model, as an upper bound (beyond the paper).
 
-Episodes start from the first frames of the training demonstrations, never from validation.
+Episodes start from the first frames of the training demonstrations and, if they are annotated
+windows, of the further starts; never from validation.
 """
 
 from typing import Self
@@ -51,6 +52,8 @@ class Simulator:
         self._starts = {}
         for task in profile.tasks:
             rows = [demo.start for demo in demos[task].training]
+            if profile.extract.further_starts == "annotated":
+                rows += demos[task].imagination_starts
             self._starts[task] = training_starts(task, store, rows, profile.env.scene)
         self._pool = open_pool(self.config, profile.env.workers)
         self._filtered = FilteredPool(
@@ -80,13 +83,13 @@ def training_starts(task: str, store: Store, rows: list[int], scene: str) -> lis
     kept = [row for row, own in zip(rows, scenes, strict=True) if own in (None, scene)]
     if not kept:
         raise WamError(
-            f"{task}: no training demonstration begins in scene {scene}, which the simulator has "
+            f"{task}: no training start is in scene {scene}, which the simulator has "
             "(env.scene); fine-tune in the world model, or with data of that scene"
         )
     if len(kept) < len(rows):
         console.warn(
-            f"{task}: {len(rows) - len(kept)} of {len(rows)} training demonstrations begin in "
-            f"another scene than {scene} (env.scene) and are no starts"
+            f"{task}: {len(rows) - len(kept)} of {len(rows)} training starts are in "
+            f"another scene than {scene} (env.scene) and are left out"
         )
     robot_obs, scene_obs = (store.read(name)[kept] for name in ("robot_obs", "scene_obs"))
     frame_ids = store.frame_ids[kept].tolist()

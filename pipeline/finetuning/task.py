@@ -3,6 +3,7 @@
 import hashlib
 import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pipeline.finetuning.simulator import Simulator
 
 _SMALLEST_GAP = 0.1
+_LOOKS = 8
+"""Episodes from every held-out start: there are few, and they decide whether the clone stays."""
 
 
 class ImaginedSuccess(NamedTuple):
@@ -38,7 +41,7 @@ class ImaginedSuccess(NamedTuple):
 
     training: float
     held_out: float | None
-    """None without validation demonstrations"""
+    """None without held-out starts"""
 
     @property
     def record(self) -> dict[str, float | None]:
@@ -64,13 +67,16 @@ class TaskInputs(NamedTuple):
     task: str
     world: World
     classifier: SuccessClassifier
+    window_auc: float | None
+    """of the classifier on imagined training windows"""
     base: DiffusionPolicy
     features: TaskFeatures
     """all of the task, on the CPU"""
-    starts: tuple[torch.Tensor, torch.Tensor]
-    """first features of the demonstrations [S * D, F], and of play [S * M, F]"""
+    starts: Sequence[torch.Tensor]
+    """kinds of start features [M, F], all equally often: those of the demonstrations, with further
+    annotated ones if there are such, and those of play"""
     held_out: torch.Tensor
-    """first features of the validation demonstrations [S * D, F]: looked at, never trained on"""
+    """start features [M, F] that are looked at and never trained on"""
 
 
 def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> None:
@@ -81,8 +87,7 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
     after a checkpoint, if the process is asked to end.
     """
     config, task = profile.finetune, inputs.task
-    demos = inputs.starts[0]
-    device, feature = demos.device, demos.shape[-1]
+    device, feature = inputs.starts[0].device, inputs.starts[0].shape[-1]
     generator = task_generator(seed, task, device)
     dppo = Dppo(inputs.base.base, feature, config, task_generator(seed, task, part=1))
     env = _environment(inputs, config, generator)
@@ -108,7 +113,7 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
                 now = _imagined_success(inputs, dppo, config, seed)
                 record |= now.record
                 # Draws of one start are no further starts.
-                num_held_out = len(inputs.features.validation.length)
+                num_held_out = len(inputs.held_out) // len(inputs.features.play_starts)
                 if not warned and (warning := overfitting(first, now, num_held_out)):
                     warned = True
                     console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
@@ -126,12 +131,20 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
             if stop:
                 return
     _check_frozen(inputs, part)
-    description = policy_description(profile.policy, feature, config.finetuned_steps)
-    save_model(part.directory, dppo.policy, description)
     final = part.journal.records()[-1]
     if "training_starts_success" not in final:  # the run was to be longer
         final |= _imagined_success(inputs, dppo, config, seed).record
+    kept = None
+    if inputs.world.simulator is None:
+        last = ImaginedSuccess(final["training_starts_success"], final["held_out_starts_success"])
+        kept = reason_to_keep(config, inputs.window_auc, first, last)
+    if kept:
+        console.warn(f"{task} seed {seed}: the clone stays: {kept}")
+        dppo.policy.actor.load_state_dict(dppo.policy.base.state_dict())
+    description = policy_description(profile.policy, feature, config.finetuned_steps)
+    save_model(part.directory, dppo.policy, description)
     summary = {
+        "kept_clone": kept,
         "imagined_success_first": first.training,
         "imagined_success_last": final["training_starts_success"],
         "held_out_imagined_success_first": first.held_out,
@@ -177,6 +190,25 @@ def overfitting(first: ImaginedSuccess, now: ImaginedSuccess, held_out: int) -> 
         f"starts, but from {first.held_out:.0%} to {now.held_out:.0%} on held-out ones: the policy "
         "learns its starts by heart, or fools the model from them (more demonstrations and play "
         "starts, a larger finetune.bc_scale, or fewer iterations)"
+    )
+
+
+def reason_to_keep(
+    config: FinetuneConfig, window_auc: float | None, first: ImaginedSuccess, last: ImaginedSuccess
+) -> str | None:
+    """Why the clone is not to be replaced by what was learned in a dream, if there is a reason."""
+    if config.gate != "keep":
+        return None
+    if window_auc is not None and window_auc < config.min_window_auc:
+        return (
+            f"the classifier tells imagined windows apart with an area under ROC of "
+            f"{window_auc:.2f}, below finetune.min_window_auc={config.min_window_auc}"
+        )
+    if first.held_out is None or last.held_out is None or last.held_out > first.held_out:
+        return None
+    return (
+        f"imagined success from held-out starts was {first.held_out:.0%} before and is "
+        f"{last.held_out:.0%}"
     )
 
 
@@ -250,7 +282,8 @@ def _place_starts(
 def _imagined_success(
     inputs: TaskInputs, dppo: Dppo, config: FinetuneConfig, seed: int
 ) -> ImaginedSuccess:
-    """Imagined success from the demonstrations' starts, sampled as at evaluation."""
+    """Imagined success from the first kind of starts and the held-out ones, sampled as at
+    evaluation."""
 
     def share(starts: torch.Tensor) -> float:
         # The same random numbers before and after: a fair comparison.
@@ -265,7 +298,8 @@ def _imagined_success(
         )
         return float(outcome.float().mean())
 
-    held_out = share(inputs.held_out) if len(inputs.held_out) else None
+    looks = inputs.held_out.repeat(_LOOKS, 1)
+    held_out = share(looks) if len(looks) else None
     return ImaginedSuccess(share(inputs.starts[0]), held_out)
 
 

@@ -111,10 +111,9 @@ class Collect:
     """Most annotated windows per task in the validation split."""
     noise: Share
     """Scale of the experts' action noise."""
-    excursions: Share
-    """Chance per step, outside of what is annotated, that the hand goes astray for some steps. In
-    play without, actions follow from plans, and a world model dreams the plan whatever it is told
-    (docs/learning.md)."""
+    fumbles: Share
+    """Chance that the first attempt at a task is a failure, mostly. From play that always succeeds
+    no world model learns where success ends."""
     seed: Seed
 
 

@@ -35,6 +35,11 @@ def contradictions(profile: Profile) -> Iterator[str]:
                 f"of {steps} (finetune.finetuned_steps), which fine-tuning trains"
             )
     yield from _in_finetune(profile.finetune)
+    if profile.finetune.start_curriculum and profile.extract.further_starts != "play":
+        yield (
+            f"finetune.start_curriculum={profile.finetune.start_curriculum}: moves demonstrations' "
+            "starts beside those of play; needs extract.further_starts=play"
+        )
 
 
 def _in_convert(convert: Convert) -> Iterator[str]:
@@ -82,6 +87,11 @@ def _in_refinement(profile: Profile) -> Iterator[str]:
     refinement, model = profile.refine_world_model, profile.world_model
     if model.proprio_state and profile.finetune.disagreement_scale:
         yield "finetune.disagreement_scale: not with world_model.proprio_state"
+    if model.proprio_state and profile.raw.path is None and profile.collect.actions != "commanded":
+        yield (
+            f"world_model.proprio_state=true: learns how the arm follows commands; "
+            f"collect.actions={profile.collect.actions} records none, use commanded"
+        )
     if not refinement.updates:
         if model.proprio_state:
             yield "world_model.proprio_state=true: learned in refine_world_model.updates, set to 0"

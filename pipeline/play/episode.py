@@ -27,7 +27,7 @@ class EpisodeJob:
     """Directory for the markers of its complete episodes."""
     simulator: SimulatorConfig
     noise: float
-    excursions: float
+    fumbles: float
     commanded: bool
     """``rel_actions`` hold what the arm was told, not how it moved."""
     seed: tuple[int, ...]
@@ -59,7 +59,7 @@ def _record(job: EpisodeJob, env: Any, frame_done: Callable[[], None]) -> None:
     from wam.envs.play.session import Play
 
     rng = np.random.default_rng(job.seed)
-    play = Play(env, rng, job.noise, job.excursions)
+    play = Play(env, rng, job.noise, job.fumbles)
     content = hashlib.blake2b(digest_size=16)
     scene_obs: list[np.ndarray] = []
     previous: dict[str, Any] | None = None

@@ -1,5 +1,6 @@
 """What the page says about data, origin and settings."""
 
+import itertools
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 from rich.filesize import decimal
 
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
-from pipeline.artifacts.manifests import MANIFEST, fingerprint
+from pipeline.artifacts.manifests import MANIFEST, SUMMARY, fingerprint
 from pipeline.evaluation.results import VARIANT_NAMES
 from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
@@ -103,6 +104,21 @@ def tuned_in_simulator(layout: Layout) -> list[str]:
         variant
         for variant in VARIANTS
         if manifest(layout.finetune(variant)).get("environment") == "simulator"
+    ]
+
+
+def kept_clones(layout: Layout, profile: Profile) -> list[str]:
+    """Which fine-tuned policies are the clones, and why (``finetune.gate: keep``)."""
+    places = itertools.product(VARIANTS, profile.tasks, profile.finetune.seeds)
+    found = {
+        place: optional_json(layout.finetune(place[0]) / place[1] / f"seed-{place[2]}" / SUMMARY)
+        for place in places
+    }
+    return [
+        f"{VARIANT_NAMES[variant]}, {task.replace('_', ' ')}, seed {seed}: PPO's policy is the "
+        f"clone, since {summary['kept_clone']}."
+        for (variant, task, seed), summary in found.items()
+        if summary and summary["kept_clone"]
     ]
 
 

@@ -44,7 +44,7 @@ def _content(profile: Profile, layout: Layout, results: Results) -> dict[str, An
         "results": results,
         "colour": figures.colour,
         "simulated": [VARIANT_NAMES[variant] for variant in facts.tuned_in_simulator(layout)],
-        "notices": _notices(layout, found),
+        "notices": _notices(layout, found) + facts.kept_clones(layout, profile),
         "intervals": about_intervals(results),
         "selection": sections.selection(layout, tasks),
         "charts": {

@@ -170,7 +170,7 @@ def _jobs(
             markers=target.work / split,
             simulator=simulator,
             noise=settings["noise"],
-            excursions=settings["excursions"],
+            fumbles=settings["fumbles"],
             commanded=settings["actions"] == "commanded",
             seed=(settings["seed"], SPLITS.index(split), index),
             first_id=offset + start,

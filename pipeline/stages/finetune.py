@@ -9,7 +9,7 @@ import contextlib
 import functools
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -20,7 +20,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.parts import Part, make_parts
 from pipeline.finetuning.ensemble import fit_ensemble
 from pipeline.finetuning.task import TaskInputs, World, finetune, weights_digest
-from pipeline.latents.features import load_features
+from pipeline.latents.features import TaskFeatures, load_features
 from pipeline.params import Profile
 from wam import device as devices
 from wam.config import FinetuneConfig
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 STAGE = "finetune"
 ENSEMBLE = "disagreement"
 """Directory of the disagreement ensemble, beside those of the tasks."""
-_FREE = ("checkpoint_every", "validate_every", "gate", "min_imagined_precision")
+HELD_OUT_EVERY = 5
+"""One of so many further annotated starts is not trained from."""
+_FREE = ("checkpoint_every", "validate_every", "min_imagined_precision")
 """Settings that shape no policy."""
 
 
@@ -55,7 +57,11 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     }
     world_model, normalizer = load_world_model(layout.world_model(variant), device)
     weights = weights_digest(world_model)
-    params: dict[str, Any] = {"finetune": asdict(config), "tasks": list(profile.tasks)}
+    params: dict[str, Any] = {
+        "finetune": asdict(config),
+        "tasks": list(profile.tasks),
+        "further_starts": profile.extract.further_starts,
+    }
     simulator: Simulator | None = None
     origin: dict[str, Any] = {}
     if config.environment == "simulator":
@@ -85,7 +91,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         world = World(world_model, weights, ensemble, simulator)
         # Of one task at a time; its seeds follow one another.
         load = functools.lru_cache(maxsize=1)(
-            lambda task: _load(layout, variant, task, world, device)
+            lambda task: _load(profile, layout, variant, task, world, device)
         )
 
         def train(part: Part) -> None:
@@ -157,26 +163,44 @@ def check_rewards(directory: Path, profile: Profile) -> None:
 
 
 def _load(
-    layout: Layout, variant: str, task: str, world: World, device: torch.device
+    profile: Profile, layout: Layout, variant: str, task: str, world: World, device: torch.device
 ) -> TaskInputs:
     policy = layout.policy(variant) / task
+    rewards = manifests.read_json(layout.reward(variant) / manifests.SUMMARY)
     base = load_policy(policy, device)
     if not isinstance(base, DiffusionPolicy):
         raise WamError(f"{policy}: a fine-tuned policy; expected kind 'bc'")
     features = load_features(layout.features(variant), task)
-    demos, held_out = (
-        split.posterior[:, split.first].flatten(0, 1).to(device)
-        for split in (features.training, features.validation)
-    )
+    starts, held_out = imagination_starts(features, profile.extract.further_starts)
     return TaskInputs(
         task=task,
         world=world,
         classifier=load_reward(layout.reward(variant) / task, device),
+        window_auc=rewards[task]["window_auc_imagined"],
         base=base,
         features=features,
-        starts=(demos, features.play_starts.flatten(0, 1).to(device)),
-        held_out=held_out,
+        starts=[kind.to(device) for kind in starts],
+        held_out=held_out.to(device),
     )
+
+
+def imagination_starts(
+    features: TaskFeatures, further: Literal["play", "annotated"]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Kinds of start features [M, F] to train from, and those that are only looked at.
+
+    Every fifth of further annotated starts is held out. Where there are none, and with those of
+    play, which are no attempts, the first features of the validation demonstrations are looked at.
+    """
+    demos, validation = (
+        split.posterior[:, split.first] for split in (features.training, features.validation)
+    )
+    others = features.play_starts
+    if further == "play" or others.shape[1] < HELD_OUT_EVERY:
+        return [demos.flatten(0, 1), others.flatten(0, 1)], validation.flatten(0, 1)
+    is_held_out = torch.arange(others.shape[1]) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    trained = torch.cat([demos, others[:, ~is_held_out]], dim=1)
+    return [trained.flatten(0, 1)], others[:, is_held_out].flatten(0, 1)
 
 
 def _headline(directory: Path, config: FinetuneConfig) -> dict[str, Any]:
@@ -184,7 +208,12 @@ def _headline(directory: Path, config: FinetuneConfig) -> dict[str, Any]:
     runs = [
         manifests.read_json(directory / f"seed-{seed}" / manifests.SUMMARY) for seed in config.seeds
     ]
-    headline: dict[str, Any] = {"environment": config.environment}
+    kept = {
+        f"seed {seed}": run["kept_clone"]
+        for seed, run in zip(config.seeds, runs, strict=True)
+        if run["kept_clone"]
+    }
+    headline: dict[str, Any] = {"environment": config.environment, "kept_clone": kept}
     for name in runs[0].keys() - headline.keys():
         values = [run[name] for run in runs if run[name] is not None]
         if values:

@@ -15,7 +15,7 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build, partial_directory
 from pipeline.artifacts.layout import Layout, store_path
-from pipeline.batches.embedded import embed_play
+from pipeline.batches.embedded import embed_play, read_arm_motion
 from pipeline.batches.open import TrainingData, open_training_data
 from pipeline.params import Profile
 from pipeline.pictures.strip import write_film_strip
@@ -142,6 +142,9 @@ def _train_into(
     """Train one rank's part; the first one leaves all files."""
     directory, training = target.directory, profile.train_world_model
     model = WorldModel(config, seed=training.seed)
+    if model.rssm.proprio is not None:
+        store = open_store(store_path(layout.store, "training"))
+        model.rssm.proprio.calibrate(store.proprio_normalizer(), read_arm_motion(store))
 
     def film(part: Predictions) -> None:
         if ranks.rank == 0:

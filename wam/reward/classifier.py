@@ -17,7 +17,8 @@ from wam.weights import load_module
 
 _PLACES = 256
 """As many are kept."""
-_NEVER = -30.0
+NEVER = -30.0
+"""Margin of a success that is out of reach."""
 
 
 def hand(feature: torch.Tensor) -> torch.Tensor:
@@ -72,7 +73,7 @@ class SuccessClassifier(nn.Module):
         margin = (logits[..., 1] - logits[..., 0]).amin(0)
         if self.reach > 0:
             away = torch.cdist(hand(rows), self.places).amin(-1) > self.reach
-            margin = margin.masked_fill(away, _NEVER)
+            margin = margin.masked_fill(away, NEVER)
         return margin.unflatten(0, feature.shape[:-1])
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from wam.errors import WamError
 from wam.randomness import seeded
 from wam.reliability.finite import check_weights
 from wam.reliability.interruption import deferred
-from wam.reward.classifier import SuccessClassifier, classifier_loss, hand
+from wam.reward.classifier import NEVER, SuccessClassifier, classifier_loss, hand
 from wam.training.checkpoint import StateFile
 
 NEAR_MISS_FRAMES = 8
@@ -209,7 +209,8 @@ def calibrate_windows(
     log-loss of frames.
     """
     margin, truth = _scored(model, data.imagined, data.label, device)
-    temperature = _temperature(margin, truth)
+    within = margin > NEVER  # what is out of reach says nothing of how sure a classifier is
+    temperature = _temperature(margin[within], truth[within])
     alarm, hit = window_margins(margin.view(len(data.imagined), -1), data)
     margins = torch.cat([alarm, hit]).unique()
     thresholds = torch.cat([margins, margins[-1:] + 1])
@@ -259,15 +260,13 @@ def window_margins(
 def held_back(data: LabelledFeatures, every: int = 5) -> tuple[LabelledFeatures, LabelledFeatures]:
     """The windows of ``data`` without every fifth one, and those."""
     chosen = torch.arange(len(data.length)) % every == every - 1
-    parts = []
-    for windows in (~chosen, chosen):
+
+    def part(windows: torch.Tensor) -> LabelledFeatures:
         rows = windows.repeat_interleave(data.length)
-        parts.append(
-            LabelledFeatures(
-                data.real[:, rows], data.imagined[:, rows], data.label[rows], data.length[windows]
-            )
-        )
-    return parts[0], parts[1]
+        kept = data.real[:, rows], data.imagined[:, rows], data.label[rows], data.length[windows]
+        return LabelledFeatures(*kept)
+
+    return part(~chosen), part(chosen)
 
 
 def scores(

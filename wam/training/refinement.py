@@ -44,8 +44,15 @@ class EmbeddedPlay(NamedTuple):
     """float32 [N, 7], what led to the frame"""
     is_first: torch.Tensor
     """bool [N], first frames of episodes"""
-    span: torch.Tensor
-    """float32 [3], metres between 0 and 1 of the normalised TCP position"""
+    lag: torch.Tensor | None = None
+    """float32 [N, 6], how far the hand is behind its commands, where states carry that"""
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "EmbeddedPlay":
+        """With ``change`` made to every field that is there."""
+        lag = None if self.lag is None else change(self.lag)
+        return EmbeddedPlay(
+            change(self.embedding), change(self.prev_action), change(self.is_first), lag
+        )
 
 
 class FrameTarget:
@@ -85,10 +92,8 @@ class Refiner:
     ) -> None:
         assert model.embedding_seed is not None, "pipeline.params holds profiles to this"
         self._model, self._config, self._device = model.to(device), config, device
-        self._play = EmbeddedPlay(*(field.to(device) for field in play))
+        self._play = play.each(lambda field: field.to(device))
         self._generator = torch.Generator(device).manual_seed(config.seed)
-        if model.rssm.proprio is not None:
-            model.rssm.proprio.calibrate(self._play.span)
         self._target = FrameTarget(self._play.embedding, config.components)
         with seeded(torch.Generator().manual_seed(config.seed)):
             self._tell = nn.Linear(model.config.feature, config.components + PROPRIO_SIZE)
@@ -135,10 +140,10 @@ class Refiner:
         rate = cosine(config.lr, _FINAL_LR * config.lr, (update - 1) / config.updates)
         for group in self._optimizer.param_groups:
             group["lr"] = rate * min(1.0, update / _WARMUP)
-        embedding, prev_action, is_first = self._next_batch()
+        embedding, prev_action, is_first, lag = self._next_batch()
         seen = self._sight(is_first)
         observed = self._model.rssm.observe(
-            embedding, prev_action, is_first, self._state, self._generator, seen=seen
+            embedding, prev_action, is_first, self._state, self._generator, seen=seen, lag=lag
         )
         losses = self._losses(observed, embedding, is_first)
         total = torch.stack(list(losses.values())).sum()
@@ -168,21 +173,23 @@ class Refiner:
             "seed_match_loss": weights.seed_match_scale * match,
             "target_loss": self._config.target_scale * told,
         }
-        if observed.proprio is not None and model.rssm.proprio is not None:
-            error = observed.proprio - model.rssm.proprio.seen(embedding)
+        if observed.arm is not None and model.rssm.proprio is not None:
+            arm = model.rssm.proprio
+            error = (observed.arm - arm.held(arm.shown(embedding)))[..., -PROPRIO_SIZE:]
             known = (~is_first).unsqueeze(-1)
             square = (_FINE * error).square() * known
             losses["proprio_loss"] = self._config.target_scale * 0.5 * square.sum(-1).mean()
         return losses
 
-    def _next_batch(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The next window [T, B, ...] of every row: embedding, action, first frames and resets."""
+    def _next_batch(self) -> EmbeddedPlay:
+        """The next window [T, B, ...] of every row, with resets among the first frames."""
         config, play = self._config, self._play
         steps = torch.arange(config.window, device=self._device).unsqueeze(1)
         rows = (self._position + steps) % len(play.is_first)
         self._position = (self._position + config.window) % len(play.is_first)
         reset = self._uniform(config.window) < config.reset_probability
-        return play.embedding[rows], play.prev_action[rows], play.is_first[rows] | reset
+        window = play.each(lambda field: field[rows])
+        return window._replace(is_first=window.is_first | reset)
 
     def _sight(self, is_first: torch.Tensor) -> torch.Tensor:
         """bool [T, B]: who sees. A row sees its first frame, then goes blind and sees in turns."""

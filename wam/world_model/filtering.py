@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from wam.actions import NULL_ACTION, executable
+from wam.actions import executable
 from wam.config import ACTION_SIZE, FILTERING, Filtering
 from wam.randomness import Generators, RankGenerator
 from wam.world_model.model import WorldModel
@@ -145,7 +145,8 @@ def filter_step(
 ) -> RssmState:
     """The next posterior state [B, ...]; ``prev_action`` is taken as the robot executes it.
 
-    Rows with ``is_first`` [B] see their frame ``burn_in`` times more, after the null action.
+    Rows with ``is_first`` [B] see their frame ``burn_in`` times more, as if the arm rested there:
+    after no motion and the gripper command that its proprioception, the embedding's end, tells.
     """
     sample = filtering.sample
     state = world_model.filter_step(
@@ -154,7 +155,9 @@ def filter_step(
     if not (filtering.burn_in and is_first.any()):
         return state
     rested, never = state, torch.zeros_like(is_first)
-    action = torch.tensor(NULL_ACTION, device=embedding.device).expand(len(embedding), -1)
+    action = torch.zeros(len(embedding), ACTION_SIZE, device=embedding.device)
+    # Normalised, commands are 0 and 1.
+    action[:, -1] = torch.where(embedding[:, -1] > 0.5, 1.0, -1.0)
     for _ in range(filtering.burn_in):
         rested = world_model.filter_step(rested, action, embedding, never, generator, sample)
     pairs = zip(rested, state, strict=True)

@@ -4,7 +4,7 @@ The current frame's embedding enters only the posterior of its own step; the rec
 the previous latent and the action that led to the frame.
 
 Shape suffixes: T = time, B = batch, D = deterministic state, S = categorical variables, G = classes
-of each, Z = S G, A = action, E = embedding, H = hidden.
+of each, Z = S G, A = action, E = embedding, H = hidden, M = what states carry of the arm.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from wam.actions import NULL_ACTION
-from wam.config import ACTION_SIZE, PROPRIO_SIZE, Sampling
+from wam.config import ACTION_SIZE, ARM_STATE_SIZE, Sampling
 from wam.distributed import mean_over_ranks
 from wam.randomness import Generators, uniform
 from wam.world_model.nets import NORM_EPS
-from wam.world_model.proprio_state import ProprioState
+from wam.world_model.proprio_state import Arm, ProprioState, choose
 
 
 class RssmState(NamedTuple):
@@ -28,7 +28,7 @@ class RssmState(NamedTuple):
     """float32 [..., D]"""
     stoch: torch.Tensor
     """float32 [..., Z], S one-hot vectors of G classes, or S distributions over them; where states
-    carry proprioception, that follows, [..., Z + 18]"""
+    carry proprioception, that follows, [..., Z + 24] (``wam.world_model.proprio_state``)"""
 
     @property
     def feature(self) -> torch.Tensor:
@@ -49,8 +49,9 @@ class Observed(NamedTuple):
     """float32 [T, B, S, G]"""
     prior_logits: torch.Tensor
     """float32 [T, B, S, G]"""
-    proprio: torch.Tensor | None = None
-    """float32 [T, B, 18], predicted from the state before, where states carry proprioception"""
+    arm: torch.Tensor | None = None
+    """float32 [T, B, 24], the end of the state as predicted from the state before, where states
+    carry these"""
 
 
 class Rssm(nn.Module):
@@ -80,7 +81,7 @@ class Rssm(nn.Module):
         self.draws = latent == "one_hot"
         flat = stoch * classes
         self.proprio = ProprioState(hidden) if proprio_state else None
-        self.carried = flat + (PROPRIO_SIZE if proprio_state else 0)
+        self.carried = flat + (ARM_STATE_SIZE if proprio_state else 0)
         self.input_stoch = nn.Linear(self.carried, hidden)
         self.input_action = nn.Linear(ACTION_SIZE, hidden, bias=False)
         self.input_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
@@ -122,13 +123,16 @@ class Rssm(nn.Module):
         embedding alone.
         """
         keep_B1 = (~is_first).unsqueeze(-1).to(state.deter.dtype)
-        action_BH = self.input_action(self._null_where(prev_action, is_first))
+        action_BA = self._null_where(prev_action, is_first)
+        action_BH = self.input_action(action_BA)
         deter_BD = self._advance(RssmState(state.deter * keep_B1, state.stoch * keep_B1), action_BH)
         posterior_BSG = self._posterior(deter_BD, self.posterior_embedding(embedding))
         noise_BS = self._noise(embedding.shape[0], generator, embedding.device, sample)
         stoch_BZ = self._draw(posterior_BSG, noise_BS)
         if self.proprio is not None:
-            stoch_BZ = torch.cat([stoch_BZ, self.proprio.seen(embedding)], dim=-1)
+            shown = self.proprio.shown(embedding)
+            arm = self.proprio.seen(self._arm(state), action_BA, shown, is_first)
+            stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)
         return RssmState(deter_BD, stoch_BZ)
 
     def observe(
@@ -141,6 +145,7 @@ class Rssm(nn.Module):
         sample: Sampling = "sample",
         reset_actions: bool = True,
         seen: torch.Tensor | None = None,
+        lag: torch.Tensor | None = None,
     ) -> Observed:
         """Filter a window: ``embedding`` [T, B, E], ``prev_action`` [T, B, A], ``is_first`` [T, B].
 
@@ -148,7 +153,9 @@ class Rssm(nn.Module):
         the recurrent state done for all steps at once. The prior of step t is the prediction made
         before its frame was seen. Without ``reset_actions`` rows with ``is_first`` forget the state
         alone, as the reference does (docs/algorithm.md 1.7). Where ``seen`` [T, B] is False the
-        state goes on with the prior; the posterior there is what the frame would have told.
+        state goes on with the prior; the posterior there is what the frame would have told. Where
+        states carry proprioception, ``lag`` [T, B, 6] is that of the hand in rows with
+        ``is_first``; without it the hand is there at rest.
         """
         steps, batch = embedding.shape[:2]
         keep_TB1 = (~is_first).unsqueeze(-1).to(state.deter.dtype).unbind()
@@ -156,7 +163,10 @@ class Rssm(nn.Module):
         action_TBH = self.input_action(actions_TBA).unbind()
         embedding_TBH = self.posterior_embedding(embedding).unbind()
         noise_TBS = [self._noise(batch, generator, embedding.device, sample) for _ in range(steps)]
-        deters, stochs, posteriors, proprios = [], [], [], []
+        deters, stochs, posteriors, predicted = [], [], [], []
+        if self.proprio is not None:
+            arm = self._arm(state)
+            shown = self.proprio.shown(embedding)
         for t in range(steps):
             masked = RssmState(state.deter * keep_TB1[t], state.stoch * keep_TB1[t])
             deter_BD = self._advance(masked, action_TBH[t])
@@ -169,24 +179,24 @@ class Rssm(nn.Module):
                 believed_BSG = torch.where(seen[t, :, None, None], posterior_BSG, prior_BSG)
             stoch_BZ = self._draw(believed_BSG, noise_TBS[t])
             if self.proprio is not None:
-                proprio_BP = self.proprio.predicted(state.stoch, actions_TBA[t], hidden_BH)
-                proprios.append(proprio_BP)
-                visible = torch.ones_like(is_first[t]) if seen is None else seen[t]
-                believed_BP = torch.where(
-                    visible.unsqueeze(-1), self.proprio.seen(embedding[t]), proprio_BP
-                )
-                stoch_BZ = torch.cat([stoch_BZ, believed_BP], dim=-1)
+                last, at_t = arm, Arm(*(part[t] for part in shown))
+                lag_BQ = None if lag is None else lag[t]
+                arm = self.proprio.seen(last, actions_TBA[t], at_t, is_first[t], lag_BQ)
+                predicted.append(self.proprio.predicted(last, actions_TBA[t], hidden_BH))
+                if seen is not None:
+                    arm = choose(seen[t], arm, predicted[-1])
+                stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)
             state = RssmState(deter_BD, stoch_BZ)
             deters.append(deter_BD)
             stochs.append(state.stoch)
             posteriors.append(posterior_BSG)
         deter_TBD, stoch_TBZ = torch.stack(deters), torch.stack(stochs)
+        arm_TBM = None
+        if self.proprio is not None:
+            arm_TBM = self.proprio.held(Arm(*map(torch.stack, zip(*predicted, strict=True))))
         prior_TBSG = self.prior_logits(deter_TBD)
         return Observed(
-            RssmState(deter_TBD, stoch_TBZ),
-            torch.stack(posteriors),
-            prior_TBSG,
-            torch.stack(proprios) if proprios else None,
+            RssmState(deter_TBD, stoch_TBZ), torch.stack(posteriors), prior_TBSG, arm_TBM
         )
 
     def imagine_step(
@@ -202,8 +212,8 @@ class Rssm(nn.Module):
         hidden_BH = self._prior_hidden(deter_BD)
         stoch_BZ = self._draw(self._prior(hidden_BH), noise_BS)
         if self.proprio is not None:
-            proprio_BP = self.proprio.predicted(state.stoch, action, hidden_BH)
-            stoch_BZ = torch.cat([stoch_BZ, proprio_BP], dim=-1)
+            arm = self.proprio.predicted(self._arm(state), action, hidden_BH)
+            stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)
         return RssmState(deter_BD, stoch_BZ)
 
     def prior_logits(self, deter: torch.Tensor) -> torch.Tensor:
@@ -215,6 +225,10 @@ class Rssm(nn.Module):
 
     def _prior(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._logits(self.prior_out(hidden))
+
+    def _arm(self, state: RssmState) -> Arm:
+        assert self.proprio is not None
+        return self.proprio.read(state.stoch[..., -ARM_STATE_SIZE:])
 
     def _null_where(self, action: torch.Tensor, is_first: torch.Tensor) -> torch.Tensor:
         """``action`` [..., A] with the null action in the rows of ``is_first`` [...]."""

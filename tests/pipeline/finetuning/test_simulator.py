@@ -168,5 +168,5 @@ def test_starts_are_stored_states_of_the_simulators_scene(converted: Layout) -> 
         np.testing.assert_array_equal(start.robot_obs, store.read("robot_obs", row, row + 1)[0])
         np.testing.assert_array_equal(start.scene_obs, store.read("scene_obs", row, row + 1)[0])
         assert start.scene_obs.dtype == np.float64
-    with pytest.raises(WamError, match="begins in scene B"):
+    with pytest.raises(WamError, match="start is in scene B"):
         simulator.training_starts("turn_on_led", store, rows, "B")

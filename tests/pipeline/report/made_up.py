@@ -174,6 +174,7 @@ def _task(directory: Path, kind: str, profile: Profile, rng: np.random.Generator
             ]
             write_records(directory / f"seed-{seed}" / "metrics.jsonl", journal)
             final = {
+                "kept_clone": None,
                 "imagined_success_first": 0.5 + 0.2 * rng.random(),
                 "imagined_success_last": 0.7 + 0.2 * rng.random(),
             }

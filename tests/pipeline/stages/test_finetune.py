@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ import torch
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
 from pipeline.finetuning import task
+from pipeline.latents.features import load_features
 from pipeline.params import Profile
 from pipeline.stages import finetune
+from tests.pipeline.artifact import remade
 from tests.pipeline.small_run import CPU, TASK, VARIANT
+from wam.config import FinetuneConfig
 from wam.errors import WamError
 from wam.policy.policy import FinetunedPolicy, load_policy
 
@@ -68,6 +72,60 @@ def test_a_warning_when_only_training_starts_improve(
 ) -> None:
     sides = (task.ImaginedSuccess(*side) for side in (first, now))
     assert (task.overfitting(*sides, starts) is not None) == warns
+
+
+@pytest.mark.parametrize(
+    ("gate", "auc", "first", "last", "keeps"),
+    [
+        ("keep", 0.95, 0.5, 0.8, False),
+        ("keep", 0.95, 0.8, 0.8, True),  # nothing learned
+        ("keep", 0.95, 0.8, 0.7, True),
+        ("keep", 0.85, 0.5, 0.8, True),  # learned from a classifier that knows little
+        ("keep", None, None, None, False),  # nothing to decide by
+        ("warn", 0.85, 0.8, 0.7, False),
+    ],
+)
+def test_the_clone_stays_where_a_dream_has_nothing_to_teach(
+    gate: Literal["warn", "keep"], auc: float | None, first: float, last: float, keeps: bool
+) -> None:
+    config = FinetuneConfig(gate=gate, min_window_auc=0.9)
+    sides = (task.ImaginedSuccess(1.0, held_out) for held_out in (first, last))
+    assert (task.reason_to_keep(config, auc, *sides) is not None) == keeps
+
+
+def test_a_kept_clone_is_the_clone(
+    profile: Profile, trained: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewards = trained.reward(VARIANT) / "summary.json"
+    summary = manifests.read_json(rewards)
+    summary[TASK]["window_auc_imagined"] = 0.6
+    manifests.write_json(rewards, summary)
+    remade(trained.reward(VARIANT))
+    keeping = replace(profile, finetune=replace(profile.finetune, gate="keep"))
+    finetune.run(keeping, trained, VARIANT)
+    assert "the clone stays" in capsys.readouterr().out
+    output = trained.finetune(VARIANT)
+    seed = profile.finetune.seeds[0]
+    kept = manifests.read_json(output / "summary.json")[TASK]["kept_clone"]
+    assert "0.60" in kept[f"seed {seed}"]
+    tuned = load_policy(output / TASK / f"seed-{seed}", CPU)
+    assert isinstance(tuned, FinetunedPolicy)
+    for name, value in tuned.base.state_dict().items():
+        assert torch.equal(tuned.actor.state_dict()[name], value)
+
+
+def test_every_fifth_annotated_start_is_held_out(trained: Layout) -> None:
+    features = load_features(trained.features(VARIANT), TASK)
+    draws, size = features.training.posterior.shape[0], features.play_starts.shape[-1]
+    further = torch.arange(12.0).view(1, 12, 1).expand(draws, 12, size)
+    features = replace(features, play_starts=further)
+    [trained_from], held_out = finetune.imagination_starts(features, "annotated")
+    demos = len(features.training.length)
+    assert sorted(held_out[:, 0].unique().tolist()) == [4.0, 9.0]
+    assert len(trained_from) == draws * (demos + 10)
+    kinds, looked_at = finetune.imagination_starts(features, "play")
+    assert [len(kind) for kind in kinds] == [draws * demos, draws * 12]
+    assert len(looked_at) == draws * len(features.validation.length)
 
 
 @pytest.mark.parametrize("precision", [0.5, None])

@@ -52,7 +52,7 @@ def play() -> EmbeddedPlay:
             kept[t] = kept[t - 1]
     world = torch.cat([place, kept], dim=1)
     embedding = world @ torch.randn(3, 50, generator=generator(2))
-    return EmbeddedPlay(embedding, action, is_first, torch.full((3,), 0.1))
+    return EmbeddedPlay(embedding, action, is_first)
 
 
 def refine(

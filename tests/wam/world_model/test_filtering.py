@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from tests.wam.world_model.sequences import filter_sequence
-from wam.actions import NULL_ACTION
 from wam.config import Filtering, WorldModelConfig
 from wam.randomness import row_generators
 from wam.world_model.filtering import Observation, OnlineFilter, filter_embeddings
@@ -57,7 +56,10 @@ def test_a_burn_in_looks_at_the_first_frame_again(world_model, recording) -> Non
         world_model, observation, action, row_generators(range(ROWS)), filtering
     )
     first = Observation(*(field[:1].expand(4, *field.shape[1:]) for field in observation))
-    rest = torch.tensor(NULL_ACTION).expand(4, ROWS, 7)
+    rest = torch.zeros(4, ROWS, 7)
+    # Whatever the gripper was told last, it is told again.
+    rest[..., 6] = torch.where(observation.proprio[0, :, -1] > 0.5, 1.0, -1.0)
+    assert len(rest[..., 6].unique()) == 2
     looks = filter_sequence(world_model, first, rest, row_generators(range(ROWS)))
     assert torch.equal(states.feature[0], looks.feature[-1])
     online = OnlineFilter(world_model, row_generators(range(ROWS)), filtering)

@@ -1,47 +1,111 @@
-"""Proprioception in the state: seen where there is a frame, else where the action says."""
+"""Proprioception in the state: seen where there is a frame, else where commands lead the arm."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from wam import proprio
 from wam.config import WorldModelConfig
+from wam.proprio import ProprioNormalizer
 from wam.world_model.model import WorldModel
+from wam.world_model.proprio_state import ArmMotion
 from wam.world_model.rssm import RssmState
 
 T, B = 5, 3
-SPAN = torch.tensor([0.4, 0.5, 0.2])
+STEP = np.array([0.02] * 3 + [0.05] * 3)
+FOLLOW = np.diag([0.3, 0.35, 0.45, 0.5, 0.4, 0.4])
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def robot_obs(pose: np.ndarray, command: np.ndarray) -> np.ndarray:
+    """An arm at ``pose`` [N, 6], whose last gripper ``command`` [N] was this."""
+    rest = np.full((len(pose), 8), 0.1)
+    return np.concatenate([pose, rest, command[:, None]], axis=1)
+
+
+class Arm:
+    """Episodes of an arm that moves by a fixed part of its lag, wherever it is."""
+
+    def __init__(self, episodes: int, frames: int) -> None:
+        rng = np.random.default_rng(3)
+        shape = episodes, frames
+        self.action = rng.uniform(-1, 1, (*shape, 7))
+        self.action[..., 6] = np.sign(self.action[..., 6])
+        pose, lag = np.zeros((*shape, 6)), np.zeros((*shape, 6))
+        # Beside a half turn, where Euler angles jump.
+        home = np.array([0, -0.1, 0.5, np.pi, 0, 1.5])
+        pose[:, 0] = home + rng.uniform(-0.1, 0.1, (episodes, 6))
+        for t in range(1, frames):
+            urge = lag[:, t - 1] + self.action[:, t, :6]
+            moved = urge @ FOLLOW
+            pose[:, t], lag[:, t] = pose[:, t - 1] + STEP * moved, urge - moved
+        pose[..., 3:] = (pose[..., 3:] + np.pi) % (2 * np.pi) - np.pi
+        self.lag = lag
+        flat = robot_obs(pose.reshape(-1, 6), self.action[..., 6].ravel())
+        self.proprio = proprio.from_robot_obs(flat).reshape(*shape, 18)
+        rows = self.proprio.reshape(-1, 18)
+        self.normalizer = ProprioNormalizer(rows.min(0), rows.max(0))
+        first = np.zeros(shape, bool)
+        first[:, 0] = True
+        self.motion = ArmMotion(
+            torch.from_numpy(rows),
+            torch.from_numpy(self.action.reshape(-1, 7)).float(),
+            torch.from_numpy(first.ravel()),
+        )
+
+    def embedding(self, episodes: int, frames: int) -> torch.Tensor:
+        """Of the first frames [frames, episodes, 50]; images are noise."""
+        shown = torch.from_numpy(self.normalizer(self.proprio[:episodes, :frames]))
+        visual = torch.rand(episodes, frames, 32, generator=generator(1))
+        return torch.cat([visual, shown], dim=-1).transpose(0, 1)
+
+    def actions(self, episodes: int, frames: int) -> torch.Tensor:
+        """What led to the first frames, float32 [frames, episodes, 7]."""
+        return torch.from_numpy(self.action[:episodes, :frames]).float().transpose(0, 1)
+
+
+@pytest.fixture(scope="module")
+def arm() -> Arm:
+    return Arm(episodes=20, frames=30)
+
+
 @pytest.fixture
-def model(tiny_config: WorldModelConfig) -> WorldModel:
+def model(tiny_config: WorldModelConfig, arm: Arm) -> WorldModel:
     model = WorldModel(replace(tiny_config, latent="probabilities", proprio_state=True), seed=1)
     assert model.rssm.proprio is not None
-    model.rssm.proprio.calibrate(SPAN)
+    model.rssm.proprio.calibrate(arm.normalizer, arm.motion)
     return model
 
 
-def test_an_untaught_hand_goes_exactly_where_relative_actions_say(model: WorldModel) -> None:
-    embedding = torch.rand(B, 50, generator=generator(1))
+def test_how_the_arm_follows_is_learned_from_play(model: WorldModel, arm: Arm) -> None:
+    state = model.rssm.proprio
+    assert state is not None
+    torch.testing.assert_close(state.follow, torch.tensor(FOLLOW).float(), atol=1e-3, rtol=0)
+    lag = torch.from_numpy(arm.lag.reshape(-1, 6)).float()
+    torch.testing.assert_close(state.lags(arm.motion), lag, atol=1e-3, rtol=0)
+
+
+def test_an_untaught_hand_goes_where_the_arm_would(model: WorldModel, arm: Arm) -> None:
+    """Thirty steps after a first frame: place, direction, lag and gripper, without another look."""
+    frames = 30
+    embedding, action = arm.embedding(B, frames), arm.actions(B, frames)
     first = torch.ones(B, dtype=torch.bool)
-    action = torch.rand(T, B, 7, generator=generator(2)) * 2 - 1
-    state = model.filter_step(model.initial(B, "cpu"), action[0], embedding, first, generator())
-    position = embedding[:, -18:-15]
-    torch.testing.assert_close(state.feature[:, -18:-15], 4 * (position - 0.5))
-    feature = model.imagine(state.feature, action, generator())[-1]
-    moved = position + 0.02 * action[..., :3].sum(0) / SPAN
-    torch.testing.assert_close(feature[:, -18:-15], 4 * (moved - 0.5))
-    torch.testing.assert_close(feature[:, -15:], state.feature[:, -15:])
+    state = model.filter_step(model.initial(B, "cpu"), action[0], embedding[0], first, generator())
+    feature = model.imagine(state.feature, action[1:], generator())
+    shown = 4 * (embedding[1:, :, -18:] - 0.5)
+    torch.testing.assert_close(feature[..., -18:], shown, atol=0.02, rtol=0)
+    lag = torch.from_numpy(arm.lag[:B, 1:frames]).float().transpose(0, 1)
+    torch.testing.assert_close(feature[..., -24:-18], lag, atol=0.02, rtol=0)
     assert model.config.feature == feature.shape[-1]
 
 
-def test_a_window_is_filtered_as_step_by_step(model: WorldModel) -> None:
-    embedding = torch.rand(T, B, 50, generator=generator(1))
-    action = torch.rand(T, B, 7, generator=generator(2)) * 2 - 1
+def test_a_window_is_filtered_as_step_by_step(model: WorldModel, arm: Arm) -> None:
+    embedding, action = arm.embedding(B, T), arm.actions(B, T)
     is_first = torch.zeros(T, B, dtype=torch.bool)
     is_first[2, 1] = True
     start = model.initial(B, "cpu")
@@ -51,22 +115,51 @@ def test_a_window_is_filtered_as_step_by_step(model: WorldModel) -> None:
     for t in range(T):
         state = model.filter_step(state, action[t], embedding[t], is_first[t], generator())
         torch.testing.assert_close(observed.states.feature[t], state.feature)
-    assert observed.proprio is not None
+    assert observed.arm is not None
     # The prediction of a frame comes from the state before, whatever the frame shows.
     before = RssmState(*(part[2] for part in observed.states))
     imagined = model.imagine_step(before, action[3], generator())
-    torch.testing.assert_close(observed.proprio[3], imagined.stoch[:, -18:])
+    torch.testing.assert_close(observed.arm[3], imagined.stoch[:, -24:])
 
 
-def test_a_blind_hand_is_the_predicted_one(model: WorldModel) -> None:
-    embedding = torch.rand(T, B, 50, generator=generator(1))
-    action = torch.rand(T, B, 7, generator=generator(2)) * 2 - 1
+def test_a_seen_hand_is_behind_by_what_it_has_not_done(model: WorldModel, arm: Arm) -> None:
+    embedding, action = arm.embedding(B, T), arm.actions(B, T)
+    is_first = torch.zeros(T, B, dtype=torch.bool)
+    is_first[0] = True
+    start = model.initial(B, "cpu")
+    observed = model.rssm.observe(embedding, action, is_first, start, generator())
+    lag = torch.from_numpy(arm.lag[:B, :T]).float().transpose(0, 1)
+    torch.testing.assert_close(observed.states.stoch[..., -24:-18], lag, atol=1e-3, rtol=0)
+    # A row that begins in the middle of an episode is told.
+    is_first[2] = True
+    told = model.rssm.observe(embedding, action, is_first, start, generator(), lag=lag)
+    torch.testing.assert_close(told.states.stoch[..., -24:-18], lag, atol=1e-3, rtol=0)
+    untold = model.rssm.observe(embedding, action, is_first, start, generator())
+    assert torch.equal(untold.states.stoch[2, :, -24:-18], torch.zeros(B, 6))
+
+
+def test_a_blind_hand_is_the_predicted_one(model: WorldModel, arm: Arm) -> None:
+    embedding, action = arm.embedding(B, T), arm.actions(B, T)
     is_first = torch.zeros(T, B, dtype=torch.bool)
     seen = torch.ones(T, B, dtype=torch.bool)
     seen[1:, 0] = False
     observed = model.rssm.observe(
         embedding, action, is_first, model.initial(B, "cpu"), generator(), seen=seen
     )
-    assert observed.proprio is not None
-    assert torch.equal(observed.states.stoch[1:, 0, -18:], observed.proprio[1:, 0])
-    assert torch.equal(observed.states.stoch[1:, 1, -18:], 4 * (embedding[1:, 1, -18:] - 0.5))
+    assert observed.arm is not None
+    torch.testing.assert_close(observed.states.stoch[1:, 0, -24:], observed.arm[1:, 0])
+    shown = 4 * (embedding[1:, 1, -18:] - 0.5)
+    torch.testing.assert_close(observed.states.stoch[1:, 1, -18:], shown, atol=1e-4, rtol=0)
+
+
+def test_gradients_are_finite_before_anything_was_seen(tiny_config: WorldModelConfig) -> None:
+    """The zero state of a model that was not calibrated has no direction."""
+    model = WorldModel(replace(tiny_config, latent="probabilities", proprio_state=True), seed=1)
+    is_first = torch.ones(T, B, dtype=torch.bool)
+    embedding = torch.full((T, B, 50), 0.5).requires_grad_()
+    start = model.initial(B, "cpu")
+    observed = model.rssm.observe(embedding, torch.zeros(T, B, 7), is_first, start, generator())
+    assert observed.arm is not None
+    (observed.states.feature.sum() + observed.arm.sum()).backward()
+    assert embedding.grad is not None and embedding.grad.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())

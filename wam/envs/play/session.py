@@ -31,8 +31,6 @@ _PUSH_PROBABILITY = 0.3
 """Where no block can be pushed, which is as often as not, a detour takes the push's place."""
 _DETOUR_PROBABILITY = 0.25
 _DETOUR_STEPS = 12
-_FUMBLE_PROBABILITY = 0.33
-"""Of a first attempt that fails, mostly: without failures no model learns to tell them."""
 _BESIDE_PROBABILITY = 0.5
 _BREAK_OFF_STEPS = (8, 40)
 _HOLD_STEPS = (0, 12)
@@ -42,7 +40,6 @@ _RETREAT_PROBABILITY = 0.5
 _FINISH_PROBABILITY = 0.5
 _TASK_STEPS = 72
 _FINISH_STEPS = 10
-_EXCURSION_STEPS = (4, 17)
 _MARGIN_M = 0.02
 """A door or drawer must be this much farther from its end than a task's limit asks for."""
 
@@ -62,15 +59,14 @@ class Play:
     """One episode of play; iterate over :meth:`frames`, then read ``executions``.
 
     ``noise`` is the standard deviation of the noise on the experts' motion, in units of an action.
-    With ``excursions`` play is not made of plans alone: where every motion follows from what is
-    seen, no model can tell what an action does from what is about to happen anyway.
+    ``fumbles`` is the chance that the first attempt at a task is a failure, mostly: without
+    failures no model learns to tell them.
     """
 
     env: PlayTableEnv
     rng: np.random.Generator
     noise: float
-    excursions: float = 0.0
-    """Chance per step, outside of executions, that the hand goes astray for a while."""
+    fumbles: float
     executions: list[Execution] = field(default_factory=list)
     action: np.ndarray = field(init=False)
     """float64 [7], the command behind the last observation"""
@@ -79,7 +75,7 @@ class Play:
         """``count`` observations, one per control step."""
         self._geometry = scene_geometry(self.env.scene)
         self._observation, _ = self.env.reset(options=random_start(self.env, self.rng))
-        self._frame = self._astray = 0
+        self._frame = 0
         yield self._observation
         steps = self._play()
         for self._frame in range(1, count):
@@ -101,7 +97,7 @@ class Play:
                 yield from self._follow([self._detour()])
             task = self._choose(counts)
             counts[task] += 1
-            if self.rng.random() < _FUMBLE_PROBABILITY:
+            if self.rng.random() < self.fumbles:
                 yield from self._fumble(task)
                 if self.rng.random() < _RETREAT_PROBABILITY:
                     yield from self._follow([self._detour()])
@@ -127,17 +123,7 @@ class Play:
                 if reached(waypoint, robot_obs):
                     break
                 action = toward(waypoint, robot_obs, self.env.target_pose, speed)
-                yield self._stray(with_noise(action, self.rng, self.noise))
-
-    def _stray(self, action: np.ndarray) -> np.ndarray:
-        """``action`` [7], or a push in a direction that has nothing to do with it."""
-        if not self._astray and self.excursions and self.rng.random() < self.excursions:
-            self._astray = int(self.rng.integers(*_EXCURSION_STEPS))
-            self._direction = self.rng.uniform(-1.0, 1.0, 6)
-        if not self._astray:
-            return action
-        self._astray -= 1
-        return with_noise(np.append(self._direction, action[6]), self.rng, self.noise)
+                yield with_noise(action, self.rng, self.noise)
 
     def _choose(self, counts: dict[str, int]) -> str:
         """A task that can be done now; those done less often so far are likelier."""
@@ -174,7 +160,7 @@ class Play:
             action = expert.act(self._observation, self.env.target_pose)
             if expert.plans_done > plans:
                 return
-            yield self._stray(action)
+            yield action
 
     def _execute(self, task: str, free: int) -> Iterator[np.ndarray]:
         expert = self._expert(task)

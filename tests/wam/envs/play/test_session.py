@@ -26,7 +26,7 @@ class Episode:
 
 def record(env: PlayTableEnv, seed: int, frames: int = 400) -> Episode:
     rng = np.random.default_rng(seed)
-    play = Play(env, rng, 0.1)
+    play = Play(env, rng, noise=0.1, fumbles=0.33)
     observations = list(play.frames(frames))
     robot_obs, scene_obs = (
         np.stack([observation[name] for observation in observations])
