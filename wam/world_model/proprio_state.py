@@ -118,8 +118,7 @@ class ProprioState(nn.Module):
     def held(self, arm: Arm) -> torch.Tensor:
         """What states hold of ``arm``, [..., M]."""
         placed = torch.cat([arm.pose[..., :3], _rot6d(arm.pose[..., 3:])], dim=-1)
-        placed = _SPREAD * ((placed - self.minimum[:_PLACED]) / self.span[:_PLACED] - 0.5)
-        return torch.cat([arm.lag, placed, arm.rest], dim=-1)
+        return torch.cat([arm.lag, self._scaled(placed, slice(_PLACED)), arm.rest], dim=-1)
 
     def seen(
         self,
@@ -146,10 +145,13 @@ class ProprioState(nn.Module):
         correction = self.correction(hidden).float()
         urge = last.lag + action[..., :POSE_SIZE]
         moved = urge @ self.follow + correction[..., :POSE_SIZE]
-        command = action[..., POSE_SIZE:]
-        command = _SPREAD * ((command - self.minimum[-1:]) / self.span[-1:] - 0.5)
+        command = self._scaled(action[..., POSE_SIZE:], slice(-1, None))
         rest = torch.cat([last.rest[..., :-1], command], dim=-1) + correction[..., POSE_SIZE:]
         return Arm(last.pose + self.step * moved, _bounded(urge - moved), rest)
+
+    def _scaled(self, values: torch.Tensor, place: slice) -> torch.Tensor:
+        """Physical ``values`` of the numbers at ``place`` as states hold them."""
+        return _SPREAD * ((values - self.minimum[place]) / self.span[place] - 0.5)
 
     def _arm(self, proprio: torch.Tensor, lag: torch.Tensor | None) -> Arm:
         placed = self.span[:_PLACED] * (proprio[..., :_PLACED] / _SPREAD + 0.5)

@@ -7,8 +7,10 @@ import signal
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -173,16 +175,7 @@ def test_a_training_that_is_asked_to_end_saves_its_last_update_and_goes_on_from_
     )
     whole = Layout(Path(shutil.copytree(layout.root, tmp_path / "whole")))
     train_world_model.run(profile, whole, "wam")
-    update = Trainer._update
-    seen: list[int] = []
-
-    def counted(self: Trainer, batch: Batch) -> None:
-        seen.append(self.step)
-        if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        update(self, batch)
-
-    monkeypatch.setattr(Trainer, "_update", counted)
+    seen = ask_to_end(monkeypatch, Trainer, lambda trainer, _: trainer.step)
     with pytest.raises(Interrupted):
         train_world_model.run(profile, layout, "wam")
     assert seen == [0, 1, 2]
@@ -210,23 +203,35 @@ def test_a_second_stage_that_is_asked_to_end_goes_on_from_there(
     records = Journal(whole.world_model("wam") / train_world_model.REFINEMENT_FILE).records()
     assert [record["step"] for record in records] == [2, 4, 5]
     assert "proprio_loss" in records[0]
-    update = Refiner._update
-    seen: list[int] = []
-
-    def counted(self: Refiner, number: int) -> None:
-        seen.append(number)
-        if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        update(self, number)
-
-    monkeypatch.setattr(Refiner, "_update", counted)
+    seen = ask_to_end(monkeypatch, Refiner, lambda _, number: number)
     with pytest.raises(Interrupted):
         train_world_model.run(profile, layout, "wam")
     train_world_model.run(profile, layout, "wam")
     assert seen == [1, 2, 3, 4, 5]
     assert content(layout.world_model("wam")) == content(whole.world_model("wam"))
-    step = load_world_model(layout.world_model("wam"), "cpu")[0].rssm.get_buffer("proprio.step")
-    assert (step > 0).all()
+    trained, normalizer = load_world_model(layout.world_model("wam"), "cpu")
+    assert (trained.rssm.get_buffer("proprio.step") > 0).all()
+    # Only a model that was calibrated to the store knows its units.
+    span = trained.rssm.get_buffer("proprio.span")
+    torch.testing.assert_close(span, torch.from_numpy(normalizer.span).float())
+    assert not (span == 1).all()
+
+
+def ask_to_end(
+    monkeypatch: pytest.MonkeyPatch, kind: type, number: Callable[[Any, Any], int]
+) -> list[int]:
+    """Ask the process to end in the third ``_update`` of a ``kind``; the ``number`` of each."""
+    update = kind._update  # type: ignore[attr-defined]
+    seen: list[int] = []
+
+    def counted(self: Any, argument: Any) -> None:
+        seen.append(number(self, argument))
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        update(self, argument)
+
+    monkeypatch.setattr(kind, "_update", counted)
+    return seen
 
 
 def kill_at_the_end(profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
