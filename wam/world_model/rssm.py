@@ -18,7 +18,7 @@ from wam.config import ACTION_SIZE, ARM_STATE_SIZE, Sampling
 from wam.distributed import mean_over_ranks
 from wam.randomness import Generators, uniform
 from wam.world_model.nets import NORM_EPS
-from wam.world_model.proprio_state import Arm, ProprioState, choose
+from wam.world_model.proprio_state import PLACE_SIZE, Arm, ProprioState, choose
 
 
 class RssmState(NamedTuple):
@@ -84,6 +84,7 @@ class Rssm(nn.Module):
         self.carried = flat + (ARM_STATE_SIZE if proprio_state else 0)
         self.input_stoch = nn.Linear(self.carried, hidden)
         self.input_action = nn.Linear(ACTION_SIZE, hidden, bias=False)
+        self.input_place = nn.Linear(PLACE_SIZE, hidden, bias=False) if proprio_state else None
         self.input_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
         self.cell = (nn.GRUCell if gru == "plain" else LayerNormGRUCell)(hidden, deter)
         self.posterior_deter = nn.Linear(deter, hidden)
@@ -124,8 +125,8 @@ class Rssm(nn.Module):
         """
         keep_B1 = (~is_first).unsqueeze(-1).to(state.deter.dtype)
         action_BA = self._null_where(prev_action, is_first)
-        action_BH = self.input_action(action_BA)
-        deter_BD = self._advance(RssmState(state.deter * keep_B1, state.stoch * keep_B1), action_BH)
+        masked = RssmState(state.deter * keep_B1, state.stoch * keep_B1)
+        deter_BD = self._advance(masked, action_BA, self.input_action(action_BA))
         posterior_BSG = self._posterior(deter_BD, self.posterior_embedding(embedding))
         noise_BS = self._noise(embedding.shape[0], generator, embedding.device, sample)
         stoch_BZ = self._draw(posterior_BSG, noise_BS)
@@ -169,7 +170,7 @@ class Rssm(nn.Module):
             shown = self.proprio.shown(embedding)
         for t in range(steps):
             masked = RssmState(state.deter * keep_TB1[t], state.stoch * keep_TB1[t])
-            deter_BD = self._advance(masked, action_TBH[t])
+            deter_BD = self._advance(masked, actions_TBA[t], action_TBH[t])
             posterior_BSG = self._posterior(deter_BD, embedding_TBH[t])
             if seen is not None or self.proprio is not None:
                 hidden_BH = self._prior_hidden(deter_BD)
@@ -207,7 +208,7 @@ class Rssm(nn.Module):
         sample: Sampling = "sample",
     ) -> RssmState:
         """Prior state [B, ...] predicted for ``action`` [B, A] taken in ``state``."""
-        deter_BD = self._advance(state, self.input_action(action))
+        deter_BD = self._advance(state, action, self.input_action(action))
         noise_BS = self._noise(action.shape[0], generator, action.device, sample)
         hidden_BH = self._prior_hidden(deter_BD)
         stoch_BZ = self._draw(self._prior(hidden_BH), noise_BS)
@@ -234,9 +235,14 @@ class Rssm(nn.Module):
         """``action`` [..., A] with the null action in the rows of ``is_first`` [...]."""
         return torch.where(is_first.unsqueeze(-1), self.null_action, action)
 
-    def _advance(self, state: RssmState, action_BH: torch.Tensor) -> torch.Tensor:
-        """Next deterministic state [B, D], float32, from the projected action."""
+    def _advance(
+        self, state: RssmState, action_BA: torch.Tensor, action_BH: torch.Tensor
+    ) -> torch.Tensor:
+        """Next deterministic state [B, D], float32, from the action and its projection."""
         hidden_BH = self.input_stoch(state.stoch) + action_BH
+        if self.proprio is not None and self.input_place is not None:
+            ahead = self.proprio.ahead(self._arm(state), action_BA)
+            hidden_BH = hidden_BH + self.input_place(ahead)
         return self.cell(F.elu(self.input_norm(hidden_BH)), state.deter).float()
 
     def _posterior(self, deter_BD: torch.Tensor, embedding_BH: torch.Tensor) -> torch.Tensor:
