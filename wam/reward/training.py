@@ -243,11 +243,14 @@ def window_margins(
     """Highest of the margins [S, N] at decisions: of stretches [A] without and [H] with success.
 
     Every window, asked after every fourth frame as in PPO, has a stretch before its first success
-    and one of its successes, or only one of these; every posterior draw counts.
+    and one of its successes, or only one of these; every posterior draw counts. The last decision
+    before a success belongs to neither: a dream that is ahead by less than that is not wrong.
     """
     stretches: dict[bool, list[torch.Tensor]] = {False: [], True: []}
     for label, asked in _decisions(margin, data.label, data.length):
         before = (~label).cumprod(0).bool()
+        if label.any():
+            before &= before.roll(-1)
         for succeeded, rows in ((False, before), (True, label)):
             if rows.any():
                 stretches[succeeded].append(asked[:, rows].amax(1))

@@ -26,20 +26,24 @@ class FixedMargin(SuccessClassifier):
 
 
 def windows(rows: list[tuple[list[float], int | None]]) -> LabelledFeatures:
-    """Windows of nine frames: margins at the frames 4 and 8, and the first frame of success."""
-    margin, label = torch.full((len(rows), 9), 99.0), torch.zeros(len(rows), 9, dtype=torch.bool)
+    """Windows of equal length: margins at the frames 4, 8 ..., and the first frame of success."""
+    frames = 4 * len(rows[0][0]) + 1
+    margin = torch.full((len(rows), frames), 99.0)
+    label = torch.zeros(len(rows), frames, dtype=torch.bool)
     for number, (asked, success) in enumerate(rows):
-        margin[number, [4, 8]] = torch.tensor(asked)
+        margin[number, 4::4] = torch.tensor(asked)
         if success is not None:
             label[number, success:] = True
     feature = margin.flatten().reshape(1, -1, 1)
-    return LabelledFeatures(feature, feature, label.flatten(), torch.full((len(rows),), 9))
+    return LabelledFeatures(feature, feature, label.flatten(), torch.full((len(rows),), frames))
 
 
 def test_stretches_end_where_a_window_succeeds() -> None:
-    data = windows([([1.0, 5.0], 6), ([3.0, 2.0], None), ([4.0, 7.0], 2)])
+    rows = [([1.0, 9.0, 5.0], 10), ([3.0, 2.0, 2.0], None), ([4.0, 7.0, 6.0], 2)]
+    data = windows(rows)
     alarm, hit = window_margins(data.imagined[..., 0], data)
-    # The first window is a failure until frame 6, the third never is one at a decision.
+    # The first window is a failure until frame 10, of which the decision at frame 8 may see ahead;
+    # the third never is one at a decision.
     assert alarm.tolist() == [1.0, 3.0]
     assert hit.tolist() == [5.0, 7.0]
 
@@ -48,8 +52,8 @@ def test_the_threshold_lets_as_few_windows_through_as_asked() -> None:
     failures = [([float(top), 0.0], None) for top in range(10)]
     successes = [([-5.0, float(top)], 8) for top in (8, 9, 10, 11)]
     model, data = FixedMargin(CONFIG, 1), windows(failures + successes)
-    # One of the fourteen stretches without success may be taken for one: that of margin 9.
-    assert calibrate_windows(model, data, 0.08, 0.75, CPU)
+    # One of the ten stretches without success may be taken for one: that of margin 9.
+    assert calibrate_windows(model, data, 0.1, 0.75, CPU)
     margins = torch.tensor([[8.0], [8.9], [9.0]])
     assert model.success(margins).tolist() == [False, True, True]
     assert calibrate_windows(model, data, 0.0, 0.5, CPU)
