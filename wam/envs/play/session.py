@@ -35,6 +35,8 @@ _BESIDE_PROBABILITY = 0.5
 BESIDE_M = (0.02, 0.10)
 """So far beside its object half of the attempts still succeed: where success ends is between."""
 _BREAK_OFF_STEPS = (8, 40)
+_HESITANT_STEPS = (4, 16)
+_HESITANT_SPEED = (0.15, 0.5)
 _HOLD_STEPS = (0, 12)
 _SHAKINESS = 3.0
 """At most this many times the noise of an execution."""
@@ -146,6 +148,10 @@ class Play:
         manner = random_manner(self.rng, self.noise * self.rng.uniform(1.0, _SHAKINESS))
         expert = self._expert(task, replace(manner, shift=shift))
         yield from self._attempt(expert, steps)
+        # Slowly on to the object, and perhaps not as far: this shows to millimetres what it takes.
+        hesitant = replace(manner, speed=self.rng.uniform(*_HESITANT_SPEED))
+        steps = int(self.rng.integers(*_HESITANT_STEPS))
+        yield from self._attempt(self._expert(task, hesitant), steps)
         # Waiting at an object changes nothing either.
         held = self.env.target_pose
         gripper = last_gripper(self._observation["robot_obs"])

@@ -38,7 +38,7 @@ def record(env: PlayTableEnv, seed: int, frames: int = 400) -> Episode:
 
 @pytest.fixture(scope="module")
 def episodes(env: PlayTableEnv) -> list[Episode]:
-    return [record(env, seed) for seed in range(3)]
+    return [record(env, seed) for seed in range(4)]
 
 
 def test_play_is_reproducible(env: PlayTableEnv, episodes: list[Episode]) -> None:
@@ -49,7 +49,9 @@ def test_play_is_reproducible(env: PlayTableEnv, episodes: list[Episode]) -> Non
 
 
 def test_play_is_busy(episodes: list[Episode]) -> None:
-    assert all(len(episode.executions) >= 4 for episode in episodes)
+    counts = [len(episode.executions) for episode in episodes]
+    assert min(counts) >= 3
+    assert np.mean(counts) >= 5
     done = {execution.task for episode in episodes for execution in episode.executions}
     assert done == set(TASKS)
 
