@@ -14,18 +14,10 @@ from wam import device as devices
 from wam.config import RewardConfig
 from wam.errors import WamError
 from wam.randomness import task_generator
+from wam.reward.calibration import calibrate, calibrate_windows, scores, window_auc, window_rates
 from wam.reward.classifier import reward_description
-from wam.reward.training import (
-    LabelledFeatures,
-    calibrate,
-    calibrate_windows,
-    held_back,
-    scores,
-    success_places,
-    train_classifier,
-    window_auc,
-    window_rates,
-)
+from wam.reward.labelled import LabelledFeatures, held_back, success_places
+from wam.reward.training import train_classifier
 from wam.weights import save_model
 
 STAGE = "train-reward"

@@ -7,6 +7,13 @@ import torch
 
 from wam.config import RewardConfig
 from wam.errors import WamError
+from wam.reward.calibration import (
+    average_precision,
+    calibrate,
+    precision_recall_curve,
+    scores,
+    window_rates,
+)
 from wam.reward.classifier import (
     SuccessClassifier,
     classifier_loss,
@@ -14,17 +21,8 @@ from wam.reward.classifier import (
     load_reward,
     reward_description,
 )
-from wam.reward.training import (
-    LabelledFeatures,
-    average_precision,
-    balanced_rows,
-    calibrate,
-    frame_weights,
-    precision_recall_curve,
-    scores,
-    train_classifier,
-    window_rates,
-)
+from wam.reward.labelled import LabelledFeatures
+from wam.reward.training import balanced_rows, frame_weights, train_classifier
 from wam.weights import save_model
 
 FEATURE = 6

@@ -4,15 +4,9 @@ import pytest
 import torch
 
 from wam.config import RewardConfig
+from wam.reward.calibration import calibrate_windows, window_auc, window_margins
 from wam.reward.classifier import SuccessClassifier
-from wam.reward.training import (
-    LabelledFeatures,
-    calibrate_windows,
-    held_back,
-    success_places,
-    window_auc,
-    window_margins,
-)
+from wam.reward.labelled import LabelledFeatures, held_back, success_places
 
 CPU = torch.device("cpu")
 CONFIG = RewardConfig(encoder_hidden=8, embedding=4, head_hidden=8)
