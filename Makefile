@@ -38,7 +38,7 @@ run: $(INSTALLED)
 		echo "waiting for another run of profile '$(PROFILE)' ..."; flock 9; \
 	fi; \
 	before=$$(cksum dvc.lock 2>/dev/null); \
-	dvc --wait-for-lock repro report@$(PROFILE) 9>&- || exit $$?; \
+	wam run --profile $(PROFILE) 9>&- || exit $$?; \
 	wam results --profile $(PROFILE) || exit $$?; \
 	test "$$before" != "$$(cksum dvc.lock 2>/dev/null)" || \
 		echo "Nothing to do: every artifact of profile '$(PROFILE)' was up to date."

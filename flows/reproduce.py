@@ -1,87 +1,36 @@
 """The outer flow: Prefect decides when, DVC decides what is stale.
 
-One task per DVC stage, each ``dvc --wait-for-lock repro --single-item STAGE``. Nothing runs beside
-DVC, so a deployment run leaves the same ``dvc.lock`` as ``dvc repro``.
+One task per DVC stage, each ``dvc --wait-for-lock repro --single-item STAGE``, independent ones
+side by side. Nothing runs beside DVC, so a deployment run leaves the same ``dvc.lock`` as ``dvc
+repro``.
 """
 
 import contextlib
 import fcntl
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, wait
 from prefect.states import Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
 
+from pipeline import dvc_stages
 from pipeline.artifacts.layout import Layout
 from pipeline.params import load_profile
 from wam.errors import WamError
 
-DVC_FILE = Path("dvc.yaml")
-
-
-def stage_names(profile: str, only: str | None = None) -> list[str]:
-    """DVC stage names of ``profile`` in the order of ``dvc.yaml``, which is a topological one.
-
-    ``only`` keeps one stage, for all variants (``train_world_model``) or for one
-    (``train_world_model@demo-wam``). Raises WamError where it names nothing.
-    """
-    document = yaml.safe_load(DVC_FILE.read_text())
-    variants = next(entry["variants"] for entry in document["vars"] if "variants" in entry)
-    names = []
-    for stage, definition in document["stages"].items():
-        if "variant" in definition["matrix"]:
-            names += [f"{stage}@{profile}-{variant}" for variant in variants]
-        else:
-            names.append(f"{stage}@{profile}")
-    if only is None:
-        return names
-    chosen = [name for name in names if only in (name, name.split("@")[0])]
-    if not chosen:
-        known = ", ".join(document["stages"])
-        raise WamError(
-            f"stage '{only}' is not in {DVC_FILE} for profile '{profile}'; known: {known}"
-        )
-    return chosen
+_JOBS, _THREADS = dvc_stages.shares()
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def reproduce_stage(stage: str, force: bool = False) -> State[Any] | None:
+def reproduce_stage(stage: str, threads: int | None, force: bool = False) -> State[Any] | None:
     """Bring one DVC stage up to date, streaming its output to the run's log."""
-    logger = get_run_logger()
-    command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    if force:
-        command.append("--force")
-    # The stage's own commands (wam, python) have to be those of this environment.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    last = ""
-    with subprocess.Popen(
-        command,
-        env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        for raw_line in process.stdout:
-            line = raw_line.rstrip()
-            if line and not line.startswith(
-                ("To track the changes", "\tgit add", "To enable auto")
-            ):
-                logger.info(line)
-                last = line
-    if not process.returncode:
-        return None
-    message = f"stage {stage} failed with status {process.returncode}: {last}"
-    if "is not a git repository" in last:
-        message += "; 'dvc config --local core.no_scm true' lets DVC do without git"
-    return Failed(message=message)
+    failure = dvc_stages.reproduce(stage, get_run_logger().info, threads=threads, force=force)
+    return Failed(message=failure) if failure else None
 
 
 @contextlib.contextmanager
@@ -104,7 +53,12 @@ def _turn(profile: str) -> Iterator[None]:
         yield
 
 
-@flow(name="reproduce", flow_run_name="{profile}", persist_result=False)
+@flow(
+    name="reproduce",
+    flow_run_name="{profile}",
+    persist_result=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=_JOBS),  # type: ignore[arg-type]
+)
 def reproduce(
     profile: str = "demo", stage: str | None = None, force: bool = False
 ) -> State[Any] | None:
@@ -117,14 +71,20 @@ def reproduce(
     """
     try:
         load_profile(profile)
-        names = stage_names(profile, stage)
+        graph = dvc_stages.chosen_stages(profile, stage)
     except WamError as error:
         return Failed(message=str(error))
     with _turn(profile):
-        for name in names:
-            state = reproduce_stage(name, force=force, return_state=True)
-            if not state.is_completed():
-                return Failed(message=state.message)
+        runs: dict[str, PrefectFuture[Any]] = {}
+        for name, needed in graph.items():
+            before = [runs[other] for other in needed]
+            runs[name] = reproduce_stage.submit(
+                stage=name, threads=_THREADS, force=force, return_state=False, wait_for=before
+            )
+        wait(list(runs.values()))
+        failed = [run.state.message for run in runs.values() if run.state.is_failed()]
+        if failed:
+            return Failed(message="; ".join(filter(None, failed)))
     table = Layout.of(profile).results / "table.md"
     if stage is None and table.is_file():
         create_markdown_artifact(

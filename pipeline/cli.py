@@ -57,6 +57,15 @@ def _policies(parser: ArgumentParser) -> None:
     parser.add_argument("--policies", dest="name", required=True, choices=names, help=about)
 
 
+def _run_options(parser: ArgumentParser) -> None:
+    about = "stages at a time (default: two, or as many as there are cores)"
+    parser.add_argument("--jobs", type=_positive, metavar="N", help=about)
+    about = "one stage of dvc.yaml, such as finetune or finetune@demo-wam (default: all)"
+    parser.add_argument("--stage", metavar="STAGE", help=about)
+    about = "run stages even where nothing changed"
+    parser.add_argument("--force", action="store_true", help=about)
+
+
 def _dream(parser: ArgumentParser) -> None:
     parser.add_argument("--variant", required=True, choices=VARIANTS)
     start = parser.add_mutually_exclusive_group()
@@ -143,6 +152,13 @@ COMMANDS = {
         "stages.evaluate", "roll policies out in the simulator from the held-out starts", _policies
     ),
     "report": Command("stages.report", "results table and HTML report of the profile"),
+    "run": Command(
+        "tools.run",
+        "bring a profile up to date, independent stages side by side",
+        _run_options,
+        description="Bring a profile up to date, as 'dvc repro report@PROFILE' does, with "
+        "independent stages side by side.",
+    ),
     "profile": Command("tools.profile", "check a profile of params.yaml and say what it does"),
     "results": Command("tools.results", "print the results table of a finished run"),
     "dream": Command(

@@ -37,12 +37,12 @@ def tree(tmp_path: Path) -> Path:
     shutil.copy(ROOT / ".dvc" / "config", tree / ".dvc")
     for name in ("pyproject.toml", "constraints.txt"):
         (tree / name).touch()
-    executable(tree / ".venv" / "bin" / "wam", "exit 0")
     dvc = shutil.which("dvc")
     assert dvc is not None
+    executable(tree / ".venv" / "bin" / "dvc", f'exec {dvc} "$@"')
     executable(
-        tree / ".venv" / "bin" / "dvc",
-        f'if [ "$1" = config ]; then exec {dvc} "$@"; fi\n'
+        tree / ".venv" / "bin" / "wam",
+        'test "$1" = run || exit 0\n'
         "echo begin >> log; while test -e hold; do sleep 0.05; done; echo end >> log",
     )
     (tree / ".venv" / ".installed").touch()

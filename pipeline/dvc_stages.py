@@ -1,0 +1,157 @@
+"""The stages of ``dvc.yaml`` for one profile, and running them side by side.
+
+DVC decides what is stale and records what was made: every stage is one ``dvc repro --single-item``.
+What is decided here is only when: as soon as all stages that a stage depends on are up to date.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wam.errors import WamError
+
+DVC_FILE = Path("dvc.yaml")
+_NOISE = ("To track the changes", "\tgit add", "To enable auto", "Use `dvc push`")
+_MOST_JOBS = 2
+"""There are two variants; what else could run beside them is short."""
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def stage_graph(profile: str) -> dict[str, frozenset[str]]:
+    """The stages of ``profile`` in the order of ``dvc.yaml``, a topological one, each with those
+    that make what it depends on."""
+    document = yaml.safe_load(DVC_FILE.read_text())
+    variants = next(entry["variants"] for entry in document["vars"] if "variants" in entry)
+    outs: dict[str, list[str]] = {}
+    graph = {}
+    for stage, definition in document["stages"].items():
+        for variant in variants if "variant" in definition["matrix"] else [None]:
+            name = f"{stage}@{profile}" + (f"-{variant}" if variant else "")
+            deps = _paths(definition.get("deps", []), profile, variant)
+            makers = [maker for maker, made in outs.items() if set(made) & set(deps)]
+            graph[name] = frozenset(makers)
+            outs[name] = _paths(definition["outs"], profile, variant)
+    return graph
+
+
+def chosen_stages(profile: str, only: str | None) -> dict[str, frozenset[str]]:
+    """The graph of one stage, for all variants (``train_world_model``) or for one
+    (``train_world_model@demo-wam``); of all if it is None.
+
+    Raises WamError where ``only`` names nothing.
+    """
+    graph = stage_graph(profile)
+    if only is None:
+        return graph
+    chosen = {name for name in graph if only in (name, name.split("@")[0])}
+    if not chosen:
+        known = ", ".join(dict.fromkeys(name.split("@")[0] for name in graph))
+        raise WamError(
+            f"stage '{only}' is not in {DVC_FILE} for profile '{profile}'; known: {known}"
+        )
+    return {name: graph[name] & chosen for name in graph if name in chosen}
+
+
+def shares(jobs: int | None = None) -> tuple[int, int | None]:
+    """How many stages run at a time (None: as many as help), and how many threads each takes.
+
+    The threads are None where OMP_NUM_THREADS says it.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jobs = jobs or min(_MOST_JOBS, cores or 1)
+    return jobs, None if _THREADS[0] in os.environ else max(1, (cores or 1) // jobs)
+
+
+def run_in_order(
+    graph: dict[str, frozenset[str]],
+    jobs: int,
+    run: Callable[[str], str | None],
+    stop: Callable[[], None],
+) -> dict[str, str]:
+    """Call ``run`` for every stage behind those that it needs, at most ``jobs`` at a time.
+
+    ``run`` returns why a stage failed, or None. After a failure nothing new begins, what is under
+    way is let finish; after an exception in here ``stop`` is to end it. Returns the failures by
+    stage.
+    """
+    waiting, done = dict(graph), set[str]()
+    failed: dict[str, str] = {}
+    running: dict[Future[str | None], str] = {}
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            while running or (waiting and not failed):
+                ready = [name for name, needed in waiting.items() if needed <= done]
+                for name in ready[: 0 if failed else jobs - len(running)]:
+                    del waiting[name]
+                    running[pool.submit(run, name)] = name
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    name = running.pop(future)
+                    if (reason := future.result()) is None:
+                        done.add(name)
+                    else:
+                        failed[name] = reason
+        except BaseException:
+            stop()
+            raise
+    return failed
+
+
+def reproduce(
+    stage: str,
+    say: Callable[[str], None],
+    *,
+    threads: int | None = None,
+    force: bool = False,
+    processes: list[subprocess.Popen[str]] | None = None,
+) -> str | None:
+    """Bring one stage up to date; why that failed, or None.
+
+    ``say`` is called with every line of output. ``threads`` is what the stage's computations may
+    use; None: what they find. With ``processes``, which it joins, the process is the first of a
+    group of its own: signals from the terminal do not reach it.
+    """
+    command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    if force:
+        command.append("--force")
+    # The stage's own commands (wam, python) have to be those of this environment.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    if threads is not None:
+        environment |= dict.fromkeys(_THREADS, str(threads))
+    last = ""
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=None if processes is None else 0,
+    ) as process:
+        if processes is not None:
+            processes.append(process)
+        assert process.stdout is not None
+        for raw_line in process.stdout:
+            line = raw_line.rstrip()
+            if line and not line.startswith(_NOISE):
+                say(line)
+                last = line
+    if not process.returncode:
+        return None
+    message = f"stage {stage} failed with status {process.returncode}: {last}"
+    if "is not a git repository" in last:
+        message += "; 'dvc config --local core.no_scm true' lets DVC do without git"
+    return message
+
+
+def _paths(entries: list[Any], profile: str, variant: str | None) -> list[str]:
+    """Paths of dependencies or outputs, with the matrix's values."""
+    values = {"profile": profile, "variant": variant}
+    names = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+    return [re.sub(r"\$\{item\.(\w+)\}", lambda key: str(values[key[1]]), name) for name in names]

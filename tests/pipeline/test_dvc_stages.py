@@ -1,0 +1,125 @@
+"""Stages run as soon as they can, side by side, and no sooner."""
+
+import threading
+
+import pytest
+
+from pipeline.dvc_stages import chosen_stages, run_in_order, shares, stage_graph
+from wam.errors import WamError
+
+DIAMOND = {
+    "top": frozenset[str](),
+    "left": frozenset({"top"}),
+    "right": frozenset({"top"}),
+    "bottom": frozenset({"left", "right"}),
+}
+
+
+def never() -> None:
+    pytest.fail("nothing is to be stopped")
+
+
+def test_a_stage_needs_what_makes_its_dependencies() -> None:
+    graph = stage_graph("ci")
+    names = list(graph)
+    assert names[0] == "collect@ci"
+    assert names[-1] == "report@ci"
+    for name, needed in graph.items():
+        assert all(names.index(other) < names.index(name) for other in needed)
+    assert graph["collect@ci"] == set()
+    assert graph["convert@ci"] == {"index@ci"}
+    assert graph["featurize@ci-wam"] == {"extract@ci", "convert@ci", "train_world_model@ci-wam"}
+    assert not any("dreamerv2" in other for other in graph["finetune@ci-wam"])
+    assert graph["report@ci"] >= {"evaluate@ci-wam", "evaluate@ci-dreamerv2", "export@ci"}
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ("convert", ["convert@demo"]),
+        ("finetune", ["finetune@demo-wam", "finetune@demo-dreamerv2"]),
+        ("finetune@demo-wam", ["finetune@demo-wam"]),
+    ],
+)
+def test_one_stage_can_be_chosen(only: str, expected: list[str]) -> None:
+    graph = chosen_stages("demo", only)
+    assert list(graph) == expected
+    assert not any(graph.values())
+
+
+def test_an_unknown_stage_is_named() -> None:
+    with pytest.raises(WamError, match="stage 'convrt' is not in"):
+        chosen_stages("demo", "convrt")
+
+
+def test_independent_stages_run_beside_each_other_and_others_wait() -> None:
+    beside = threading.Barrier(2, timeout=20)
+    order = []
+
+    def run(stage: str) -> None:
+        if stage in ("left", "right"):
+            beside.wait()
+        order.append(stage)
+
+    assert run_in_order(DIAMOND, 2, run, never) == {}
+    assert order[0] == "top"
+    assert order[-1] == "bottom"
+    assert sorted(order) == sorted(DIAMOND)
+
+
+def test_one_job_runs_them_one_after_another() -> None:
+    active, order = threading.Semaphore(1), []
+
+    def run(stage: str) -> None:
+        assert active.acquire(blocking=False)
+        order.append(stage)
+        active.release()
+
+    assert run_in_order(DIAMOND, 1, run, never) == {}
+    assert order == list(DIAMOND)
+
+
+def test_after_a_failure_nothing_begins_and_what_runs_is_let_finish() -> None:
+    failed, order = threading.Event(), []
+
+    def run(stage: str) -> str | None:
+        if stage == "left":
+            failed.set()
+            return "left broke"
+        if stage == "right":
+            assert failed.wait(20)
+        order.append(stage)
+        return None
+
+    assert run_in_order(DIAMOND, 2, run, never) == {"left": "left broke"}
+    assert order == ["top", "right"]
+
+
+def test_an_exception_stops_what_runs() -> None:
+    ended = threading.Event()
+
+    def run(stage: str) -> str | None:
+        if stage == "left":
+            raise KeyboardInterrupt
+        if stage == "right":
+            assert ended.wait(20)
+        return None
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_order(DIAMOND, 2, run, ended.set)
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize(("cores", "jobs", "share"), [(1, 1, 1), (2, 2, 1), (16, 2, 8)])
+def test_threads_are_divided_by_the_jobs(
+    cores: int, jobs: int, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def affinity(pid: int) -> set[int]:
+        return set(range(cores))
+
+    monkeypatch.setattr("os.sched_getaffinity", affinity, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert shares() == (jobs, share)
+    assert shares(4)[1] == max(1, cores // 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert shares() == (jobs, None)
