@@ -10,7 +10,7 @@ from wam import proprio
 from wam.config import WorldModelConfig
 from wam.proprio import ProprioNormalizer
 from wam.world_model.model import WorldModel
-from wam.world_model.proprio_state import ArmMotion
+from wam.world_model.proprio_state import Arm, ArmMotion
 from wam.world_model.rssm import RssmState
 
 T, B = 5, 3
@@ -28,7 +28,7 @@ def robot_obs(pose: np.ndarray, command: np.ndarray) -> np.ndarray:
     return np.concatenate([pose, rest, command[:, None]], axis=1)
 
 
-class Arm:
+class RecordedArm:
     """Episodes of an arm that moves by a fixed part of its lag, wherever it is."""
 
     def __init__(self, episodes: int, frames: int) -> None:
@@ -70,19 +70,19 @@ class Arm:
 
 
 @pytest.fixture(scope="module")
-def arm() -> Arm:
-    return Arm(episodes=20, frames=30)
+def arm() -> RecordedArm:
+    return RecordedArm(episodes=20, frames=30)
 
 
 @pytest.fixture
-def model(tiny_config: WorldModelConfig, arm: Arm) -> WorldModel:
+def model(tiny_config: WorldModelConfig, arm: RecordedArm) -> WorldModel:
     model = WorldModel(replace(tiny_config, latent="probabilities", proprio_state=True), seed=1)
     assert model.rssm.proprio is not None
     model.rssm.proprio.calibrate(arm.normalizer, arm.motion)
     return model
 
 
-def test_how_the_arm_follows_is_learned_from_play(model: WorldModel, arm: Arm) -> None:
+def test_how_the_arm_follows_is_learned_from_play(model: WorldModel, arm: RecordedArm) -> None:
     state = model.rssm.proprio
     assert state is not None
     torch.testing.assert_close(state.follow, torch.tensor(FOLLOW).float(), atol=1e-3, rtol=0)
@@ -90,7 +90,7 @@ def test_how_the_arm_follows_is_learned_from_play(model: WorldModel, arm: Arm) -
     torch.testing.assert_close(state.lags(arm.motion), lag, atol=1e-3, rtol=0)
 
 
-def test_an_untaught_hand_goes_where_the_arm_would(model: WorldModel, arm: Arm) -> None:
+def test_an_untaught_hand_goes_where_the_arm_would(model: WorldModel, arm: RecordedArm) -> None:
     """Thirty steps after a first frame: place, direction, lag and gripper, without another look."""
     frames = 30
     embedding, action = arm.embedding(B, frames), arm.actions(B, frames)
@@ -104,7 +104,26 @@ def test_an_untaught_hand_goes_where_the_arm_would(model: WorldModel, arm: Arm) 
     assert model.config.feature == feature.shape[-1]
 
 
-def test_a_window_is_filtered_as_step_by_step(model: WorldModel, arm: Arm) -> None:
+def test_the_network_is_told_to_millimetres_where_a_free_hand_gets_to(
+    model: WorldModel, arm: RecordedArm
+) -> None:
+    state = model.rssm.proprio
+    assert state is not None
+    shown, action = state.shown(arm.embedding(B, 3)), arm.actions(B, 3)
+    lag = torch.from_numpy(arm.lag[:B, :3]).float().transpose(0, 1)
+    now, later = (Arm(shown.pose[t], lag[t], shown.rest[t]) for t in (1, 2))
+    told = state.ahead(now, action[2])
+    # Sines of waves of 32, 16, 8 and 4 cm of x, y and z, then their cosines.
+    sines, cosines = told.view(B, 2, 4, 3).unbind(1)
+    for row, wave in enumerate((0.32, 0.16, 0.08, 0.04)):
+        phase = later.pose[:, :3] * 2 * np.pi / wave
+        torch.testing.assert_close(sines[:, row], phase.sin(), atol=2e-2, rtol=0)
+        torch.testing.assert_close(cosines[:, row], phase.cos(), atol=2e-2, rtol=0)
+    raised = now._replace(pose=now.pose + torch.tensor([0, 0, 0.003, 0, 0, 0]))
+    assert ((state.ahead(raised, action[2]) - told).norm(dim=-1) > 0.5).all()
+
+
+def test_a_window_is_filtered_as_step_by_step(model: WorldModel, arm: RecordedArm) -> None:
     embedding, action = arm.embedding(B, T), arm.actions(B, T)
     is_first = torch.zeros(T, B, dtype=torch.bool)
     is_first[2, 1] = True
@@ -122,7 +141,7 @@ def test_a_window_is_filtered_as_step_by_step(model: WorldModel, arm: Arm) -> No
     torch.testing.assert_close(observed.arm[3], imagined.stoch[:, -24:])
 
 
-def test_a_seen_hand_is_behind_by_what_it_has_not_done(model: WorldModel, arm: Arm) -> None:
+def test_a_seen_hand_is_behind_by_what_it_has_not_done(model: WorldModel, arm: RecordedArm) -> None:
     embedding, action = arm.embedding(B, T), arm.actions(B, T)
     is_first = torch.zeros(T, B, dtype=torch.bool)
     is_first[0] = True
@@ -138,7 +157,7 @@ def test_a_seen_hand_is_behind_by_what_it_has_not_done(model: WorldModel, arm: A
     assert torch.equal(untold.states.stoch[2, :, -24:-18], torch.zeros(B, 6))
 
 
-def test_a_blind_hand_is_the_predicted_one(model: WorldModel, arm: Arm) -> None:
+def test_a_blind_hand_is_the_predicted_one(model: WorldModel, arm: RecordedArm) -> None:
     embedding, action = arm.embedding(B, T), arm.actions(B, T)
     is_first = torch.zeros(T, B, dtype=torch.bool)
     seen = torch.ones(T, B, dtype=torch.bool)
