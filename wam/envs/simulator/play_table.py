@@ -33,8 +33,8 @@ from wam.errors import WamError
 _SUBSTEPS = 8
 _GRAVITY = -9.8
 _HOME_WIDTH_M = 0.08
-_CONSTRUCTION_SEED = 8
-"""Of a layout in whose wake CALVIN's recordings are repeated exactly."""
+_CONSTRUCTION_SEED = 0
+"""CALVIN's default, of all its recordings: it says where blocks are when they are loaded."""
 
 
 class PlayTableEnv(gymnasium.Env[ObservationDict, np.ndarray]):
@@ -111,23 +111,19 @@ class PlayTableEnv(gymnasium.Env[ObservationDict, np.ndarray]):
             )
         pybullet.setGravity(0, 0, _GRAVITY, physicsClientId=client)
         self.robot = Robot(client, self._assets.arm)
+        # The body is at the origin, as CALVIN's is: the search for contacts sees the difference.
         pedestal = pybullet.createVisualShape(
             pybullet.GEOM_CYLINDER,
+            visualFramePosition=PEDESTAL_CENTRE,
             radius=PEDESTAL_RADIUS,
             length=PEDESTAL_HEIGHT,
             rgbaColor=(1, 1, 1, 1),
             physicsClientId=client,
         )
-        pybullet.createMultiBody(
-            baseVisualShapeIndex=pedestal, basePosition=PEDESTAL_CENTRE, physicsClientId=client
-        )
+        pybullet.createMultiBody(baseVisualShapeIndex=pedestal, physicsClientId=client)
         self.robot.add_gear()
         self.robot.reset(np.array(HOME_JOINTS), _HOME_WIDTH_M, 1.0)
-        self.table = Table(client, self._geometry, self._assets)
-        if not self._assets.rigid:
-            # CALVIN samples a layout when it is constructed, and the order in which contacts are
-            # solved depends on what was near what. Its layout is not known.
-            self.table.reset(None, np.random.default_rng(_CONSTRUCTION_SEED))
+        self.table = Table(client, self._geometry, self._assets, _CONSTRUCTION_SEED)
         self._untouched = True
 
     @property

@@ -21,14 +21,26 @@ _SAMPLING_TRIES = 1000
 class Table:
     """Table, blocks and floor of one physics client."""
 
-    def __init__(self, client: int, geometry: g.SceneGeometry, assets: SceneAssets) -> None:
+    def __init__(
+        self, client: int, geometry: g.SceneGeometry, assets: SceneAssets, seed: int
+    ) -> None:
+        """Load all of it, the blocks where ``seed`` says, as CALVIN does: the order in which
+        contacts are solved depends on what was near what."""
         self._client = client
         self._geometry = geometry
         # The order of loading fixes the body ids.
-        self.blocks = {
-            name: self._load(path, assets.scaling, fixed=False, rigid=assets.rigid)
-            for name, path in assets.blocks
-        }
+        rng = np.random.default_rng(seed)
+        self.blocks = {}
+        for name, path in assets.blocks:
+            position, quaternion = self._sampled_pose(rng)
+            self.blocks[name] = self._load(
+                path,
+                assets.scaling,
+                fixed=False,
+                rigid=assets.rigid,
+                basePosition=position,
+                baseOrientation=quaternion,
+            )
         self.uid = self._load(assets.table, assets.scaling)
         self.plane = self._load(assets.plane)
         self.links = {"base_link": -1}
@@ -47,7 +59,13 @@ class Table:
         self._button_pressed = self._switch_on = False
 
     def _load(
-        self, path: Path, scaling: float = 1.0, *, fixed: bool = True, rigid: bool = False
+        self,
+        path: Path,
+        scaling: float = 1.0,
+        *,
+        fixed: bool = True,
+        rigid: bool = False,
+        **pose: Any,
     ) -> int:
         uid: int = pybullet.loadURDF(
             str(path),
@@ -55,6 +73,7 @@ class Table:
             globalScaling=scaling,
             useMaximalCoordinates=rigid,
             physicsClientId=self._client,
+            **pose,
         )
         return uid
 
@@ -82,8 +101,8 @@ class Table:
             self._scatter(rng)
             return
         for index, uid in enumerate(self.blocks.values()):
-            pose = scene_obs[6 + 6 * index : 12 + 6 * index]
-            self._place(uid, pose[:3], pose[3:])
+            pose = scene_obs[6 + 6 * index : 12 + 6 * index].tolist()
+            self._place(uid, pose[:3], pybullet.getQuaternionFromEuler(pose[3:]))
 
     def update(self) -> None:
         """Button and switch logic, once per control step."""
@@ -187,21 +206,29 @@ class Table:
             physicsClientId=self._client,
         )
 
-    def _place(self, uid: int, position: Any, euler: Any) -> None:
-        quaternion = pybullet.getQuaternionFromEuler([float(angle) for angle in euler])
+    def _place(self, uid: int, position: Sequence[float], quaternion: Sequence[float]) -> None:
         pybullet.resetBasePositionAndOrientation(
-            uid, [float(value) for value in position], quaternion, physicsClientId=self._client
+            uid, position, quaternion, physicsClientId=self._client
         )
         pybullet.resetBaseVelocity(uid, [0, 0, 0], [0, 0, 0], physicsClientId=self._client)
 
+    def _sampled_pose(self, rng: np.random.Generator) -> tuple[Sequence[float], Sequence[float]]:
+        """Position and quaternion somewhere on one of the surfaces (docs/calvin.md 2.8).
+
+        CALVIN's own draws: a surface, a position, and three angles of which only one varies.
+        """
+        surfaces = list(self._geometry.surfaces.values())
+        low, high = surfaces[rng.integers(len(surfaces))]
+        position = rng.uniform(low, high).tolist()
+        angles = rng.uniform([0.0, 0.0, -np.pi], [0.0, 0.0, np.pi]).tolist()
+        return position, pybullet.getQuaternionFromEuler(angles)
+
     def _scatter(self, rng: np.random.Generator) -> None:
         """Draw block poses until no two blocks touch (docs/calvin.md 2.8)."""
-        surfaces = [np.array(surface) for surface in self._geometry.surfaces.values()]
         uids = set(self.blocks.values())
         for _ in range(_SAMPLING_TRIES):
             for uid in self.blocks.values():
-                low, high = surfaces[rng.integers(len(surfaces))]
-                self._place(uid, rng.uniform(low, high), (0.0, 0.0, rng.uniform(-np.pi, np.pi)))
+                self._place(uid, *self._sampled_pose(rng))
             pybullet.stepSimulation(physicsClientId=self._client)
             touching = any(
                 contact[2] in uids

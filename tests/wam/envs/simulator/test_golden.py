@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from wam.config import TASKS
-from wam.envs.replay import Trace, difference, load_trace, replay, tcp_distance
+from wam.envs.replay import Trace, load_trace, replay, tcp_distance
 from wam.envs.simulator.play_table import PlayTableEnv
 
-RANDOM = ("random_D_0", "random_D_2", "random_D_3")
-"""The other random trace also depends on what its client did before: its blocks were sampled."""
-EXACT = ("free_D", *RANDOM, *(f"task_D_{task}" for task in TASKS))
+RANDOM = [f"random_D_{number}" for number in range(4)]
+TRACES = ("free_D", *RANDOM, *(f"task_D_{task}" for task in TASKS))
 
 
 def pair(golden: Path, name: str, assets: Path | None = None) -> tuple[Trace, Trace]:
@@ -20,20 +19,12 @@ def pair(golden: Path, name: str, assets: Path | None = None) -> tuple[Trace, Tr
     return recorded, replay(recorded, assets)
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", TRACES)
 def test_official_assets_repeat_the_trace_exactly(golden: Path, assets: Path, name: str) -> None:
     recorded, repeated = pair(golden, name, assets)
     assert np.array_equal(recorded.robot_obs, repeated.robot_obs)
     assert np.array_equal(recorded.scene_obs, repeated.scene_obs)
     assert recorded.success_step == repeated.success_step
-
-
-def test_official_assets_repeat_the_fourth_random_trace_for_a_while(
-    golden: Path, assets: Path
-) -> None:
-    recorded, repeated = pair(golden, "random_D_1", assets)
-    for name in ("robot_obs", "scene_obs"):
-        assert difference(recorded, repeated, name)[:40].max() == 0
 
 
 @pytest.mark.parametrize("state", ["closed_off", "open_on"])
@@ -46,12 +37,8 @@ def test_official_assets_render_the_same_images(golden: Path, assets: Path, stat
         assert env.observation_space.contains(observation)
     finally:
         env.close()
-    for camera in ("depth_static", "depth_gripper"):
-        np.testing.assert_allclose(observation[camera], recorded[camera], rtol=1e-5)
-    for camera in ("rgb_static", "rgb_gripper"):
-        ours, theirs = observation[camera].astype(float), recorded[camera].astype(float)
-        # Two grey levels leave room for another C library's rounding; here it is none.
-        assert np.abs(ours - theirs).mean() < 2
+    for camera in ("rgb_static", "rgb_gripper", "depth_static", "depth_gripper"):
+        assert np.array_equal(observation[camera], recorded[camera]), camera
 
 
 def test_embedded_free_motion_matches(golden: Path) -> None:
