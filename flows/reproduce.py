@@ -82,9 +82,11 @@ def reproduce(
                 stage=name, threads=_THREADS, force=force, return_state=False, wait_for=before
             )
         wait(list(runs.values()))
-        failed = [run.state.message for run in runs.values() if run.state.is_failed()]
-        if failed:
-            return Failed(message="; ".join(filter(None, failed)))
+        states = [run.state for run in runs.values()]
+        if not all(state.is_completed() for state in states):
+            # Those behind a failure never began, and have nothing to say of their own.
+            told = [state.message for state in states if state.is_failed() or state.is_crashed()]
+            return Failed(message="; ".join(filter(None, told)))
     table = Layout.of(profile).results / "table.md"
     if stage is None and table.is_file():
         create_markdown_artifact(
