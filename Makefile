@@ -25,7 +25,6 @@ export no_proxy := $(if $(no_proxy),$(no_proxy)$(comma))$(LOOPBACK)
 demo:
 	@$(MAKE) --no-print-directory run PROFILE=demo
 
-# DVC fails on outputs that another DVC's stage is writing: runs of a profile take turns.
 run: $(INSTALLED)
 	@wam profile --profile $(PROFILE)
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
@@ -33,12 +32,8 @@ run: $(INSTALLED)
 	elif ! grep -qs no_scm .dvc/config.local; then \
 		dvc config --local core.no_scm true && echo "No git repository here: DVC does without one."; \
 	fi
-	@mkdir -p .dvc/tmp; exec 9>.dvc/tmp/run-$(PROFILE).lock; \
-	if command -v flock >/dev/null && ! flock --nonblock 9; then \
-		echo "waiting for another run of profile '$(PROFILE)' ..."; flock 9; \
-	fi; \
-	before=$$(cksum dvc.lock 2>/dev/null); \
-	wam run --profile $(PROFILE) 9>&- || exit $$?; \
+	@before=$$(cksum dvc.lock 2>/dev/null); \
+	wam run --profile $(PROFILE) || exit $$?; \
 	wam results --profile $(PROFILE) || exit $$?; \
 	test "$$before" != "$$(cksum dvc.lock 2>/dev/null)" || \
 		echo "Nothing to do: every artifact of profile '$(PROFILE)' was up to date."

@@ -5,10 +5,6 @@ side by side. Nothing runs beside DVC, so a deployment run leaves the same ``dvc
 repro``.
 """
 
-import contextlib
-import fcntl
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -33,26 +29,6 @@ def reproduce_stage(stage: str, threads: int | None, force: bool = False) -> Sta
     return Failed(message=failure) if failure else None
 
 
-@contextlib.contextmanager
-def _turn(profile: str) -> Iterator[None]:
-    """Waits for a ``make run`` or flow of the same profile, and makes others wait.
-
-    ``--wait-for-lock`` does not: it waits for DVC itself, but not for a stage that another DVC
-    runs, whose outputs are busy.
-    """
-    path = Path(".dvc") / "tmp" / f"run-{profile}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            get_run_logger().info("waiting for another run of profile '%s' ...", profile)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            get_run_logger().warning("%s: no locks on this file system (%s)", path, error.strerror)
-        yield
-
-
 @flow(
     name="reproduce",
     flow_run_name="{profile}",
@@ -74,7 +50,7 @@ def reproduce(
         graph = dvc_stages.chosen_stages(profile, stage)
     except WamError as error:
         return Failed(message=str(error))
-    with _turn(profile):
+    with dvc_stages.turn(profile, get_run_logger().info):
         runs: dict[str, PrefectFuture[Any]] = {}
         for name, needed in graph.items():
             before = [runs[other] for other in needed]

@@ -4,11 +4,13 @@ DVC decides what is stale and records what was made: every stage is one ``dvc re
 What is decided here is only when: as soon as all stages that a stage depends on are up to date.
 """
 
+import contextlib
+import fcntl
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,26 @@ def shares(jobs: int | None = None) -> tuple[int, int | None]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     jobs = jobs or min(_MOST_JOBS, cores or 1)
     return jobs, None if _THREADS[0] in os.environ else max(1, (cores or 1) // jobs)
+
+
+@contextlib.contextmanager
+def turn(profile: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Waits for another run of the same profile, and makes others wait.
+
+    ``--wait-for-lock`` does not: it waits for DVC itself, but not for a stage that another DVC
+    runs, whose outputs are busy.
+    """
+    path = Path(".dvc") / "tmp" / f"run-{profile}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another run of profile '{profile}' ...")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            say(f"{path}: no locks on this file system ({error.strerror})")
+        yield
 
 
 def run_in_order(

@@ -7,7 +7,7 @@ import subprocess
 
 from pipeline import console
 from pipeline.artifacts.layout import Layout
-from pipeline.dvc_stages import chosen_stages, reproduce, run_in_order, shares
+from pipeline.dvc_stages import chosen_stages, reproduce, run_in_order, shares, turn
 from pipeline.params import Profile
 from wam.errors import WamError
 
@@ -40,6 +40,7 @@ def run(profile: Profile, layout: Layout, jobs: int | None, stage: str | None, f
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
 
-    failed = run_in_order(graph, jobs, one, stop)
+    with turn(name, console.note):
+        failed = run_in_order(graph, jobs, one, stop)
     if failed:
         raise WamError("; ".join(failed.values()))

@@ -1,10 +1,11 @@
 """Stages run as soon as they can, side by side, and no sooner."""
 
 import threading
+from pathlib import Path
 
 import pytest
 
-from pipeline.dvc_stages import chosen_stages, run_in_order, shares, stage_graph
+from pipeline.dvc_stages import chosen_stages, run_in_order, shares, stage_graph, turn
 from wam.errors import WamError
 
 DIAMOND = {
@@ -123,3 +124,26 @@ def test_threads_are_divided_by_the_jobs(
     assert shares(4)[1] == max(1, cores // 4)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert shares() == (jobs, None)
+
+
+def test_runs_of_a_profile_take_turns_and_those_of_others_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    waits, order = threading.Event(), []
+
+    def say(line: str) -> None:
+        assert line == "waiting for another run of profile 'ci' ..."
+        waits.set()
+
+    def second() -> None:
+        with turn("ci", say):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with turn("ci", pytest.fail), turn("demo", pytest.fail):
+        thread.start()
+        assert waits.wait(20)
+        order.append("first")
+    thread.join(20)
+    assert order == ["first", "second"]

@@ -40,11 +40,7 @@ def tree(tmp_path: Path) -> Path:
     dvc = shutil.which("dvc")
     assert dvc is not None
     executable(tree / ".venv" / "bin" / "dvc", f'exec {dvc} "$@"')
-    executable(
-        tree / ".venv" / "bin" / "wam",
-        'test "$1" = run || exit 0\n'
-        "echo begin >> log; while test -e hold; do sleep 0.05; done; echo end >> log",
-    )
+    executable(tree / ".venv" / "bin" / "wam", "exit 0")
     (tree / ".venv" / ".installed").touch()
     return tree
 
@@ -77,21 +73,3 @@ def test_an_archive_without_git_is_run_and_a_repository_again_later(tree: Path) 
     subprocess.run(["git", "init", "--quiet"], cwd=tree, check=True)
     make(tree, "run").communicate()
     assert "no_scm" not in settings.read_text()
-
-
-@pytest.mark.skipif(shutil.which("flock") is None, reason="no flock(1)")
-def test_runs_of_a_profile_take_turns(tree: Path) -> None:
-    (tree / "hold").touch()
-    first = make(tree, "run", "PROFILE=ci")
-    while not (tree / "log").exists():
-        assert first.poll() is None
-    second = make(tree, "run", "PROFILE=ci")
-    assert second.stdout is not None
-    while "waiting for another run of profile 'ci'" not in second.stdout.readline():
-        assert second.poll() is None
-    assert (tree / "log").read_text() == "begin\n"
-    (tree / "hold").unlink()
-    for run in (first, second):
-        run.communicate()
-        assert run.returncode == 0
-    assert (tree / "log").read_text() == "begin\nend\n" * 2
