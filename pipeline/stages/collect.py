@@ -27,7 +27,7 @@ from wam.errors import WamError
 
 RECEIPT = "collect.json"
 """The receipt's copy among the frames; it is written last."""
-PLAY_VERSION = 4
+PLAY_VERSION = 5
 """To be raised whenever the same settings and seed give other frames."""
 
 
