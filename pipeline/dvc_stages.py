@@ -20,7 +20,13 @@ import yaml
 from wam.errors import WamError
 
 DVC_FILE = Path("dvc.yaml")
-_NOISE = ("To track the changes", "\tgit add", "To enable auto", "Use `dvc push`")
+_NOISE = (
+    "To track the changes",
+    "\tgit add",
+    "To enable auto",
+    "\tdvc config core.autostage",
+    "Use `dvc push`",
+)
 _MOST_JOBS = 2
 """There are two variants; what else could run beside them is short."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
