@@ -1,4 +1,4 @@
-"""What frames and results were made with, and whether a policy sees the same images in both."""
+"""What frames and results were made with, and whether both show the same world."""
 
 from collections.abc import Mapping
 from typing import Any

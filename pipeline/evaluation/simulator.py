@@ -14,7 +14,6 @@ import numpy as np
 
 from pipeline import console
 from pipeline.calvin.fields import CAMERAS
-from pipeline.evaluation.compatibility import mismatch
 from pipeline.params import Profile
 from pipeline.pictures.images import to_model_size
 from wam.envs.factory import make_env
@@ -51,15 +50,6 @@ def open_pool(simulator: SimulatorConfig, workers: int, *, cameras: bool = True)
 def num_workers(workers: int, simulator: SimulatorConfig) -> int:
     """How many processes share the episodes."""
     return sys.maxsize if simulator.one_per_process else workers
-
-
-def warn_of_other_images(data: Mapping[str, Any], origin: Mapping[str, Any]) -> None:
-    """Say so if the simulator draws otherwise than the data was drawn."""
-    if difference := mismatch(data, origin):
-        console.warn(
-            f"{difference}: policies see other images than they learned from; "
-            "see env in params.yaml"
-        )
 
 
 def warn_of_impossible(

@@ -15,8 +15,8 @@ from pipeline.evaluation.simulator import (
     open_pool,
     simulator_for,
     warn_of_impossible,
-    warn_of_other_images,
 )
+from pipeline.evaluation.worlds import checked
 from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
 from pipeline.store.open import Store, open_store
@@ -47,8 +47,7 @@ class Simulator:
         )
         demos, store = load_demos(layout.demos), open_store(store_path(layout.store, "training"))
         self.config = simulator_for(profile, layout.store, store.attrs)
-        origin = {**self.config.description(), "scene": self.config.scene}
-        warn_of_other_images(store.attrs, origin)
+        self.differs = checked(store.attrs, self.config, profile.env)
         self._starts = {}
         for task in profile.tasks:
             rows = [demo.start for demo in demos[task].training]

@@ -66,6 +66,9 @@ class Env:
     on images of TinyRenderer stays with it. Without a GPU EGL is several times slower."""
     robot_model: RobotModel
     """Of the embedded scene: ``light`` has few triangles, ``full`` those of the real arm."""
+    differences: Literal["refuse", "allow"]
+    """What becomes of data that this simulator would not have made: ``refuse`` ends the first stage
+    that sees it; with ``allow`` the difference stands beside every number."""
     workers: Workers
 
     @property

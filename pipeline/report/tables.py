@@ -67,7 +67,9 @@ def notes(results: Results) -> list[str]:
         points = Estimate(*(100 * share for share in one.estimate)).signed(".1f")
         label = f"{one.first.label} - {one.second.label}"
         differences.append(f"{label}: {points} points ({one.scope})")
-    return [*differences, about_intervals(results)]
+    worlds = [row.get("differs_from_data") for row in results.rows]
+    told = [f"Not the world of the data: {world}." for world in dict.fromkeys(worlds) if world]
+    return [*told, *differences, about_intervals(results)]
 
 
 def markdown(results: Results, notes: Sequence[str]) -> str:

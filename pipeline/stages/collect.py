@@ -17,6 +17,7 @@ from pipeline.artifacts.building import Build, OutputSlot, output_slot
 from pipeline.artifacts.identity import Identity
 from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.calvin import language, metadata, on_disk
+from pipeline.evaluation.recordings import check_recording
 from pipeline.params import Profile
 from pipeline.play.episode import EpisodeJob
 from pipeline.play.windows import Window, select_windows, sentence
@@ -40,7 +41,7 @@ def run(profile: Profile, layout: Layout, *, lazy: bool = False) -> None:
     data.
     """
     if profile.raw.path is not None:
-        _record_source(Path(profile.raw.path).expanduser(), layout, lazy=lazy)
+        _record_source(profile, Path(profile.raw.path).expanduser(), layout, lazy=lazy)
         return
     collect = profile.collect
     simulator = profile.env.simulator(
@@ -79,7 +80,7 @@ def _say_elsewhere(raw_directory: Path) -> None:
     )
 
 
-def _record_source(source: Path, layout: Layout, *, lazy: bool) -> None:
+def _record_source(profile: Profile, source: Path, layout: Layout, *, lazy: bool) -> None:
     receipt = {"source": str(source)}
     if lazy and not source.exists() and layout.raw_receipt.is_file():
         if manifests.read_json(layout.raw_receipt) == receipt:
@@ -91,6 +92,7 @@ def _record_source(source: Path, layout: Layout, *, lazy: bool) -> None:
                 f"raw.path: {source / split}: not found; expected a CALVIN dataset with "
                 "training/ and validation/"
             )
+    check_recording(source / "validation", profile.env)
     _write_receipt(layout, receipt)
     console.done("collect", f"nothing to collect: raw.path is {source}")
 

@@ -25,9 +25,9 @@ from pipeline.evaluation.simulator import (
     open_pool,
     simulator_for,
     warn_of_impossible,
-    warn_of_other_images,
 )
 from pipeline.evaluation.statistics import wilson
+from pipeline.evaluation.worlds import checked
 from pipeline.latents.demonstrations import Start, load_demos
 from pipeline.params import Profile
 from pipeline.pictures import clips
@@ -75,8 +75,10 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
     data = open_store(store_path(layout.store, "validation")).attrs
     simulator = simulator_for(profile, layout.store, data)
     origin = simulator.description()
-    if name != "controls":
-        warn_of_other_images(data, {**origin, "scene": simulator.scene})
+    world = {
+        "scene": simulator.scene,
+        "differs_from_data": checked(data, simulator, profile.env),
+    }
     starts = _starts(profile, layout)
     jobs = _jobs(profile, layout, name)
     params = {
@@ -97,12 +99,14 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         parts = {job: read_json(_part_path(directory, job)) for job in jobs}
         if profile.evaluate.clips:
             _film(directory, simulator, profile.env.workers, parts, starts)
-        summary = [{**summarise(job, part["rollouts"]), **origin} for job, part in parts.items()]
+        summary = [
+            {**summarise(job, part["rollouts"]), **origin, **world} for job, part in parts.items()
+        ]
         rollouts = [rollout for part in parts.values() for rollout in part["rollouts"]]
         write_json(directory / "summary.json", summary)
         write_json(directory / "rollouts.json", rollouts)
         write_json(directory / "metrics.json", _metrics(summary))
-        target.manifest.update(origin, scene=simulator.scene, device=parts[jobs[0]]["device"])
+        target.manifest.update(origin, **world, device=parts[jobs[0]]["device"])
 
     build(
         layout.evaluation(name),

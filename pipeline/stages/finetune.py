@@ -69,7 +69,11 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         from pipeline.finetuning import simulator as in_simulator
 
         simulator = in_simulator.Simulator(profile, layout, world_model, normalizer, device)
-        origin = simulator.config.description()
+        origin = {
+            **simulator.config.description(),
+            "scene": simulator.config.scene,
+            "differs_from_data": simulator.differs,
+        }
         params |= {"env": simulator.config, "filtering": profile.features.filtering._asdict()}
         inputs["demos"] = manifests.fingerprint(layout.demos, "extract")
     else:

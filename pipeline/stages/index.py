@@ -25,6 +25,7 @@ from pipeline.calvin.frame_checks import DroppedEpisode, read_first_frame
 from pipeline.calvin.listing import INDEX_FILE, Episodes, RawIndex, SplitIndex, load_index
 from pipeline.calvin.npz import Kind
 from pipeline.calvin.scenes import episode_scenes
+from pipeline.evaluation.recordings import check_recording
 from pipeline.params import Convert, Profile
 from pipeline.untrusted.regular_file import what_is_there
 from wam.errors import WamError
@@ -140,6 +141,7 @@ def _made(profile: Profile, layout: Layout, root: Path) -> RawIndex:
         split: index_split(root / split, split, profile.index.verify, profile.convert)
         for split in SPLITS
     }
+    check_recording(root / "validation", profile.env)
     findings = conformance.check(root, frames=0)
     warnings = [finding for finding in findings if finding.severity != "note"]
     return RawIndex(str(root), profile.index.verify, splits, warnings)

@@ -35,6 +35,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny_data.make_raw(tmp_path / "raw")
     profile = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["ci"]
     profile["raw"]["path"] = str(tmp_path / "raw")
+    profile["env"]["differences"] = "allow"
     profile["convert"] |= {"shard_frames": 32, "chunk_frames": 8, "workers": 2}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"tiny": profile}))
     monkeypatch.chdir(tmp_path)

@@ -30,6 +30,7 @@ def project(own_raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """A working directory whose ``ci`` profile reads a data set that the test may damage."""
     profile = yaml.safe_load((ROOT / "params.yaml").read_text())["ci"]
     profile["raw"]["path"] = str(own_raw)
+    profile["env"]["differences"] = "allow"
     profile["convert"] |= {"shard_frames": 50, "chunk_frames": 25, "workers": 1}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"ci": profile}))
     monkeypatch.chdir(tmp_path)
