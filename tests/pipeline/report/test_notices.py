@@ -47,6 +47,21 @@ def test_it_says_that_classifiers_were_chosen_on_the_starts(
     assert "Not entirely held out" not in (layout.results / "table.txt").read_text()
 
 
+def test_another_world_stands_under_the_table(
+    run: Layout, profile: Profile, tmp_path: Path
+) -> None:
+    assert "Not the world of the data" not in (run.results / "table.txt").read_text()
+    layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    path = layout.evaluation("wam") / "summary.json"
+    rows = json.loads(path.read_text())
+    difference = "the data was made with scene A, the simulator runs with scene D"
+    path.write_text(json.dumps([{**row, "differs_from_data": difference} for row in rows]))
+    remade(layout.evaluation("wam"))
+    report.run(profile, layout)
+    for table in ("table.txt", "table.md"):
+        assert f"Not the world of the data: {difference}." in (layout.results / table).read_text()
+
+
 def trained_as(precision: str | None, device: str) -> dict[str, Any]:
     section = {} if precision is None else {"precision": precision}
     return {"params": {"device": device, "train_world_model": section}}
