@@ -89,7 +89,7 @@ def create(project: Path) -> None:
         "device": "cpu",
         "tasks": ["close_drawer", "turn_on_led"],
         "raw": {"path": str(project / "raw")},
-        "env": {"workers": 1},
+        "env": {"workers": 1, "differences": "allow"},
         "collect": {"training_frames": 12, "validation_frames": 6, "episode_frames": 6},
         "convert": {"shard_frames": 32, "chunk_frames": 8, "workers": 1},
         "export": {"sequence_frames": 16, "sequences_per_shard": 5},
