@@ -200,15 +200,15 @@ def test_outcomes_depend_neither_on_workers_nor_on_interruption(
     ("attrs", "words"),
     [
         ({}, None),
-        ({"renderer": "egl"}, "made with renderer egl, the simulator runs with renderer tiny:"),
+        ({"renderer": "egl"}, "made with renderer egl, the simulator runs with renderer tiny"),
         (
             {"robot_model": None, "scene_source": None},
             "made with robot_model unknown, scene_source unknown, "
-            "the simulator runs with robot_model light, scene_source embedded:",
+            "the simulator runs with robot_model light, scene_source embedded",
         ),
     ],
 )
-def test_other_images_than_the_datas_are_warned_about_once(
+def test_another_world_than_the_datas_is_refused_or_stands_in_every_row(
     profile: Profile,
     layout: Layout,
     store: dict[str, Any],
@@ -218,10 +218,19 @@ def test_other_images_than_the_datas_are_warned_about_once(
 ) -> None:
     store |= attrs
     quick = replace(profile.evaluate, max_steps=4, max_episodes=1, clips=False)
-    evaluate.run(replace(profile, evaluate=quick), layout, "wam")
+    profile = replace(profile, evaluate=quick)
+    if words is not None:
+        for name in ("wam", "controls"):
+            with pytest.raises(WamError, match=words):
+                evaluate.run(profile, layout, name)
+        profile = replace(profile, env=replace(profile.env, differences="allow"))
+    evaluate.run(profile, layout, "wam")
     output = capsys.readouterr().out
     assert output.count("the simulator runs with") == (words is not None)
-    assert (words or "") in output
+    for row in read(layout, "wam", "summary.json"):
+        assert row["scene"] == "D"
+        assert (words is None) == (row["differs_from_data"] is None)
+        assert (words or "") in (row["differs_from_data"] or "")
 
 
 def test_auto_follows_the_data(
