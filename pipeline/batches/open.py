@@ -14,6 +14,7 @@ from pipeline.store.open import open_store
 from pipeline.webdataset.read import open_split
 from wam.batch import Batch
 from wam.distributed import ALONE, Ranks
+from wam.paths import expanded
 from wam.proprio import ProprioNormalizer
 
 
@@ -57,6 +58,8 @@ def open_training_data(
     }
     if loader.reader == "shards":
         location = loader.shards or layout.shards
+        if str(location).startswith("~"):
+            location = expanded(location, "loader.shards")
         split, held_out_split = (open_split(location, name) for name in SPLITS)
         validation = shard_validation_windows(held_out_split, *windows)
         return TrainingData(

@@ -35,15 +35,20 @@ class VectorField:
     bounds: Bounds
     """Lowest and highest plausible value of every element."""
     meaning: str
+    gripper: int | None = None
+    """Place of the gripper command, which is -1 or +1."""
 
     @property
     def shape(self) -> tuple[int]:
         return (self.length,)
 
     def plausible(self, values: np.ndarray) -> np.ndarray:
-        """bool like ``values`` [..., length]: finite and within the bounds."""
+        """bool like ``values`` [..., length]: finite, within the bounds, a command if it is one."""
         low, high = np.array(self.bounds).T
-        return (values >= low - TOLERANCE) & (values <= high + TOLERANCE)
+        inside = (values >= low - TOLERANCE) & (values <= high + TOLERANCE)
+        if self.gripper is not None:
+            inside[..., self.gripper] &= np.abs(values[..., self.gripper]) >= 1 - TOLERANCE
+        return inside
 
 
 VECTORS: dict[str, VectorField] = {
@@ -51,11 +56,13 @@ VECTORS: dict[str, VectorField] = {
         ACTION_SIZE,
         ((-10.0, 10.0),) * 3 + _ANGLES + ((-1.0, 1.0),),
         "next TCP pose (m, rad extrinsic xyz), gripper -1 close / +1 open",
+        gripper=6,
     ),
     "rel_actions": VectorField(
         ACTION_SIZE,
         ((-1.0, 1.0),) * 7,
         "pose change in units of 2 cm and 0.05 rad, gripper -1 close / +1 open",
+        gripper=6,
     ),
     "robot_obs": VectorField(
         ROBOT_OBS_SIZE,
@@ -65,6 +72,7 @@ VECTORS: dict[str, VectorField] = {
         + ((-_TWO_PI, _TWO_PI),) * 7
         + ((-1.0, 1.0),),
         "TCP position (m) and Euler (rad), gripper width (m), joints 1-7 (rad), gripper command",
+        gripper=14,
     ),
     "scene_obs": VectorField(
         SCENE_OBS_SIZE,

@@ -13,12 +13,13 @@ from wam.errors import WamError
 
 
 @dataclass(frozen=True)
-class DroppedEpisode:
-    """Something wrong with an episode that was dropped for it."""
+class InvalidFrame:
+    """A frame that cannot be used."""
 
     split: str
     episode: tuple[int, int]
-    """Frame ids [start, stop)."""
+    """Frame ids [start, stop) of its episode."""
+    frame_id: int
     file: str
     problem: str
 
@@ -73,9 +74,8 @@ def check_values(paths: Sequence[Path], vectors: Mapping[str, np.ndarray]) -> No
             if not np.isfinite(value[at]):
                 raise WamError(f"{element} {value[at]}; expected a finite number")
             low, high = field.bounds[at]
-            raise WamError(
-                f"{element} {value[at]:g}; expected {low:g} to {high:g} ({field.meaning})"
-            )
+            expected = "-1 or 1" if at == field.gripper else f"{low:g} to {high:g}"
+            raise WamError(f"{element} {value[at]:g}; expected {expected} ({field.meaning})")
 
 
 def _problem(name: str, array: np.ndarray, kind: Kind) -> str | None:

@@ -16,8 +16,8 @@ from pipeline.untrusted.text import check_text, id_pair, shown
 from wam.errors import WamError
 
 ANNOTATIONS = Path("lang_annotations/auto_lang_ann.npy")
-OTHER_ANNOTATIONS = "lang_*/auto_lang_ann.npy"
-"""The same windows with the embeddings of another language model, in a folder named after it."""
+FOLDERS = "lang_*"
+"""There may be one per language model: the same windows with other embeddings."""
 _LONGEST_SENTENCE = 2000
 
 
@@ -49,20 +49,21 @@ def write_annotations(directory: Path, annotations: Sequence[Annotation]) -> Non
     write_pickled(directory / ANNOTATIONS, content)
 
 
-def annotations_path(directory: Path) -> Path | None:
+def annotations_path(directory: Path, folder: str | None = None) -> Path | None:
     """Where the annotations of a split are; None if it has none.
 
-    :data:`ANNOTATIONS`, or what is called alike in the only other folder: CALVIN has the same
-    windows in one folder per language model, and no embedding is used here. Raises WamError if it
-    might be one of several.
+    In ``folder``; without it :data:`ANNOTATIONS`, or what is called alike in the only other folder:
+    CALVIN has the same windows in one folder per language model, and no embedding is used here.
+    Raises WamError naming the folders that are there, if ``folder`` is not or one of several could
+    be meant.
     """
-    path = directory / ANNOTATIONS
+    path = directory / (folder or ANNOTATIONS.parent) / ANNOTATIONS.name
     if os.path.lexists(path):
         return path
-    others = sorted(directory.glob(OTHER_ANNOTATIONS))
-    if len(others) > 1:
-        listed = ", ".join(str(other.relative_to(directory)) for other in others[:MOST_LISTED])
-        raise WamError(f"{path}: not found, but {listed}; link one of these folders to that name")
+    others = sorted(directory.glob(f"{FOLDERS}/{ANNOTATIONS.name}"))
+    if folder is not None or len(others) > 1:
+        listed = ", ".join(other.parent.name for other in others[:MOST_LISTED]) or "none"
+        raise WamError(f"{path}: not found; set raw.annotations to a folder that is: {listed}")
     return others[0] if others else None
 
 
@@ -77,13 +78,13 @@ class AnnotationFile:
     """How many of them have several sentences, of which the first is used."""
 
 
-def read_annotations(directory: Path) -> list[Annotation]:
-    """The language annotations, without repeated entries.
+def read_annotations(directory: Path, folder: str | None = None) -> list[Annotation]:
+    """The language annotations, of ``folder`` if one is named, without repeated entries.
 
     Raises WamError if the file is missing, malformed, asks for anything but plain data, or has an
     empty window.
     """
-    file = read_annotation_file(directory)
+    file = read_annotation_file(directory, folder)
     for annotation in file.annotations:
         if annotation.start >= annotation.stop:
             window = (annotation.start, annotation.stop)
@@ -91,12 +92,12 @@ def read_annotations(directory: Path) -> list[Annotation]:
     return list(dict.fromkeys(file.annotations))
 
 
-def read_annotation_file(directory: Path) -> AnnotationFile:
-    """The language annotations as they are on disk.
+def read_annotation_file(directory: Path, folder: str | None = None) -> AnnotationFile:
+    """The language annotations as they are on disk; ``folder`` as of :func:`annotations_path`.
 
     Raises WamError if the file is missing, malformed, or asks for anything but plain data.
     """
-    path = annotations_path(directory) or directory / ANNOTATIONS
+    path = annotations_path(directory, folder) or directory / ANNOTATIONS
     content = safe_pickle.load(path)
     lists = {}
     for section, name in (("language", "ann"), ("language", "task"), ("info", "indx")):

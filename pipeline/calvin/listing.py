@@ -8,8 +8,8 @@ from pipeline.artifacts import manifests
 from pipeline.calvin import language
 from pipeline.calvin.fields import CAMERAS
 from pipeline.calvin.finding import Finding
-from pipeline.calvin.frame_checks import DroppedEpisode
 from pipeline.calvin.npz import Kind
+from pipeline.calvin.stretches import DamagedEpisode
 from wam.errors import WamError
 
 INDEX_FILE = "index.json"
@@ -23,7 +23,7 @@ class SplitIndex:
 
     directory: str
     episodes: Episodes
-    """The episodes that are used, cut to ``convert.frames``; all their frames are there."""
+    """The episodes that are used, cut to ``convert.frames`` and to what is there of them."""
     scenes: list[str | None]
     """Letter of every episode's scene; None where it is unknown."""
     num_frames: int
@@ -42,7 +42,7 @@ class SplitIndex:
     """Frame files that belong to no episode; they are ignored."""
     stray: list[str]
     """Names of the first few of them."""
-    findings: list[DroppedEpisode]
+    damaged: list[DamagedEpisode]
     robot_model: str | None = None
     scene_source: str | None = None
     backend: str | None = None
@@ -104,9 +104,15 @@ def _split_of(content: dict[str, Any]) -> SplitIndex:
                 name: (dtype, tuple(shape)) for name, (dtype, shape) in content["arrays"].items()
             },
             "windows": windows and [language.Annotation(**window) for window in windows],
-            "findings": [
-                DroppedEpisode(**{**finding, "episode": tuple(finding["episode"])})
-                for finding in content["findings"]
+            "damaged": [
+                DamagedEpisode(
+                    **{
+                        **damaged,
+                        "episode": tuple(damaged["episode"]),
+                        "kept": [tuple(stretch) for stretch in damaged["kept"]],
+                    }
+                )
+                for damaged in content["damaged"]
             ],
         }
     )

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from pipeline.params import EvaluateWorldModel
 from wam.errors import WamError
+from wam.paths import expanded
 
 FrameDistance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Distances [N] of predicted and real images [N, 3, 64, 64] in [-1, 1]."""
@@ -182,7 +183,7 @@ def _i3d(settings: EvaluateWorldModel, device: torch.device) -> ClipFeatures:
 
 
 def _existing(name: str, key: str) -> Path:
-    path = Path(name)
+    path = expanded(name, f"evaluate_world_model.{key}")
     if not path.is_file():
         raise WamError(f"evaluate_world_model.{key} = {path}: no such file")
     return path

@@ -49,6 +49,9 @@ class Raw:
 
     path: PathText | None
     """Directory with ``training/`` and ``validation/``; null: made by ``wam collect``."""
+    annotations: Annotated[str, Field(pattern=r"^[^/\\\x00]+$", max_length=255)] | None
+    """Folder of the language annotations in each split; null: ``lang_annotations``, or the only
+    other one that there is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +152,8 @@ class Convert:
     chunk_frames: Annotated[int, Interval(ge=1, le=10_000)]
     zstd_level: Annotated[int, Interval(ge=1, le=22)]
     on_error: Literal["fail", "skip-episode"]
+    """What becomes of missing, damaged or invalid frames: ``skip-episode`` leaves them out, and of
+    their episode keeps what is whole for 64 frames and more."""
     workers: Workers
     dask_address: PathText | None
     """Scheduler to use instead of a local cluster."""
@@ -257,7 +262,8 @@ class Profile:
     """All settings of one run of the pipeline."""
 
     device: Literal["auto", "cpu", "cuda"]
-    tasks: Annotated[tuple[Task, ...], Len(1)]
+    tasks: tuple[Task, ...]
+    """Empty: for stores and world models alone, which need no annotations."""
     raw: Raw
     env: Env
     collect: Collect

@@ -25,6 +25,7 @@ from pipeline.play.workers import record_all
 from wam.config import TASKS
 from wam.envs.settings import SimulatorConfig, require_packages
 from wam.errors import WamError
+from wam.paths import expanded
 
 RECEIPT = "collect.json"
 """The receipt's copy among the frames; it is written last."""
@@ -41,7 +42,7 @@ def run(profile: Profile, layout: Layout, *, lazy: bool = False) -> None:
     data.
     """
     if profile.raw.path is not None:
-        _record_source(profile, Path(profile.raw.path).expanduser(), layout, lazy=lazy)
+        _record_source(profile, expanded(profile.raw.path, "raw.path"), layout, lazy=lazy)
         return
     collect = profile.collect
     simulator = profile.env.simulator(

@@ -7,16 +7,20 @@ where it stopped, and equal input and parameters give equal bytes with any numbe
 
 import contextlib
 import dataclasses
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline import console, workers
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
-from pipeline.calvin.frame_checks import DroppedEpisode
+from pipeline.calvin.frame_checks import InvalidFrame
 from pipeline.calvin.listing import RawIndex, load_index
 from pipeline.calvin.moments import Moments
+from pipeline.calvin.stretches import DamagedEpisode, long_enough, stretches
 from pipeline.params import Convert, Profile
 from pipeline.store.arrays import SCHEMA_VERSION, STATISTICS_OF, StoreArray
 from pipeline.store.group import create_arrays, finish_group, parameters, store_arrays
@@ -24,7 +28,7 @@ from pipeline.store.shard_job import Piece, ShardJob, read_record, write_shard
 from wam.errors import WamError
 
 FINDINGS = "findings.json"
-"""Episodes that were dropped, and what the index found wrong with the data set."""
+"""Episodes that were cut or dropped, and what the index found wrong with the data set."""
 _RECORDS = "records"
 
 
@@ -32,8 +36,8 @@ def run(profile: Profile, layout: Layout, run_jobs: workers.JobRunner | None = N
     """Convert the indexed frames into ``layout.store``.
 
     ``run_jobs`` runs the shard jobs; by default ``convert.workers`` and ``convert.dask_address``
-    decide. Raises WamError naming the first invalid frame; under ``on_error: skip-episode`` the
-    episode is dropped instead and ``findings.json`` tells why.
+    decide. Raises WamError naming the first invalid frame; under ``on_error: skip-episode`` what is
+    whole of its episode is kept, if it is long enough, and ``findings.json`` tells what is not.
     """
     index = load_index(layout.index)
     for split in index.splits.values():
@@ -61,12 +65,12 @@ def run(profile: Profile, layout: Layout, run_jobs: workers.JobRunner | None = N
     )
     splits = manifests.read_manifest(layout.store, "convert")["splits"].values()
     num_frames = sum(split["num_frames"] for split in splits)
-    dropped = len(manifests.read_json(layout.store / FINDINGS)["dropped_episodes"])
+    damaged = len(manifests.read_json(layout.store / FINDINGS)["damaged_episodes"])
     num_shards = sum(split["num_shards"] for split in splits)
     console.done(
         "convert",
         f"{num_frames:,} frames in {num_shards} shards at {layout.store}"
-        + (f"; {dropped} invalid episodes dropped, see {FINDINGS}" if dropped else ""),
+        + (f"; {damaged} damaged episodes cut or dropped, see {FINDINGS}" if damaged else ""),
     )
 
 
@@ -105,11 +109,11 @@ def finalize(
     """Write what needs all shards, the attributes last; tell the store's manifest of all."""
     output = target.directory
     statistics = _gather(jobs, target)
-    dropped = [finding for split in index.splits.values() for finding in split.findings]
+    damaged = [episode for split in index.splits.values() for episode in split.damaged]
     manifests.write_json(
         output / FINDINGS,
         {
-            "dropped_episodes": [dataclasses.asdict(finding) for finding in dropped],
+            "damaged_episodes": [dataclasses.asdict(episode) for episode in damaged],
             "warnings": [dataclasses.asdict(warning) for warning in index.warnings],
         },
     )
@@ -154,10 +158,10 @@ def _write_all(
     settings: Convert,
     run_jobs: workers.JobRunner,
 ) -> tuple[RawIndex, list[ShardJob]]:
-    """Write all shards; the index without the episodes that had to be dropped, and its jobs.
+    """Write all shards; the index without the frames that are invalid, and its jobs.
 
-    Dropping one moves the rows behind it, so the list of jobs is made anew; shards before it match
-    their records and are not written again.
+    Leaving some out moves the rows behind them, so the list of jobs is made anew; shards before
+    them match their records and are not written again.
     """
     while True:
         jobs = plan(index, arrays, target, settings)
@@ -167,16 +171,14 @@ def _write_all(
         waiting = [job for job in jobs if read_record(job) is None]
         num_frames = sum(job.num_frames for job in jobs)
         done = num_frames - sum(job.num_frames for job in waiting)
-        findings: list[DroppedEpisode] = []
+        invalid: list[InvalidFrame] = []
         with console.progress("convert", num_frames, "frames", done=done) as advance:
             for record in run_jobs(write_shard, waiting):
-                findings += record.findings
+                invalid += record.findings
                 advance(record.num_frames)
-        if not findings:
+        if not invalid:
             return index, jobs
-        for finding in findings:
-            console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
-        index = _drop(index, findings)
+        index = _without(index, invalid)
 
 
 def _gather(jobs: list[ShardJob], target: Build) -> dict[str, Any]:
@@ -218,30 +220,39 @@ def _pieces(episodes: list[tuple[int, int]], start: int, stop: int) -> tuple[Pie
     return tuple(pieces)
 
 
-def _drop(index: RawIndex, findings: list[DroppedEpisode]) -> RawIndex:
-    """``index`` without the episodes of ``findings``, which are noted in it."""
+def _without(index: RawIndex, invalid: list[InvalidFrame]) -> RawIndex:
+    """``index`` without these frames: their episodes are cut, which is noted in it, and said."""
     splits = {}
     for name, split in index.splits.items():
-        first: dict[tuple[int, int], DroppedEpisode] = {}
-        for finding in sorted(findings, key=lambda finding: finding.file):
-            if finding.split == name:
-                first.setdefault(finding.episode, finding)
-        kept = [
-            (episode, scene)
-            for episode, scene in zip(split.episodes, split.scenes, strict=True)
-            if episode not in first
-        ]
+        lost: dict[tuple[int, int], list[InvalidFrame]] = defaultdict(list)
+        for frame in sorted(invalid, key=lambda frame: frame.frame_id):
+            if frame.split == name:
+                lost[frame.episode].append(frame)
+        kept, damaged = [], []
+        for episode, scene in zip(split.episodes, split.scenes, strict=True):
+            if episode not in lost:
+                kept.append((episode, scene))
+                continue
+            frames = lost[episode]
+            sound = np.setdiff1d(np.arange(*episode), [frame.frame_id for frame in frames])
+            parts = long_enough(stretches(sound))
+            kept += [(part, scene) for part in parts]
+            first = frames[0]
+            damaged.append(
+                DamagedEpisode(name, episode, len(frames), first.file, first.problem, parts)
+            )
+            console.warn(str(damaged[-1]))
         if not kept:
             raise WamError(
-                f"{split.directory}: every episode is invalid; the first problem is "
-                f"{next(iter(first.values())).file}"
+                f"{split.directory}: nothing is left of any episode; the first problem is "
+                f"{damaged[0].file}: {damaged[0].problem}"
             )
         splits[name] = dataclasses.replace(
             split,
             episodes=[episode for episode, _ in kept],
             scenes=[scene for _, scene in kept],
             num_frames=sum(stop - start for (start, stop), _ in kept),
-            findings=[*split.findings, *first.values()],
+            damaged=[*split.damaged, *damaged],
         )
     return dataclasses.replace(index, splits=splits)
 

@@ -38,8 +38,10 @@ CLEARANCE = 64
 def run(profile: Profile, layout: Layout) -> None:
     """Extract the profile's tasks into ``layout.demos``.
 
-    Raises WamError if a split has no annotations, or none of a task.
+    Raises WamError if the profile has no task, or a split no annotations, or none of a task.
     """
+    if not profile.tasks:
+        raise WamError("tasks: []; demonstrations, and all that follows, need at least one")
     index = load_index(layout.index)
     training = open_store(store_path(layout.store, "training"))
     validation = open_store(store_path(layout.store, "validation"))

@@ -20,32 +20,40 @@ from pipeline.artifacts.building import Build, output_slot
 from pipeline.artifacts.identity import Identity
 from pipeline.artifacts.layout import SPLITS, Layout
 from pipeline.calvin import conformance, language, metadata, on_disk
+from pipeline.calvin.conformance.first_look import look
 from pipeline.calvin.fields import VECTORS
-from pipeline.calvin.frame_checks import DroppedEpisode, read_first_frame
+from pipeline.calvin.frame_checks import read_first_frame
 from pipeline.calvin.listing import INDEX_FILE, Episodes, RawIndex, SplitIndex, load_index
 from pipeline.calvin.npz import Kind
 from pipeline.calvin.scenes import episode_scenes
+from pipeline.calvin.stretches import DamagedEpisode, long_enough, stretches
 from pipeline.evaluation.recordings import check_recording
 from pipeline.params import Convert, Profile
 from pipeline.untrusted.regular_file import what_is_there
 from wam.errors import WamError
+from wam.paths import expanded
 
 _MAX_STRAY_NAMES = 20
+_MOST_RANGES = 4
+_ADVANCE_EVERY = 1000
+_OTHERWISE = ". For stores and world models alone set tasks to []"
 
 
 def run(profile: Profile, layout: Layout) -> None:
     """Index the profile's raw frames into ``layout.index``.
 
     Where the raw frames are not here, an index of them with the same settings is kept. Raises
-    WamError if a directory, table or annotation is missing or damaged, if a frame inside an episode
-    is missing (under ``convert.on_error: skip-episode`` the episode is dropped and noted instead),
-    or if the first frame is invalid.
+    WamError if a directory, table or annotation is missing or damaged, if a task of the profile is
+    nowhere annotated, if a frame inside an episode is missing or empty (under ``convert.on_error:
+    skip-episode`` its episode is cut instead, which is noted), if one of some frames is invalid, if
+    states cannot occur in their scene, or if the simulator's world is another.
     """
     root = _raw_directory(profile, layout)
     settings = profile.convert
     params = manifests.plain(
         {
             "verify": profile.index.verify,
+            "annotations": profile.raw.annotations,
             "on_error": settings.on_error,
             "cameras": settings.cameras,
             "scenes": settings.scenes,
@@ -55,15 +63,17 @@ def run(profile: Profile, layout: Layout) -> None:
     is_here = any((root / split).is_dir() for split in SPLITS)
     index = None if is_here else _kept(layout.index, root, params)
     if index is not None:
+        _check_tasks(profile, index)
         console.note(f"{root}: the raw frames are not here; {layout.index} is kept")
     else:
         index = _made(profile, layout, root)
+        _check_tasks(profile, index)
         _save(layout.index, index, params)
         for warning in index.warnings:
             console.warn(str(warning))
         for split in index.splits.values():
-            for finding in split.findings:
-                console.warn(f"{finding.file}: {finding.problem}; the episode is dropped")
+            for episode in split.damaged:
+                console.warn(str(episode))
     training, validation = index.splits["training"], index.splits["validation"]
     console.done(
         "index",
@@ -72,44 +82,56 @@ def run(profile: Profile, layout: Layout) -> None:
     )
 
 
-def index_split(directory: Path, split: str, verify: str, settings: Convert) -> SplitIndex:
+def index_split(directory: Path, split: str, profile: Profile) -> SplitIndex:
     """Index the frames below one split's ``directory``; see :func:`run` for the errors."""
     if not directory.is_dir():
         raise WamError(
             f"{directory}: directory not found; CALVIN data has {' and '.join(SPLITS)} side by side"
         )
+    settings = profile.convert
     table = on_disk.read_episodes(directory)
     recorded = [(first, last + 1) for first, last in table.tolist()]
     names, ids, digits = _list_frames(directory)
-    stray = [names[at] for at in _outside(recorded, ids)]
+    stray = [names[at] for at in np.flatnonzero(~_inside(recorded, ids)).tolist()]
     chosen = _select(directory, split, recorded, settings)
-    episodes = [episode for episode, _ in chosen]
-    findings, num_missing = _missing_frames(directory, split, digits, episodes, ids)
-    if findings and settings.on_error == "fail":
-        raise WamError(
-            f"{findings[0].file}: {findings[0].problem}; missing in all: {num_missing}. Restore "
-            "the files, or set convert.on_error to skip-episode"
-        )
-    dropped = {finding.episode for finding in findings}
-    kept = [episode for episode in episodes if episode not in dropped]
+    lines = _examined(directory, names, ids, [episode for episode, _ in chosen], profile)
+    present = np.array(list(lines), np.int64)
+    kept, damaged = _complete(directory, split, digits, chosen, present)
+    if damaged and settings.on_error == "fail":
+        raise WamError(_advice(damaged, split, [episode for episode, _ in chosen], present))
+    if not kept:
+        raise WamError(f"{directory}: nothing is left of any episode; the first: {damaged[0]}")
+    episodes = [episode for episode, _ in kept]
+    scenes = [scene for _, scene in kept]
+    arrays = _first_arrays(directory, episodes, digits, settings)
+    look(
+        directory,
+        episodes,
+        scenes,
+        arrays,
+        digits,
+        settings.cameras,
+        skip_invalid=settings.on_error == "skip-episode",
+    )
     recording = metadata.read_recording_config(directory)
-    annotations = language.annotations_path(directory)
-    windows = None if annotations is None else language.read_annotations(directory)
+    folder = profile.raw.annotations
+    annotations = language.annotations_path(directory, folder)
+    windows = None if annotations is None else language.read_annotations(directory, folder)
     tasks = [window.task for window in windows or []]
     return SplitIndex(
         directory=str(directory),
-        episodes=kept,
-        scenes=[scene for episode, scene in chosen if episode not in dropped],
-        num_frames=sum(stop - start for start, stop in kept),
+        episodes=episodes,
+        scenes=scenes,
+        num_frames=sum(stop - start for start, stop in episodes),
         digits=digits,
-        digest=_digest(directory, annotations, kept, digits, verify),
-        arrays=_first_arrays(directory, kept, digits, settings),
+        digest=_digest(directory, annotations, episodes, lines),
+        arrays=arrays,
         renderer=recording.renderer,
         annotations=None if windows is None else dict(sorted(Counter(tasks).items())),
         windows=windows,
         num_stray=len(stray),
         stray=stray[:_MAX_STRAY_NAMES],
-        findings=findings,
+        damaged=damaged,
         robot_model=recording.robot_model,
         scene_source=recording.scene_source,
         backend=recording.backend,
@@ -118,12 +140,7 @@ def index_split(directory: Path, split: str, verify: str, settings: Convert) -> 
 
 def _raw_directory(profile: Profile, layout: Layout) -> Path:
     """Where the profile's raw frames are to be."""
-    if profile.raw.path is None:
-        return layout.raw
-    try:
-        return Path(profile.raw.path).expanduser()
-    except RuntimeError as error:  # ~ of an unknown user
-        raise WamError(f"raw.path: {profile.raw.path}: {error}") from None
+    return layout.raw if profile.raw.path is None else expanded(profile.raw.path, "raw.path")
 
 
 def _made(profile: Profile, layout: Layout, root: Path) -> RawIndex:
@@ -137,12 +154,9 @@ def _made(profile: Profile, layout: Layout, root: Path) -> RawIndex:
             f"raw.path: {root}: directory not found, and {layout.index} holds no index of it with "
             "these settings"
         )
-    splits = {
-        split: index_split(root / split, split, profile.index.verify, profile.convert)
-        for split in SPLITS
-    }
+    splits = {split: index_split(root / split, split, profile) for split in SPLITS}
     check_recording(root / "validation", profile.env)
-    findings = conformance.check(root, frames=0)
+    findings = conformance.check(root, frames=0, annotations=profile.raw.annotations)
     warnings = [finding for finding in findings if finding.severity != "note"]
     return RawIndex(str(root), profile.index.verify, splits, warnings)
 
@@ -205,11 +219,34 @@ def _select(
     return chosen
 
 
-def _outside(episodes: Episodes, ids: np.ndarray) -> list[int]:
-    """Places in ``ids`` of those that are in no episode; episodes ascend and do not overlap."""
+def _check_tasks(profile: Profile, index: RawIndex) -> None:
+    """Every task of the profile needs a window in both splits, within an episode that is used."""
+    for split in index.splits.values() if profile.tasks else ():
+        if split.windows is None:
+            raise WamError(
+                f"{Path(split.directory) / language.ANNOTATIONS}: not found, nor another folder "
+                f"{language.FOLDERS}; the profile's tasks need both splits' annotations{_OTHERWISE}"
+            )
+        starts, stops = np.array(split.episodes).T
+        rows = np.searchsorted(starts, [window.start for window in split.windows], "right") - 1
+        used = Counter(
+            window.task
+            for window, row in zip(split.windows, rows.tolist(), strict=True)
+            if row >= 0 and window.stop <= stops[row]
+        )
+        if absent := [task for task in profile.tasks if not used[task]]:
+            found = ", ".join(f"{task} {count}" for task, count in sorted(used.items()))
+            raise WamError(
+                f"tasks: {split.directory} has no annotated window of {', '.join(absent)} within "
+                f"its episodes; it has {found or 'none at all'}{_OTHERWISE}"
+            )
+
+
+def _inside(episodes: Episodes, ids: np.ndarray) -> np.ndarray:
+    """bool like ``ids``: which are in an episode; episodes ascend and do not overlap."""
     starts, stops = np.array(episodes).T
     rows = np.searchsorted(starts, ids, side="right") - 1
-    return np.flatnonzero((rows < 0) | (ids >= stops[rows])).tolist()
+    return (rows >= 0) & (ids < stops[rows])
 
 
 def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
@@ -227,26 +264,85 @@ def _list_frames(directory: Path) -> tuple[list[str], np.ndarray, int]:
     return [name for _, _, name in found], np.array([frame_id for frame_id, _, _ in found]), digits
 
 
-def _missing_frames(
-    directory: Path, split: str, digits: int, episodes: Episodes, ids: np.ndarray
-) -> tuple[list[DroppedEpisode], int]:
-    """A finding for every episode that is not complete, and how many frames are missing in all."""
-    findings, num_missing = [], 0
-    for start, stop in episodes:
-        lost, first = on_disk.missing_frames(ids, start, stop - 1)
+def _examined(
+    directory: Path, names: list[str], ids: np.ndarray, episodes: Episodes, profile: Profile
+) -> dict[int, str]:
+    """Each frame in ``episodes`` that is not empty, ascending, with its line of the digest."""
+    wanted = np.flatnonzero(_inside(episodes, ids)).tolist()
+    lines = {}
+    with console.progress(f"index {directory.name}", len(wanted), "frames") as advance:
+        for start in range(0, len(wanted), _ADVANCE_EVERY):
+            part = wanted[start : start + _ADVANCE_EVERY]
+            for at in part:
+                line = _line(str(directory), names[at], profile.index.verify)
+                if line is not None:
+                    lines[int(ids[at])] = line
+            advance(len(part))
+    return lines
+
+
+def _complete(
+    directory: Path,
+    split: str,
+    digits: int,
+    chosen: list[tuple[tuple[int, int], str | None]],
+    present: np.ndarray,
+) -> tuple[list[tuple[tuple[int, int], str | None]], list[DamagedEpisode]]:
+    """What is there of every episode, with its scene, and the episodes that lack frames."""
+    kept, damaged = [], []
+    for (start, stop), scene in chosen:
+        lost, first = on_disk.missing_frames(present, start, stop - 1)
         if not lost:
+            kept.append(((start, stop), scene))
             continue
+        parts = long_enough(_stretches(present, start, stop))
+        kept += [(part, scene) for part in parts]
         path = on_disk.frame_path(directory, first, digits)
-        instead = what_is_there(path)
+        instead = "an empty file" if path.is_file() else what_is_there(path)
         problem = f"frame missing inside the episode of frames {start} to {stop - 1}"
         problem += f"; there is {instead}" if instead else ""
-        findings.append(DroppedEpisode(split, (start, stop), str(path), problem))
-        num_missing += lost
-    return findings, num_missing
+        damaged.append(DamagedEpisode(split, (start, stop), lost, str(path), problem, parts))
+    return kept, damaged
+
+
+def _stretches(present: np.ndarray, start: int, stop: int) -> Episodes:
+    """What is there of the frames [start, stop)."""
+    low, high = np.searchsorted(present, (start, stop))
+    return stretches(present[low:high])
+
+
+def _advice(
+    damaged: list[DamagedEpisode], split: str, episodes: Episodes, present: np.ndarray
+) -> str:
+    """What is missing, and how to go on with what is there, as after a partial download."""
+    first = damaged[0]
+    text = (
+        f"{first.file}: {first.problem}; missing in all: {sum(one.num_lost for one in damaged)}. "
+        "Restore the files, or set convert.on_error to skip-episode, which uses what is whole"
+    )
+    ranges: Episodes = []
+    whole_before = False
+    for start, stop in episodes:
+        found = long_enough(_stretches(present, start, stop))
+        for low, high in found:
+            if whole_before and low == start:
+                ranges[-1] = (ranges[-1][0], high)
+            else:
+                ranges.append((low, high))
+            whole_before = False
+        whole_before = bool(found) and found[-1][1] == stop
+    longest = sorted(ranges, key=lambda one: one[0] - one[1])[:_MOST_RANGES]
+    if longest:
+        listed = ", ".join(f"[{low}, {high - 1}]" for low, high in sorted(longest))
+        more = f", the longest {_MOST_RANGES} of {len(ranges)} stretches" * (
+            len(ranges) > _MOST_RANGES
+        )
+        text += f", or choose it: convert.frames: {{{split}: [{listed}]}}{more}"
+    return text
 
 
 def _digest(
-    directory: Path, annotations: Path | None, episodes: Episodes, digits: int, verify: str
+    directory: Path, annotations: Path | None, episodes: Episodes, lines: dict[int, str]
 ) -> str:
     """Digest of the frames that will be used, and of the small files beside them."""
     total = hashlib.blake2b(digest_size=16)
@@ -255,25 +351,21 @@ def _digest(
         path = directory / name
         content = manifests.file_digest(path) if path.is_file() else "-"
         total.update(f"{name} {content}\n".encode())
-    num_frames = sum(stop - start for start, stop in episodes)
-    with console.progress(f"index {directory.name}", num_frames, "frames") as advance:
-        for start, stop in episodes:
-            lines = [
-                _line(str(directory), on_disk.frame_name(frame_id, digits), verify)
-                for frame_id in range(start, stop)
-            ]
-            total.update("".join(lines).encode())
-            advance(stop - start)
+    for start, stop in episodes:
+        total.update("".join(lines[frame_id] for frame_id in range(start, stop)).encode())
     return total.hexdigest()
 
 
-def _line(directory: str, name: str, verify: str) -> str:
+def _line(directory: str, name: str, verify: str) -> str | None:
+    """What stands for a frame; None if its file is empty."""
     # Strings instead of Paths: this runs 500,000 times.
     path = directory + os.sep + name
+    found = os.stat(path)  # noqa: PTH116
+    if not found.st_size:
+        return None
     if verify == "md5":
         with Path(path).open("rb") as file:
             return f"{name} {hashlib.file_digest(file, 'md5').hexdigest()}\n"
-    found = os.stat(path)  # noqa: PTH116
     if verify == "mtime":
         return f"{name} {found.st_size} {found.st_mtime_ns}\n"
     return f"{name} {found.st_size}\n"

@@ -17,7 +17,7 @@ from pipeline.artifacts import manifests
 from pipeline.calvin import on_disk
 from pipeline.calvin.fields import VECTORS
 from pipeline.calvin.frame_checks import (
-    DroppedEpisode,
+    InvalidFrame,
     check_frame,
     check_values,
     read_checked_frame,
@@ -103,8 +103,8 @@ class ShardRecord:
     """:class:`Moments` of the vectors."""
     files: dict[str, dict[str, Any]]
     """``bytes`` and ``digest`` of the shard's file in each array."""
-    findings: list[DroppedEpisode]
-    """Episodes with an invalid frame; if there are any, nothing was written."""
+    findings: list[InvalidFrame]
+    """All invalid frames; if there are any, nothing was written."""
 
 
 def write_shard(job: ShardJob) -> ShardRecord:
@@ -207,8 +207,8 @@ def _read_block(
         check_values(paths[:num_read], vectors)
 
 
-def _invalid(job: ShardJob) -> Iterator[DroppedEpisode]:
-    """The first invalid frame of every piece that has one."""
+def _invalid(job: ShardJob) -> Iterator[InvalidFrame]:
+    """All invalid frames."""
     for piece in job.pieces:
         for frame_id in range(piece.start, piece.stop):
             path = on_disk.frame_path(job.raw_directory, frame_id, job.digits)
@@ -216,5 +216,4 @@ def _invalid(job: ShardJob) -> Iterator[DroppedEpisode]:
                 check_frame(path, job.kinds, job.raw_keys)
             except WamError as error:
                 file, _, problem = str(error).partition(": ")
-                yield DroppedEpisode(job.split, piece.episode, file, problem)
-                break
+                yield InvalidFrame(job.split, piece.episode, frame_id, file, problem)

@@ -158,7 +158,7 @@ def _index(path: Path) -> Rows:
         yield f"{name} scene, renderer", f"{split.scene}, {split.renderer}"
         yield f"{name} annotations", split.annotations
         yield f"{name} stray frames", split.num_stray
-        yield f"{name} dropped episodes", len(split.findings)
+        yield f"{name} damaged episodes", len(split.damaged)
         yield f"{name} digest", split.digest
 
 

@@ -94,23 +94,22 @@ def make_profile() -> Callable[..., Profile]:
     def make(
         root: Path, *, workers: int = 1, on_error: str = "fail", **sections: object
     ) -> Profile:
-        return replace(
-            base,
-            tasks=("close_drawer", "turn_on_led"),
-            raw=replace(base.raw, path=str(root)),
+        own: dict[str, object] = {
+            "tasks": ("close_drawer", "turn_on_led"),
+            "raw": replace(base.raw, path=str(root)),
             # The tiny data set does not say what it was made with.
-            env=replace(base.env, differences="allow"),
-            convert=replace(
+            "env": replace(base.env, differences="allow"),
+            "convert": replace(
                 base.convert,
                 shard_frames=32,
                 chunk_frames=8,
                 workers=workers,
                 on_error=on_error,  # type: ignore[arg-type]
             ),
-            export=replace(base.export, sequence_frames=16, sequences_per_shard=3),
-            extract=replace(base.extract, demos_per_task=2, play_starts_per_task=4),
-            **sections,  # type: ignore[arg-type]
-        )
+            "export": replace(base.export, sequence_frames=16, sequences_per_shard=3),
+            "extract": replace(base.extract, demos_per_task=2, play_starts_per_task=4),
+        }
+        return replace(base, **{**own, **sections})  # type: ignore[arg-type]
 
     return make
 

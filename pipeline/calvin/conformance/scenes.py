@@ -155,16 +155,23 @@ def _state_contradiction(split: SplitSurvey, declared: Ranges) -> tuple[str, str
     ids = split.sample.ids
     for letter, (first, last) in declared.items():
         scene_obs = split.sample.vectors["scene_obs"][(ids >= first) & (ids <= last)]
-        limit = _CONTRADICTED * len(scene_obs)
-        wrong = {name: int(impossible(scene_obs, scene).sum()) for name, scene in SCENES.items()}
-        if wrong[letter] > limit:
-            possible = [name for name, count in wrong.items() if count <= limit]
-            return (
-                f"scene {letter}, in which {wrong[letter]:,} of {len(scene_obs):,} sampled states "
-                "cannot occur (a block inside the furniture, or the door beyond its end)",
-                f"scene {' or '.join(possible) or 'A to D'}, which agrees with the states",
-            )
+        if contradiction := contradicted(scene_obs, letter):
+            return contradiction
     return None
+
+
+def contradicted(scene_obs: np.ndarray, letter: str) -> tuple[str, str] | None:
+    """Found and expected where many of the states [N, 24] cannot occur in scene ``letter``."""
+    limit = _CONTRADICTED * len(scene_obs)
+    wrong = {name: int(impossible(scene_obs, scene).sum()) for name, scene in SCENES.items()}
+    if wrong[letter] <= limit:
+        return None
+    possible = [name for name, count in wrong.items() if count <= limit]
+    return (
+        f"scene {letter}, in which {wrong[letter]:,} of {len(scene_obs):,} sampled states "
+        "cannot occur (a block inside the furniture, or the door beyond its end)",
+        f"scene {' or '.join(possible) or 'A to D'}, which agrees with the states",
+    )
 
 
 def impossible(scene_obs: np.ndarray, scene: SceneGeometry) -> np.ndarray:

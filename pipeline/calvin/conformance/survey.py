@@ -177,18 +177,21 @@ def find_splits(root: Path) -> dict[str, Path]:
     return found if any(map(_holds_frames, found.values())) else {}
 
 
-def read_survey(root: Path, frames: int | None = SAMPLE) -> Survey:
+def read_survey(root: Path, frames: int | None = SAMPLE, annotations: str | None = None) -> Survey:
     """Read the tables of ``root`` and ``frames`` frames of each split; None reads every frame.
 
     With 0 none is read, and checks of frames find nothing. The sample is spread evenly. The ends of
     the episodes, the ends of the windows of the eight tasks and the frames that both splits use
-    come on top of it, up to ``frames`` of each. Raises WamError if ``root`` holds no CALVIN frames,
-    or a process that reads frames dies.
+    come on top of it, up to ``frames`` of each. ``annotations`` names their folder in each split.
+    Raises WamError if ``root`` holds no CALVIN frames, or a process that reads frames dies.
     """
     directories = find_splits(root)
     if not directories:
         raise WamError(f"{root}: no CALVIN frames; expected {' or '.join(SPLITS)} with frame files")
-    survey = Survey(root, {name: _open_split(name, at, root) for name, at in directories.items()})
+    survey = Survey(
+        root,
+        {name: _open_split(name, at, root, annotations) for name, at in directories.items()},
+    )
     if frames == 0:
         return survey
     splits = {}
@@ -227,13 +230,13 @@ def _holds_frames(directory: Path) -> bool:
     return any(map(on_disk.parse_frame_name, names))
 
 
-def _open_split(name: str, directory: Path, root: Path) -> SplitSurvey:
+def _open_split(name: str, directory: Path, root: Path, folder: str | None) -> SplitSurvey:
     listed = on_disk.list_frames(directory)
     unreadable: list[tuple[str, str | Path, str]] = []
 
     def load(what: str, file: str | Path, read: Callable[[Path], T]) -> T | None:
         try:
-            if _is_there(directory, file):
+            if _is_there(directory, file, folder):
                 return read(directory)
             if name == "training" or file != metadata.SCENE_INFO:
                 unreadable.append((f"{what}-missing", file, "not found"))
@@ -241,6 +244,9 @@ def _open_split(name: str, directory: Path, root: Path) -> SplitSurvey:
             problem = str(error).removeprefix(f"{directory / file}: ")
             unreadable.append((f"{what}-damaged", file, problem))
         return None
+
+    def annotations(directory: Path) -> language.AnnotationFile:
+        return language.read_annotation_file(directory, folder)
 
     return SplitSurvey(
         name=name,
@@ -252,15 +258,15 @@ def _open_split(name: str, directory: Path, root: Path) -> SplitSurvey:
         lengths=load("episode-lengths", on_disk.EPISODE_LENGTHS, on_disk.read_episode_lengths),
         statistics=load("statistics", metadata.STATISTICS, metadata.read_statistics),
         recording=load("recording-config", metadata.RECORDING, metadata.read_recording_config),
-        annotations=load("annotations", language.ANNOTATIONS, language.read_annotation_file),
+        annotations=load("annotations", language.ANNOTATIONS, annotations),
         scene_info=load("scene-info", metadata.SCENE_INFO, metadata.read_scene_info),
         unreadable=unreadable,
     )
 
 
-def _is_there(directory: Path, file: str | Path) -> bool:
+def _is_there(directory: Path, file: str | Path, folder: str | None) -> bool:
     if file == language.ANNOTATIONS:  # or in the folder of another language model
-        return language.annotations_path(directory) is not None
+        return language.annotations_path(directory, folder) is not None
     return os.path.lexists(directory / file)
 
 

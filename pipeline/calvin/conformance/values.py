@@ -14,7 +14,9 @@ from pipeline.calvin.fields import VECTORS, Bounds
 from pipeline.calvin.finding import Finding
 from wam.tasks import LED, LIGHTBULB
 
-GRIPPER_PLACES = {"actions": 6, "rel_actions": 6, "robot_obs": 14}
+GRIPPER_PLACES = {
+    name: field.gripper for name, field in VECTORS.items() if field.gripper is not None
+}
 """Place of the gripper command in each vector that has one."""
 LIGHTS = [LIGHTBULB, LED]
 

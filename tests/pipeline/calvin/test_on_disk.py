@@ -248,8 +248,12 @@ def test_annotations_of_another_model_are_used_if_they_are_the_only_ones(tmp_pat
     assert language.read_annotations(tmp_path) == [language.Annotation("lift", "x", 0, 5)]
     assert language.read_annotation_file(tmp_path).path == tmp_path / "lang_clip/auto_lang_ann.npy"
     _write_language(tmp_path / "lang_bert/auto_lang_ann.npy", ["x"], ["lift"], [[0, 5]])
-    with pytest.raises(WamError, match=r"not found, but lang_bert/auto_lang_ann\.npy, lang_clip/"):
+    with pytest.raises(WamError, match=r"not found; .*raw.annotations .*lang_bert, lang_clip$"):
         language.read_annotations(tmp_path)
+    (found,) = language.read_annotations(tmp_path, "lang_bert")
+    assert found.task == "lift"
+    with pytest.raises(WamError, match=r"lang_elmo/auto_lang_ann\.npy: not found; .*lang_bert"):
+        language.read_annotations(tmp_path, "lang_elmo")
     language.write_annotations(tmp_path, [])
     assert language.annotations_path(tmp_path) == tmp_path / language.ANNOTATIONS
 

@@ -13,7 +13,7 @@ import zarr
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin import on_disk, small_files
+from pipeline.calvin import on_disk, small_files, stretches
 from pipeline.params import Profile
 from pipeline.stages import convert, index
 from pipeline.store.open import open_store, verify_store
@@ -186,6 +186,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "not a number": (_change("scene_obs", _set(7, np.nan)), r"scene_obs\[7\] is nan"),
     "infinite": (_change("robot_obs", _set(0, np.inf)), r"robot_obs\[0\] is inf"),
     "out of range": (_change("rel_actions", _set(2, 1.5)), r"rel_actions\[2\] is 1.5; expected -1"),
+    "no gripper command": (_change("actions", _set(6, 0)), r"actions\[6\] is 0; expected -1 or 1 "),
 }
 
 
@@ -194,44 +195,50 @@ def test_bad_frame_is_named_and_leaves_no_store(
     own_raw: Path, make_profile: MakeProfile, tmp_path: Path, kind: str
 ) -> None:
     damage, message = DAMAGE[kind]
-    damage(on_disk.frame_path(own_raw / "training", 150))
     layout = Layout(tmp_path / "data")
     index.run(make_profile(own_raw), layout)
+    damage(on_disk.frame_path(own_raw / "training", 150))
     with pytest.raises(WamError, match=rf"training/episode_0000150.npz: .*({message})"):
         convert.run(make_profile(own_raw), layout)
     assert not layout.store.exists()
+    # So few frames are all looked at before.
+    with pytest.raises(WamError, match=rf"training/episode_0000150.npz: .*({message})"):
+        index.run(make_profile(own_raw), Layout(tmp_path / "other"))
 
 
 def test_error_in_a_worker_process_arrives_as_one_message(
     own_raw: Path, make_profile: MakeProfile, tmp_path: Path
 ) -> None:
-    _truncate(on_disk.frame_path(own_raw / "validation", 60))
     layout = Layout(tmp_path / "data")
     index.run(make_profile(own_raw), layout)
+    _truncate(on_disk.frame_path(own_raw / "validation", 60))
     with pytest.raises(WamError, match=r"validation/episode_0000060.npz: truncated") as caught:
         convert.run(make_profile(own_raw, workers=2), layout)
     assert type(caught.value) is WamError
     assert not layout.store.exists()
 
 
-def test_skip_episode_drops_it_and_says_why(
-    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+def test_skip_episode_keeps_what_is_whole_and_says_why(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for frame_id in (170, 151):
+    monkeypatch.setattr(stretches, "SHORTEST", 10)
+    for frame_id in (170, 151, 152):
         _truncate(on_disk.frame_path(own_raw / "training", frame_id))
     profile = make_profile(own_raw, on_error="skip-episode")
     layout = Layout(tmp_path / "data")
     index.run(profile, layout)
     convert.run(profile, layout)
     training = open_store(layout.store / "training.zarr")
-    np.testing.assert_array_equal(training.episodes, [[0, 40], [40, 80]])
-    np.testing.assert_array_equal(training.frame_ids, [*range(100, 140), *range(200, 240)])
-    (finding,) = manifests.read_json(layout.store / convert.FINDINGS)["dropped_episodes"]
-    assert finding["episode"] == [140, 180]
-    assert finding["file"].endswith("episode_0000151.npz")
-    # The store is the one that the data without that episode would give.
-    table = on_disk.read_episodes(own_raw / "training")
-    small_files.write_npy(own_raw / "training" / on_disk.EPISODE_TABLE, table[[0, 2]])
+    kept = [(100, 140), (140, 151), (153, 170), (200, 240)]
+    np.testing.assert_array_equal(training.frame_ids, [at for one in kept for at in range(*one)])
+    np.testing.assert_array_equal(training.episodes, [[0, 40], [40, 51], [51, 68], [68, 108]])
+    (damaged,) = manifests.read_json(layout.store / convert.FINDINGS)["damaged_episodes"]
+    assert (damaged["episode"], damaged["num_lost"]) == ([140, 180], 3)
+    assert damaged["kept"] == [[140, 151], [153, 170]]
+    assert damaged["file"].endswith("episode_0000151.npz")
+    # The store is the one that the data without those frames would give.
+    table = [[start, stop - 1] for start, stop in kept]
+    small_files.write_npy(own_raw / "training" / on_disk.EPISODE_TABLE, np.array(table))
     other = Layout(tmp_path / "other")
     index.run(profile, other)
     convert.run(profile, other)
@@ -247,7 +254,7 @@ def test_every_episode_invalid_is_an_error(
     index.run(profile, layout)
     for frame_id in (10, 60):
         _truncate(on_disk.frame_path(own_raw / "validation", frame_id))
-    with pytest.raises(WamError, match="every episode is invalid"):
+    with pytest.raises(WamError, match="nothing is left of any episode"):
         convert.run(profile, layout)
     assert not layout.store.exists()
 

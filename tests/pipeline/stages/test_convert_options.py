@@ -198,7 +198,7 @@ def test_frame_ranges_cut_episodes(
     raw_root: Path, make_profile: MakeProfile, tmp_path: Path
 ) -> None:
     ranges = {"training": ((110, 149), (205, 205), (239, 500))}
-    layout = run(make_profile(raw_root), tmp_path / "data", frames=ranges)
+    layout = run(make_profile(raw_root, tasks=()), tmp_path / "data", frames=ranges)
     store = training(layout)
     np.testing.assert_array_equal(store.frame_ids, [*range(110, 150), 205, 239])
     np.testing.assert_array_equal(store.episodes, [[0, 30], [30, 40], [40, 41], [41, 42]])
@@ -289,9 +289,9 @@ def test_findings_lie_beside_the_store(
     directory = own_raw / "training"
     shutil.copy(on_disk.frame_path(directory, 100), on_disk.frame_path(directory, 99))
     (own_raw / "validation" / language.ANNOTATIONS).unlink()
-    layout = run(make_profile(own_raw), tmp_path / "data")
+    layout = run(make_profile(own_raw, tasks=()), tmp_path / "data")
     findings = manifests.read_json(layout.store / convert.FINDINGS)
-    assert findings["dropped_episodes"] == []
+    assert findings["damaged_episodes"] == []
     by_check = {warning["check"]: warning for warning in findings["warnings"]}
     assert by_check["stray-frames"]["file"] == "training/episode_0000099.npz"
     assert by_check["annotations-missing"]["file"].startswith("validation/")

@@ -9,12 +9,16 @@ import pytest
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
-from pipeline.calvin import language, listing, on_disk, small_files
+from pipeline.calvin import fields, language, listing, on_disk, small_files, stretches
 from pipeline.params import Profile
-from pipeline.stages import index
+from pipeline.stages import extract, index
 from wam.errors import WamError
 
 MakeProfile = Callable[..., Profile]
+ANNOTATIONS = [
+    language.Annotation("close_drawer", "x", 101, 120),
+    language.Annotation("turn_on_led", "x", 101, 120),
+]
 
 
 def test_index_describes_both_splits(
@@ -62,9 +66,7 @@ def test_new_annotations_change_the_index(
     layout = Layout(tmp_path / "data")
     index.run(make_profile(own_raw), layout)
     before = listing.load_index(layout.index).digest
-    language.write_annotations(
-        own_raw / "training", [language.Annotation("open_drawer", "x", 101, 120)]
-    )
+    language.write_annotations(own_raw / "training", ANNOTATIONS)
     index.run(make_profile(own_raw), layout)
     assert listing.load_index(layout.index).digest != before
 
@@ -81,7 +83,8 @@ def test_missing_frame_is_named_and_leaves_nothing(
     index.run(make_profile(own_raw, on_error="skip-episode"), layout)
     training = listing.load_index(layout.index).splits["training"]
     assert training.episodes == [(100, 140), (200, 240)]
-    assert [finding.episode for finding in training.findings] == [(140, 180)]
+    (damaged,) = training.damaged
+    assert (damaged.episode, damaged.num_lost, damaged.kept) == ((140, 180), 2, [])
 
 
 @pytest.mark.parametrize(
@@ -91,6 +94,7 @@ def test_missing_frame_is_named_and_leaves_nothing(
         (lambda path: path.symlink_to(path.name), "symbolic links"),
         (Path.mkdir, "a directory"),
         (os.mkfifo, "a named pipe"),
+        (Path.touch, "an empty file"),
     ],
 )
 def test_what_is_no_file_is_a_missing_frame(
@@ -108,6 +112,72 @@ def test_what_is_no_file_is_a_missing_frame(
         index.run(make_profile(own_raw), layout)
     index.run(make_profile(own_raw, on_error="skip-episode"), layout)
     assert listing.load_index(layout.index).splits["training"].episodes == [(100, 140), (200, 240)]
+
+
+def test_after_a_partial_download_the_error_says_what_is_whole(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stretches, "SHORTEST", 5)
+    directory = own_raw / "training"
+    for frame_id in (*range(150, 160), 163, *range(230, 240)):
+        on_disk.frame_path(directory, frame_id).unlink()
+    layout = Layout(tmp_path / "data")
+    advice = {"training": ((100, 149), (164, 229))}
+    listed = r"convert.frames: \{training: \[\[100, 149\], \[164, 229\]\]\}$"
+    with pytest.raises(WamError, match=r"0000150.npz: frame missing.*in all: 21\..*" + listed):
+        index.run(make_profile(own_raw), layout)
+    profile = make_profile(own_raw)
+    index.run(replace(profile, convert=replace(profile.convert, frames=advice)), layout)
+    chosen = listing.load_index(layout.index).splits["training"].episodes
+    assert chosen == [(100, 140), (140, 150), (164, 180), (200, 230)]
+    index.run(make_profile(own_raw, on_error="skip-episode"), layout)
+    training = listing.load_index(layout.index).splits["training"]
+    assert training.episodes == chosen
+    assert [(one.episode, one.num_lost) for one in training.damaged] == [
+        ((140, 180), 11),
+        ((200, 240), 10),
+    ]
+
+
+def test_a_task_without_a_window_is_named_before_anything_is_made(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    layout = Layout(tmp_path / "data")
+    for tasks, message in (
+        (("close_drawer", "open_drawer"), r"no annotated window of open_drawer within.*drawer 3"),
+        (("move_slider_left",), r"training has no annotated window of move_slider_left"),
+    ):
+        with pytest.raises(WamError, match=message + r".*set tasks to \[\]"):
+            index.run(make_profile(own_raw, tasks=tasks), layout)
+    (own_raw / "validation" / language.ANNOTATIONS).unlink()
+    with pytest.raises(WamError, match=r"validation/lang_annotations/.*not found, nor.*lang_\*"):
+        index.run(make_profile(own_raw), layout)
+    assert not layout.root.exists()
+    index.run(make_profile(own_raw, tasks=()), layout)
+    assert listing.load_index(layout.index).splits["validation"].windows is None
+    with pytest.raises(WamError, match=r"tasks: \[\]; demonstrations"):
+        extract.run(make_profile(own_raw, tasks=()), layout)
+
+
+def test_a_window_outside_what_is_used_counts_for_nothing(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    profile = make_profile(own_raw)
+    cut = replace(profile.convert, frames={"training": ((110, 139),)})
+    with pytest.raises(WamError, match=r"training has no annotated window of close_drawer, turn_"):
+        index.run(replace(profile, convert=cut), Layout(tmp_path / "data"))
+
+
+def test_states_that_cannot_occur_in_their_scene_are_an_error(
+    own_raw: Path, make_profile: MakeProfile, tmp_path: Path
+) -> None:
+    for frame_id in range(200, 240):
+        path = on_disk.frame_path(own_raw / "training", frame_id)
+        frame = on_disk.read_frame(path, fields.RAW_KEYS)
+        frame["scene_obs"][0] = 0.3  # the door of A and D ends before
+        on_disk.write_frame(own_raw / "training", frame_id, frame)
+    with pytest.raises(WamError, match=r"training: .* names scene D, in which 40 of 120.*cannot"):
+        index.run(make_profile(own_raw), Layout(tmp_path / "data"))
 
 
 def test_billions_of_claimed_frames_take_no_memory(
@@ -132,16 +202,22 @@ def test_the_only_annotations_are_used_wherever_they_are(
     found = listing.load_index(layout.index)
     assert found.splits["training"].annotations == {"close_drawer": 3, "turn_on_led": 3}
     assert "lang_clip_resnet50/auto_lang_ann.npy" in capsys.readouterr().out
-    language.write_annotations(
-        own_raw / "training", [language.Annotation("open_drawer", "x", 101, 120)]
-    )
+    language.write_annotations(own_raw / "training", ANNOTATIONS)
     (own_raw / "training" / language.ANNOTATIONS).replace(other / language.ANNOTATIONS.name)
     usual.rmdir()
     index.run(make_profile(own_raw), layout)
     assert listing.load_index(layout.index).digest != found.digest
     shutil.copytree(other, usual.with_name("lang_bert"))
-    with pytest.raises(WamError, match=r"not found, but lang_bert/.*link one of these"):
+    with pytest.raises(WamError, match=r"not found; .*raw.annotations .*: lang_bert, lang_clip"):
         index.run(make_profile(own_raw), layout)
+    profile = make_profile(own_raw)
+    raw = replace(profile.raw, annotations="lang_bert")
+    with pytest.raises(WamError, match=r"validation/lang_bert/.*not found; .*: lang_annotations$"):
+        index.run(replace(profile, raw=raw), layout)
+    validation = own_raw / "validation"
+    shutil.copytree(validation / usual.name, validation / "lang_bert")
+    index.run(replace(profile, raw=raw), layout)
+    assert listing.load_index(layout.index).splits["training"].windows == ANNOTATIONS
 
 
 def test_stray_frames_are_reported_and_ignored(

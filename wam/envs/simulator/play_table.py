@@ -29,6 +29,7 @@ from wam.envs.simulator.spaces import (
 )
 from wam.envs.simulator.table import Table
 from wam.errors import WamError
+from wam.paths import expanded
 
 _SUBSTEPS = 8
 _GRAVITY = -9.8
@@ -75,7 +76,7 @@ class PlayTableEnv(gymnasium.Env[ObservationDict, np.ndarray]):
         self._assets = (
             embedded_assets(scene, robot_model)  # type: ignore[arg-type]
             if assets is None
-            else calvin_assets(Path(assets), scene)
+            else calvin_assets(expanded(assets, "env.assets"), scene)
         )
         self.renderer = resolve_renderer(renderer if cameras else "tiny")
         """``tiny`` or ``egl``."""
