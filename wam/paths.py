@@ -6,7 +6,7 @@ from wam.errors import WamError
 
 
 def expanded(text: str | Path, setting: str) -> Path:
-    """``text`` with a leading ``~`` replaced. Raises WamError naming ``setting`` if it cannot be."""
+    """``text`` with ``~`` replaced. Raises WamError naming ``setting`` if it cannot be."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

@@ -43,8 +43,8 @@ SURVEY_CHECKS: tuple[Callable[[Survey], Iterator[Finding]], ...] = (
 def check(root: Path, frames: int | None = SAMPLE, annotations: str | None = None) -> list[Finding]:
     """All findings on the data set at ``root``, the severe ones first.
 
-    ``frames`` and ``annotations`` as in :func:`read_survey`. Raises WamError if no CALVIN frames are
-    there.
+    ``frames`` and ``annotations`` as in :func:`read_survey`. Raises WamError if no CALVIN frames
+    are there.
     """
     return judge(read_survey(root, frames, annotations))
 
