@@ -1,6 +1,5 @@
 """The steps of docs/real-data.md, with frames of CALVIN's own scene in CALVIN's full layout."""
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +126,7 @@ def test_from_the_recorders_files_to_the_first_figures(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
-    os.symlink(assets, tmp_path / "home" / "calvin_assets")
+    (tmp_path / "home" / "calvin_assets").symlink_to(assets)
     profile = replace(paper, env=replace(paper.env, assets="~/calvin_assets", renderer="tiny"))
     layout = Layout(tmp_path / "data")
     collect.run(profile, layout)
