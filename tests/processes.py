@@ -33,7 +33,7 @@ def interrupted(
         start_new_session=True,
     ) as process:
         signal.signal(signal.SIGINT, before)
-        while len(workers := _children(process.pid)) < num_workers:
+        while len(workers := children(process.pid)) < num_workers:
             assert process.poll() is None
             time.sleep(0.02)
         if whom == "group":
@@ -52,7 +52,7 @@ def interrupted(
     return process.returncode, output, errors
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
     """Without Python's resource tracker, which ends by itself."""
     try:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -3,6 +3,10 @@
 All starts of a task advance together in one batch of fixed composition: an episode that has ended
 keeps its row. Every episode owns its random numbers and its physics client, so an outcome depends
 neither on the number of workers nor on the other episodes' fate.
+
+Where every episode needs a process, so many as there are workers advance at a time. The models
+compute the whole batch for each of these groups, which makes the outcomes the same to the last bit,
+and their share of the time longer by the number of groups.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +39,8 @@ class Experience(NamedTuple):
     features: torch.Tensor
     """float32 [D, B, F], feature of the last observation of every chunk"""
     decisions: torch.Tensor
-    """int64 [B], how many decisions each episode lasted"""
+    """int64 [B], how many decisions each episode lasted; chunks and features behind them mean
+    nothing"""
 
 
 class Outcome(NamedTuple):
@@ -72,36 +77,55 @@ def roll_out(
     filtered = FilteredPool(
         pool, agent.world_model, agent.normalizer, agent.filtering, agent.device
     )
-    filtered.start(episodes)
     steps = np.zeros(len(episodes), np.int64)
     success = np.zeros(len(episodes), bool)
     executed: list[np.ndarray] = []
-    first, chunks, features = filtered.feature, [], []
+    first: list[torch.Tensor] = []
+    chunks: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
     decisions = torch.zeros(len(episodes), dtype=torch.int64, device=agent.device)
-    for start in range(0, max_steps, CHUNK):
-        chunk = agent.policy.act(filtered.feature, filtered.generators, agent.ddim_steps)
-        chunk = chunk[:, : max_steps - start]
-        result = filtered.step(chunk)
-        chunks.append(chunk)
-        features.append(filtered.feature)
-        decisions += torch.from_numpy(result.steps > 0).to(agent.device)
-        steps += result.steps
-        executed.append(result.actions[0, : result.steps[0]])
-        ended = int((result.success & ~success).sum())
-        tally(ended, ended)
-        success = result.success
-        if success.all():
-            break
-    tally(int((~success).sum()), 0)
-    experience = Experience(first, chunks, torch.stack(features), decisions)
+    for rows in pool.groups(len(episodes)):
+        filtered.start(episodes, rows)
+        _keep(first, 0, rows, filtered.feature)
+        for decision, start in enumerate(range(0, max_steps, CHUNK)):
+            chunk = agent.policy.act(filtered.feature, filtered.generators, agent.ddim_steps)
+            chunk = chunk[:, : max_steps - start]
+            result = filtered.step(chunk)
+            _keep(chunks, decision, rows, chunk)
+            _keep(features, decision, rows, filtered.feature)
+            decisions[rows] += torch.from_numpy(result.steps > 0).to(agent.device)
+            steps[rows] += result.steps
+            if rows.start == 0:
+                executed.append(result.actions[0, : result.steps[0]])
+            ended = int((result.success & ~success[rows]).sum())
+            tally(ended, ended)
+            success[rows] = result.success
+            if result.success.all():
+                break
+        tally(int((~success[rows]).sum()), 0)
+    experience = Experience(first[0], chunks, torch.stack(features), decisions)
     return Outcome(success, steps, np.concatenate(executed)), experience
+
+
+def _keep(kept: list[torch.Tensor], at: int, rows: slice, values: torch.Tensor) -> None:
+    """Put the ``rows`` of ``values`` [B, ...] in place ``at``, which may be the next one."""
+    if at == len(kept):
+        kept.append(values.clone())
+    else:
+        kept[at][rows] = values[rows]
 
 
 def run_control(
     control: str, pool: EnvPool, episodes: Sequence[Episode], max_steps: int, tally: Tally
 ) -> Outcome:
     """Let the ``expert`` or ``zero`` control act from every start, beside the simulator."""
-    pool.start(episodes)
-    result = pool.follow(CONTROLS[control], max_steps)
-    tally(len(episodes), int(result.success.sum()))
-    return Outcome(result.success, result.steps, result.actions[0, : result.steps[0]])
+    results = []
+    for rows in pool.groups(len(episodes)):
+        pool.start(episodes[rows])
+        results.append(pool.follow(CONTROLS[control], max_steps))
+        tally(len(results[-1].success), int(results[-1].success.sum()))
+    success, steps = (
+        np.concatenate([getattr(result, name) for result in results])
+        for name in ("success", "steps")
+    )
+    return Outcome(success, steps, results[0].actions[0, : steps[0]])

@@ -3,7 +3,6 @@
 Evaluation, and fine-tuning where ``finetune.environment`` is ``simulator``, share this.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -44,12 +43,7 @@ def simulator_for(profile: Profile, store: Path, data: Mapping[str, Any]) -> Sim
 def open_pool(simulator: SimulatorConfig, workers: int, *, cameras: bool = True) -> EnvPool:
     """A pool whose images have the world model's size; the caller closes it."""
     make = partial(make_env, simulator, cameras=cameras)
-    return EnvPool(make, num_workers(workers, simulator), to_model_size)
-
-
-def num_workers(workers: int, simulator: SimulatorConfig) -> int:
-    """How many processes share the episodes."""
-    return sys.maxsize if simulator.one_per_process else workers
+    return EnvPool(make, workers, to_model_size, fresh_processes=simulator.one_per_process)
 
 
 def warn_of_impossible(

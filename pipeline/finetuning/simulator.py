@@ -11,11 +11,7 @@ import torch
 
 from pipeline import console
 from pipeline.artifacts.layout import Layout, store_path
-from pipeline.evaluation.simulator import (
-    open_pool,
-    simulator_for,
-    warn_of_impossible,
-)
+from pipeline.evaluation.simulator import open_pool, simulator_for, warn_of_impossible
 from pipeline.evaluation.worlds import checked
 from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
@@ -23,7 +19,7 @@ from pipeline.store.open import Store, open_store
 from wam.config import FinetuneConfig
 from wam.envs.episode import Episode
 from wam.envs.filtered import FilteredPool
-from wam.envs.settings import require_packages
+from wam.envs.settings import SimulatorConfig, require_packages
 from wam.envs.simulated import SimulatedEnv
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
@@ -41,12 +37,15 @@ class Simulator:
         normalizer: ProprioNormalizer,
         device: torch.device,
     ) -> None:
-        """Raises WamError without the simulator, the store or the demonstrations."""
+        """Raises WamError without the simulator, the store or the demonstrations, and where every
+        environment needs a process and there are fewer of these.
+        """
         require_packages(
             profile.env.backend, "finetune.environment=simulator fine-tunes in the simulator"
         )
         demos, store = load_demos(layout.demos), open_store(store_path(layout.store, "training"))
         self.config = simulator_for(profile, layout.store, store.attrs)
+        _check_workers(self.config, profile.env.workers, profile.finetune.envs)
         self.differs = checked(store.attrs, self.config, profile.env)
         self._starts = {}
         for task in profile.tasks:
@@ -71,6 +70,16 @@ class Simulator:
         """The environments of one task, which end those of the task before."""
         starts = self._starts[task]
         return SimulatedEnv(self._filtered, starts, config.envs, config.max_decisions, generator)
+
+
+def _check_workers(simulator: SimulatorConfig, workers: int, envs: int) -> None:
+    if simulator.one_per_process and workers < envs:
+        setting = "backend" if simulator.backend == "calvin_env" else "renderer"
+        raise WamError(
+            f"env.workers: {workers}, finetune.envs: {envs}; with env.{setting}: "
+            f"{getattr(simulator, setting)} every environment is a process (some 200 MB), and all "
+            "run at once: expected at least as many workers as environments"
+        )
 
 
 def training_starts(task: str, store: Store, rows: list[int], scene: str) -> list[Episode]:

@@ -73,6 +73,8 @@ class Env:
     """What becomes of data that this simulator would not have made: ``refuse`` ends the first stage
     that sees it; with ``allow`` the difference stands beside every number."""
     workers: Workers
+    """Simulator processes at a time. With ``calvin_env`` or EGL each holds one environment, and an
+    evaluation runs so many episodes at a time; fine-tuning needs one for each of its ``envs``."""
 
     @property
     def scene_source(self) -> SceneSource:

@@ -1,8 +1,8 @@
 """Short roll-out films as animated WebP: both cameras side by side, the outcome written in."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -32,16 +32,20 @@ class Take(NamedTuple):
     """How the roll-out ended"""
 
 
-def film(make_env: Callable[[], Any], workers: int, takes: Sequence[Take]) -> Iterator[Take]:
-    """Repeat the roll-outs with the images of ``make_env`` and write them; yields what is done."""
+def film(pool: EnvPool, takes: Sequence[Take]) -> Iterator[Take]:
+    """Repeat the roll-outs with the images of ``pool`` and write them; yields what is done."""
+    for rows in pool.groups(len(takes)):
+        yield from _film_at_once(pool, takes[rows])
+
+
+def _film_at_once(pool: EnvPool, takes: Sequence[Take]) -> Iterator[Take]:
     longest = max(len(take.actions) for take in takes)
     # Repeating the last action fills up: an episode that succeeds stops by itself.
     actions = np.stack(
         [np.pad(take.actions, ((0, longest - len(take.actions)), (0, 0)), "edge") for take in takes]
     )
-    with EnvPool(make_env, workers) as pool:
-        first = pool.start([take.episode for take in takes])
-        result = pool.step(actions)
+    first = pool.start([take.episode for take in takes])
+    result = pool.step(actions)
     later = result.observations
     for row, take in enumerate(takes):
         steps = min(int(result.steps[row]), len(take.actions))

@@ -20,12 +20,7 @@ from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
 from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, PolicyName, agreement_of
-from pipeline.evaluation.simulator import (
-    num_workers,
-    open_pool,
-    simulator_for,
-    warn_of_impossible,
-)
+from pipeline.evaluation.simulator import open_pool, simulator_for, warn_of_impossible
 from pipeline.evaluation.statistics import wilson
 from pipeline.evaluation.worlds import checked
 from pipeline.latents.demonstrations import Start, load_demos
@@ -35,6 +30,7 @@ from pipeline.store.open import open_store
 from wam.config import CHUNK, TASKS
 from wam.envs.episode import Episode
 from wam.envs.factory import make_env
+from wam.envs.pool import EnvPool
 from wam.envs.settings import SimulatorConfig, require_packages
 from wam.errors import WamError
 
@@ -308,8 +304,11 @@ def _film(
         )
         for path, job in wanted.items()
     ]
-    with console.progress("roll-out clips", len(takes), "clips") as advance:
-        for take in clips.film(partial(make_env, large), num_workers(workers, large), takes):
+    with (
+        EnvPool(partial(make_env, large), workers, fresh_processes=large.one_per_process) as pool,
+        console.progress("roll-out clips", len(takes), "clips") as advance,
+    ):
+        for take in clips.film(pool, takes):
             advance(note=take.path.name)
 
 

@@ -7,21 +7,21 @@ the groups ``cameras`` (``static_and_gripper``, ``no_cameras``) and ``scene`` (`
 and ``target_orn``.
 """
 
-import contextlib
 import importlib.util
-import warnings
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from wam.config import FPS
 from wam.envs.scene_files.geometry import scene_geometry
 from wam.envs.settings import require_packages
 from wam.envs.simulator.actions import parse_action
-from wam.envs.simulator.quiet import quiet_driver
+from wam.envs.simulator.quiet import quiet_package
 from wam.envs.simulator.renderer import resolve_renderer
 from wam.envs.simulator.spaces import (
+    DEPTHS,
     IMAGES,
     ObservationDict,
     action_space,
@@ -36,11 +36,12 @@ _CONFIG = "config_data_collection"
 class CalvinEnv(gymnasium.Env[ObservationDict, np.ndarray]):
     """One environment of the package, with observations and actions as :class:`PlayTableEnv`.
 
-    The package's ``info`` is passed on as it is. ``checkout`` is the directory with ``conf/`` and
-    ``data/``, by default the one that the package is installed from. A process should hold one such
-    environment at a time (docs/calvin.md 2.10), and only the first episode of an environment can
-    be repeated to the last bit (2.5). A seed reaches the environment, not the scene: blocks that
-    are scattered at a reset without ``scene_obs`` depend on the resets before.
+    The package's ``info`` is passed on as it is; what it prints and warns of, other than in a step,
+    is dropped. ``checkout`` is the directory with ``conf/`` and ``data/``, by default the one that
+    the package is installed from. A process should hold one such environment at a time
+    (docs/calvin.md 2.10), and only the first episode of an environment can be repeated to the last
+    bit (2.5). A seed reaches the environment, not the scene: blocks that are scattered at a reset
+    without ``scene_obs`` depend on the resets before.
 
     Raises WamError where the package or its files are missing or it cannot be made, and for
     malformed reset states or actions; after the latter the environment goes on as before.
@@ -56,6 +57,7 @@ class CalvinEnv(gymnasium.Env[ObservationDict, np.ndarray]):
         static_size: int = 200,
         gripper_size: int = 84,
         cameras: bool = True,
+        depth: bool = False,
     ) -> None:
         require_packages("calvin_env", "env.backend calvin_env needs it")
         scene_geometry(scene)
@@ -70,12 +72,17 @@ class CalvinEnv(gymnasium.Env[ObservationDict, np.ndarray]):
                 overrides += [f"cameras.{camera}.{side}={size}" for side in ("width", "height")]
         else:
             overrides += ["cameras=no_cameras"]
-        with self._quiet():
-            self._env = _instantiate(_find(checkout), overrides, use_egl=self.renderer == "egl")
+        files = _find(checkout)
+        with quiet_package():
+            self._env = _instantiate(files, overrides, use_egl=self.renderer == "egl")
         self._images = IMAGES if cameras else ()
-        self.observation_space = observation_space(static_size, gripper_size, cameras=cameras)
+        self._depths = DEPTHS if cameras and depth else ()
+        self.observation_space = observation_space(
+            static_size, gripper_size, cameras=cameras, depth=depth
+        )
         self.action_space = action_space()
         self._ready = False
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}
 
     @property
     def target_pose(self) -> np.ndarray:
@@ -91,7 +98,7 @@ class CalvinEnv(gymnasium.Env[ObservationDict, np.ndarray]):
         super().reset(seed=seed)
         if seed is not None:
             self._env.seed(seed)
-        with self._quiet():
+        with quiet_package():
             observation = self._observe(self._env.reset(robot_obs=robot_obs, scene_obs=scene_obs))
         # The package leaves the last episode's command here.
         observation["robot_obs"][14] = 1.0 if robot_obs is None or robot_obs[14] >= 0 else -1.0
@@ -108,17 +115,24 @@ class CalvinEnv(gymnasium.Env[ObservationDict, np.ndarray]):
         observation, reward, _, info = self._env.step(action)
         return self._observe(observation), float(reward), False, False, info
 
+    def render(self) -> np.ndarray:
+        """The static camera's image uint8 [size, size, 3], as last observed."""
+        if not self._images:
+            raise WamError("render: the environment was made with cameras=False")
+        if not self._ready:
+            raise WamError("render: the environment has not been reset")
+        return np.array(self._static, np.uint8)
+
     def close(self) -> None:
         """Release the environment; a second call does nothing."""
         env, self._env = self._env, None
+        self._ready = False
         if env is not None:
-            with self._quiet():
+            with quiet_package():
                 env.close()
-            # Its destructor closes again, which prints or raises.
-            env.close = _nothing
-
-    def _quiet(self) -> contextlib.AbstractContextManager[None]:
-        return quiet_driver() if self.renderer == "egl" else contextlib.nullcontext()
+                # Its destructor closes again, which prints or raises; what it holds may print too.
+                env.close = _nothing
+                del env
 
     def _observe(self, observation: dict[str, Any]) -> ObservationDict:
         kept = {
@@ -126,17 +140,25 @@ class CalvinEnv(gymnasium.Env[ObservationDict, np.ndarray]):
         }
         for name in self._images:
             kept[name] = np.ascontiguousarray(observation["rgb_obs"][name], np.uint8)
+        for name in self._depths:
+            kept[name] = np.ascontiguousarray(observation["depth_obs"][name], np.float32)
+        if self._images:
+            self._static = observation["rgb_obs"]["rgb_static"]
         return kept
 
 
 def _find(checkout: str | Path | None) -> Path:
     """The directory with ``conf/`` and ``data/``."""
-    if checkout is None:
-        spec = importlib.util.find_spec("calvin_env")
-        assert spec is not None and spec.submodule_search_locations
-        root = Path(spec.submodule_search_locations[0]).parent
-    else:
-        root = Path(checkout).expanduser()
+    spec = importlib.util.find_spec("calvin_env")
+    assert spec is not None and spec.submodule_search_locations
+    installed = Path(spec.submodule_search_locations[0]).resolve().parent
+    if not any((place / ".git").exists() for place in (installed, *installed.parents)):
+        raise WamError(
+            f"{installed}: no .git; calvin_env asks git for the state of the checkout that it is "
+            "installed from: git clone https://github.com/mees/calvin_env, then pip install "
+            "--no-deps -e ./calvin_env (and env.assets: that directory, or null)"
+        )
+    root = installed if checkout is None else Path(checkout).expanduser()
     for name in ("conf", "data"):
         if not (root / name).is_dir():
             raise WamError(
@@ -149,23 +171,27 @@ def _find(checkout: str | Path | None) -> Path:
 def _instantiate(checkout: Path, overrides: list[str], *, use_egl: bool) -> Any:
     import hydra
     from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
-        with warnings.catch_warnings():
-            # The package's configuration is of Hydra's first versions.
-            warnings.simplefilter("ignore")
-            with hydra.initialize_config_dir(str(checkout / "conf"), version_base="1.1"):
-                overrides = [*overrides, f"data_path='{checkout / 'data'}'"]
-                config = hydra.compose(_CONFIG, overrides)
+        with hydra.initialize_config_dir(str(checkout / "conf"), version_base="1.1"):
+            config = hydra.compose(_CONFIG, overrides)
+        # Not an override, whose grammar would read the path's quotes and commas.
+        config.data_path = str(checkout / "data")
         return hydra.utils.instantiate(
             config.env, use_egl=use_egl, show_gui=False, use_vr=False, use_scene_info=True
         )
-    except HydraException as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        reason = " ".join(str(cause).split())
-        raise WamError(f"env.backend: calvin_env in {checkout} does not start: {reason}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = _reason(error)
+    # Not from it: its traceback would keep a half-made environment, whose destructor prints.
+    raise WamError(f"env.backend: calvin_env in {checkout} does not start: {reason}")
+
+
+def _reason(error: BaseException) -> str:
+    """What began it, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _nothing() -> None:

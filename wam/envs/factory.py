@@ -24,6 +24,7 @@ def make_env(config: SimulatorConfig, *, cameras: bool = True) -> "PlayTableEnv 
             static_size=config.static_size,
             gripper_size=config.gripper_size,
             cameras=cameras,
+            depth=config.depth,
         )
     from wam.envs.simulator.play_table import PlayTableEnv
 

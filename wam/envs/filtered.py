@@ -4,7 +4,9 @@ Shapes: B episodes, F feature. Not for worker processes, which do without torch.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from wam import proprio
@@ -23,6 +25,9 @@ class FilteredPool:
     ``generators`` holds one generator per episode, seeded with the episode's seed, from which the
     filter draws. ``feature`` float32 [B, F] is that of the last observation of every episode, which
     for one that has succeeded is the observation of its success.
+
+    Where only some rows' episodes run, the filter has all B rows nevertheless, and the others mean
+    nothing: the last bits of a row depend on the size of its batch, but on no other row.
     """
 
     def __init__(
@@ -37,14 +42,19 @@ class FilteredPool:
         self._pool, self._world_model, self._normalizer = pool, world_model, normalizer
         self._filtering, self.device = filtering, device
 
-    def start(self, episodes: Sequence[Episode]) -> None:
-        """Begin new episodes; earlier ones are closed."""
+    def start(self, episodes: Sequence[Episode], rows: slice = slice(None)) -> None:
+        """Begin new episodes, of which only those of ``rows`` run; earlier ones are closed."""
         self.generators = row_generators([episode.seed for episode in episodes], self.device)
         self._online = OnlineFilter(self._world_model, self.generators, self._filtering)
-        self.feature = self._online.reset(self._see(self._pool.start(episodes)))
+        first = self._pool.start(episodes[rows])
+        self._rows = rows
+        # Rows that do not run see what the first one that does sees.
+        self._shown = np.zeros(len(episodes), np.int64)
+        self._shown[rows] = np.arange(len(episodes[rows]))
+        self.feature = self._online.reset(self._see(_each(first, self._shown)))
 
     def restart(self, episodes: Mapping[int, Episode]) -> None:
-        """Begin new episodes in some rows; the others stay as they are."""
+        """Begin new episodes in some rows, where all run; the others stay as they are."""
         rows = list(episodes)
         seeds = [episode.seed for episode in episodes.values()]
         generators = row_generators(seeds, self.device)
@@ -56,11 +66,14 @@ class FilteredPool:
         self.feature[rows] = fresh[rows]
 
     def step(self, chunk: torch.Tensor) -> StepResult:
-        """Execute executable actions [B, n, 7] open loop, each episode until its success."""
-        result = self._pool.step(chunk.cpu().numpy())
-        steps = torch.from_numpy(result.steps).to(self.device)
+        """Execute executable actions [B, n, 7] open loop, each episode until its success.
+
+        The result is that of the rows that run.
+        """
+        result = self._pool.step(chunk[self._rows].cpu().numpy())
+        steps = torch.from_numpy(result.steps[self._shown]).to(self.device)
         for t in range(chunk.shape[1]):
-            seen = Observations(*(part[:, t] for part in result.observations))  # type: ignore[index]
+            seen = _each(result.observations, (self._shown, t))
             feature = self._online.step(self._see(seen), chunk[:, t])
             self.feature = torch.where((steps > t).unsqueeze(-1), feature, self.feature)
         return result
@@ -69,3 +82,8 @@ class FilteredPool:
         values = self._normalizer(proprio.from_robot_obs(observations.robot_obs))
         arrays = (observations.rgb_static, observations.rgb_gripper, values)
         return Observation(*(torch.from_numpy(array).to(self.device) for array in arrays))
+
+
+def _each(observations: Observations, index: Any) -> Observations:
+    """Every array, with cameras, at ``index``."""
+    return Observations(*(part[index] for part in observations))  # type: ignore[index]

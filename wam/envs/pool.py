@@ -22,10 +22,13 @@ from wam.reliability.spawn import shielded
 
 
 class EnvPool:
-    """``workers`` processes that hold one environment per episode.
+    """At most ``workers`` processes that hold one environment per episode.
 
     ``make_env`` makes one environment; it is pickled, as are ``prepare`` (applied to every image in
     the worker, e.g. the resize to the model's size) and the controllers of :meth:`follow`.
+
+    With ``fresh_processes`` every episode has a process that no other one uses, before or after;
+    more episodes than workers then run one of :meth:`groups` after the other.
 
     A worker that dies is replaced once: its episodes start again and their actions are repeated,
     which gives the same states. A second death raises WamError.
@@ -36,9 +39,11 @@ class EnvPool:
         make_env: Callable[[], Any],
         workers: int,
         prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+        *,
+        fresh_processes: bool = False,
     ) -> None:
         self._setup = pickle.dumps((make_env, prepare))
-        self._num_workers = workers
+        self._num_workers, self._fresh_processes = workers, fresh_processes
         self._workers: list[_Worker] = []
         self._episodes: list[Episode] = []
         self._success = np.zeros(0, bool)
@@ -57,11 +62,23 @@ class EnvPool:
             worker.join()
         self._workers = []
 
+    def groups(self, episodes: int) -> list[slice]:
+        """The rows of so many episodes, in the fewest groups that can each be started at once."""
+        size = self._num_workers if self._fresh_processes else episodes
+        return [slice(at, min(at + size, episodes)) for at in range(0, episodes, size)]
+
     def start(self, episodes: Sequence[Episode]) -> Observations:
-        """The first observations [B, ...] of new episodes; earlier episodes are closed."""
+        """The first observations [B, ...] of new episodes; earlier episodes are closed.
+
+        Raises ValueError for more episodes than one of :meth:`groups`.
+        """
         if not episodes:
             raise ValueError("a pool needs at least one episode")
+        if len(self.groups(len(episodes))) > 1:
+            raise ValueError(f"{len(episodes)} episodes for {self._num_workers} processes")
         _check_tasks(episodes)
+        if self._fresh_processes:
+            self.close()
         while len(self._workers) < min(self._num_workers, len(episodes)):
             self._workers.append(_Worker(self._setup))
         self._episodes = list(episodes)
@@ -85,9 +102,16 @@ class EnvPool:
         calls: dict[_Worker, Request] = {}
         for index, worker in enumerate(self._workers):
             own = {row: new for row, new in episodes.items() if row % len(self._workers) == index}
-            if own:
+            if not own:
+                continue
+            if self._fresh_processes:
+                worker.terminate()
+                worker.join()
+                worker = self._workers[index] = _Worker(self._setup)
+                calls[worker] = StartEpisodes(own)
+            else:
                 calls[worker] = Restart(own)
-                worker.history.append(calls[worker])
+            worker.history.append(calls[worker])
         first = self._call(calls)
         for row, episode in episodes.items():
             self._episodes[row] = episode
@@ -207,8 +231,9 @@ class _Worker:
         if self.replaced:
             reason = f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
             episodes = self.history[0].episodes.values()  # type: ignore[union-attr]
+            count = f"{len(episodes)} episode{'s' if len(episodes) > 1 else ''}"
             raise WamError(
-                f"simulator: a worker process died twice ({reason}) with {len(episodes)} episodes "
+                f"simulator: a worker process died twice ({reason}) with {count} "
                 f"of {', '.join(sorted({e.task for e in episodes}))}; it may be out of memory "
                 "(fewer env.workers) or met a broken renderer (env.renderer: tiny)"
             )

@@ -2,7 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from wam.envs.scene_files.arm_model import RobotModel
 from wam.envs.simulator.renderer import Renderer, resolve_renderer
@@ -14,16 +14,32 @@ SceneSource = Literal["embedded", "calvin"]
 CALVIN_ROBOT = "panda_longer_finger"
 """The arm of CALVIN's own scenes."""
 
-_ADVICE = {
-    "pybullet": 'pip install "wam[sim]"',
-    "gymnasium": 'pip install "wam[sim]"',
-    "hydra": "pip install hydra-core",
-    "calvin_env": "git clone --recursive https://github.com/mees/calvin_env, "
-    "then pip install -e calvin_env",
-}
-_PACKAGES: dict[Backend, tuple[str, ...]] = {
-    "embedded": ("pybullet", "gymnasium"),
-    "calvin_env": ("pybullet", "gymnasium", "hydra", "calvin_env"),
+
+class _Package(NamedTuple):
+    name: str
+    module: str
+    advice: str
+
+
+_SIM = 'pip install "wam[sim]"'
+_EMBEDDED = (_Package("pybullet", "pybullet", _SIM), _Package("gymnasium", "gymnasium", _SIM))
+_PACKAGES: dict[Backend, tuple[_Package, ...]] = {
+    "embedded": _EMBEDDED,
+    "calvin_env": (
+        *_EMBEDDED,
+        # With its dependencies it would install a second OpenCV over this project's. Its submodule
+        # is for the tactile sensors, which are not used.
+        _Package(
+            "calvin_env",
+            "calvin_env",
+            "git clone https://github.com/mees/calvin_env, then pip install --no-deps -e "
+            "./calvin_env and pip install hydra-core hydra-colorlog gym gitpython",
+        ),
+        _Package("hydra-core", "hydra", "pip install hydra-core"),
+        _Package("hydra-colorlog", "hydra_plugins.hydra_colorlog", "pip install hydra-colorlog"),
+        _Package("gym", "gym", "pip install gym"),
+        _Package("gitpython", "git", "pip install gitpython"),
+    ),
 }
 
 
@@ -45,7 +61,7 @@ class SimulatorConfig:
     gripper_size: int
     """Pixels of the square wrist image."""
     depth: bool = False
-    """Depth images too; of the embedded simulator alone."""
+    """Depth images too."""
 
     def resolved(self) -> Self:
         """The same with ``renderer`` either ``tiny`` or ``egl``; errors as `resolve_renderer`."""
@@ -75,5 +91,13 @@ def scene_source(backend: Backend, assets: str | None) -> SceneSource:
 def require_packages(backend: Backend, why: str) -> None:
     """Raise WamError, with what to run, for the first package that ``backend`` lacks."""
     for package in _PACKAGES[backend]:
-        if importlib.util.find_spec(package) is None:
-            raise WamError(f"{package} is not installed; {why}: {_ADVICE[package]}")
+        if not _is_installed(package.module):
+            raise WamError(f"{package.name} is not installed; {why}: {package.advice}")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        # The package around it.
+        return False

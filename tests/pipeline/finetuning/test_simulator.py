@@ -22,6 +22,7 @@ from pipeline.store.open import open_store
 from tests.pipeline.artifact import artifact
 from tests.pipeline.small_run import TASK, VARIANT, Killed
 from wam.envs.play.starts import random_start
+from wam.envs.simulator import renderer
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
 from wam.policy.policy import FinetunedPolicy, load_policy
@@ -148,6 +149,16 @@ def test_what_is_missing_is_named(
     with pytest.raises(WamError, match=r'finetune.environment=simulator.*pip install "wam\[sim\]"'):
         finetune.run(simulated(profile), trained, VARIANT)
     assert not list(trained.root.glob("finetune/*"))
+
+
+def test_fewer_processes_than_environments_that_need_one_each_are_refused(
+    profile: Profile, ready: Layout, store: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renderer, "try_egl", lambda: renderer.Trial(None, "a GPU"))
+    store.attrs["renderer"] = "egl"
+    with pytest.raises(WamError, match=r"env.workers: 2, finetune.envs: 3; with env.renderer: egl"):
+        finetune.run(simulated(profile, workers=2, renderer="egl"), ready, VARIANT)
+    assert not multiprocessing.active_children()
 
 
 def test_starts_from_which_the_task_cannot_be_done_are_warned_about(

@@ -21,6 +21,7 @@ from pipeline.params import Profile, load_profile
 from pipeline.stages import evaluate
 from tests.pipeline.artifact import artifact, remade
 from wam.config import PROPRIO_SIZE
+from wam.envs.settings import SimulatorConfig
 from wam.envs.simulator import renderer
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
@@ -194,6 +195,21 @@ def test_outcomes_depend_neither_on_workers_nor_on_interruption(
     assert outcome(other) == expected
     kept = other.evaluation("wam") / "parts" / written[0].name
     assert kept.stat().st_mtime_ns == before
+
+
+def test_a_process_for_every_episode_changes_nothing(
+    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    short = replace(profile.evaluate, max_steps=6)
+    profile = replace(profile, evaluate=short, env=replace(profile.env, workers=1))
+    other = Layout(Path(shutil.copytree(layout.root, tmp_path / "other")))
+    evaluate.run(profile, layout, "wam")
+    monkeypatch.setattr(SimulatorConfig, "one_per_process", True)
+    evaluate.run(profile, other, "wam")
+    assert outcome(other) == outcome(layout)
+    clips = [sorted(place.evaluation("wam").glob("*.webp")) for place in (layout, other)]
+    assert [path.read_bytes() for path in clips[0]] == [path.read_bytes() for path in clips[1]]
+    assert len(clips[0]) == 2
 
 
 @pytest.mark.parametrize(

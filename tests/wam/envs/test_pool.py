@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 pytest.importorskip("pybullet")
 
 from tests.processes import Whom, interrupted
-from tests.wam.button import HOLD, PIXELS, STATES, episodes
+from tests.wam.button import HOLD, PIXELS, STATES, episodes, processes, recorded
 from wam.envs.episode import Episode
 from wam.envs.pool import EnvPool
 from wam.envs.simulator.play_table import PlayTableEnv
@@ -118,9 +119,9 @@ def test_images_are_prepared_in_the_worker(starts: list[Episode]) -> None:
     assert result.observations.rgb_gripper.dtype == np.uint8
 
 
-def kill_worker(pool: EnvPool) -> None:
-    """End the process of the first and the last episode."""
-    os.kill(pool._workers[0].pid, signal.SIGKILL)
+def kill_worker(pool: EnvPool, index: int = 0) -> None:
+    """End a process; with two of them the first is that of the first and the last episode."""
+    os.kill(pool._workers[index].pid, signal.SIGKILL)
 
 
 def test_a_dead_worker_is_replaced_once_with_the_same_outcome(starts: list[Episode], pools) -> None:
@@ -160,6 +161,48 @@ def test_single_episodes_begin_anew_while_the_others_go_on(starts: list[Episode]
                 np.testing.assert_array_equal(mine[1], from_start[1])
         assert again.steps.tolist() == [whole[3].steps[0], *whole[0].steps[[1, 0]]]
         assert not again.success[2]
+
+
+def test_every_episode_may_have_a_process_to_itself(
+    starts: list[Episode], pools, tmp_path: Path
+) -> None:
+    begun, log = pools[0].start(starts), tmp_path / "log"
+    whole = pools[0].step(actions(3, 16, 1))
+    with EnvPool(partial(recorded, log), 2, fresh_processes=True) as pool:
+        with pytest.raises(ValueError, match="3 episodes for 2 processes"):
+            pool.start(starts)
+        groups = pool.groups(3)
+        assert groups == [slice(0, 2), slice(2, 3)]
+        for rows in groups:
+            first = pool.start(starts[rows])
+            result = pool.step(actions(3, 16, 1)[rows])
+            same(first[:2], [part[rows] for part in begun[:2]])
+            same(result.observations[:2], [part[rows] for part in whole.observations[:2]])
+            same(result[1:], [part[rows] for part in whole[1:]])
+        assert whole.success.tolist() == [True, True, False]
+        pool.start(starts[1:])
+        again = pool.restart({1: starts[0]})
+        same(again[:2], [part[:1] for part in begun[:2]])
+        result = pool.step(actions(3, 16, 1)[:2])
+        same([result.steps, result.success], [whole.steps[[1, 0]], whole.success[[1, 0]]])
+    pids, most = processes(log)
+    assert len(pids) == len(set(pids)) == 6
+    assert most == 2
+
+
+def test_a_dead_process_of_one_episode_is_replaced_once(starts: list[Episode], pools) -> None:
+    pools[0].start(starts)
+    expected = [pools[0].step(actions(3, 4, 1)) for _ in range(2)]
+    with EnvPool(STATES, 3, fresh_processes=True) as pool:
+        pool.start(starts)
+        pool.step(actions(3, 4, 1))
+        kill_worker(pool, 2)
+        result = pool.step(actions(3, 4, 1))
+        same(result.observations[:2], expected[1].observations[:2])
+        same(result[1:], expected[1][1:])
+        kill_worker(pool, 2)
+        with pytest.raises(WamError, match=r"died twice \(signal 9\) with 1 episode of"):
+            pool.step(actions(3, 4, 1))
 
 
 def test_wrong_input_in_a_worker_is_the_users_error(starts: list[Episode], pools) -> None:

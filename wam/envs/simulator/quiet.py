@@ -1,9 +1,12 @@
-"""Doing without what C libraries print: PyBullet's build time, OpenGL's greeting."""
+"""Doing without what others print: PyBullet's build time, OpenGL's greeting, gym's notice."""
 
 import contextlib
 import ctypes
 import os
+import sys
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 _STDOUT, _STDERR = 1, 2
 
@@ -26,6 +29,23 @@ def quiet_driver() -> Iterator[None]:
         finally:
             # C keeps its output in a buffer of its own, which would come out later.
             libc.fflush(None)
+
+
+@contextlib.contextmanager
+def quiet_package() -> Iterator[None]:
+    """Drop what Python and C code write to both streams meanwhile, and warnings."""
+    for stream in (sys.stdout, sys.stderr):
+        # What came before is not dropped.
+        stream.flush()
+    with (
+        quiet_driver(),
+        Path(os.devnull).open("w") as sink,
+        contextlib.redirect_stdout(sink),
+        contextlib.redirect_stderr(sink),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

@@ -13,6 +13,9 @@ ObservationDict = dict[str, np.ndarray]
 IMAGES = ("rgb_static", "rgb_gripper")
 """The colour images of an observation."""
 
+DEPTHS = ("depth_static", "depth_gripper")
+"""The depth images of an observation."""
+
 _LIGHT_DECIMALS = 3
 
 
@@ -49,7 +52,7 @@ def observation_space(
         for name, size in zip(IMAGES, (static_size, gripper_size), strict=True):
             parts[name] = spaces.Box(0, 255, (size, size, 3), np.uint8)
     if cameras and depth:
-        for name, size in (("depth_static", static_size), ("depth_gripper", gripper_size)):
+        for name, size in zip(DEPTHS, (static_size, gripper_size), strict=True):
             parts[name] = spaces.Box(0.0, np.inf, (size, size), np.float32)
     return cast("spaces.Space[ObservationDict]", spaces.Dict(parts))
 

@@ -1,0 +1,113 @@
+"""Roll-outs in the real simulator where every episode needs a process of its own."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pybullet")
+
+from pipeline.evaluation.rollout import Agent, Experience, Outcome, roll_out, run_control
+from tests.pipeline.small_run import CONFIG
+from tests.wam.button import PIXELS, episodes, processes, recorded
+from wam.config import PROPRIO_SIZE, Filtering
+from wam.envs.episode import Episode
+from wam.envs.pool import EnvPool
+from wam.policy.network import DiffusionMlp
+from wam.policy.policy import DiffusionPolicy
+from wam.proprio import ProprioNormalizer
+from wam.randomness import Generators
+from wam.world_model.model import WorldModel
+
+COUNT, STEPS = 5, 30
+NEVER = 3
+"""The episode whose LED is on already, so that the button puts it out."""
+
+
+class Pressing:
+    """Samples from a network, and goes down."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self._policy = DiffusionPolicy(DiffusionMlp(CONFIG.feature, (32, 32, 32), 4, 8))
+
+    def act(
+        self, feature: torch.Tensor, generator: Generators, ddim_steps: int | None = None
+    ) -> torch.Tensor:
+        chunk = self._policy.act(feature, generator, ddim_steps) * 0.1
+        chunk[..., 2] -= 0.4
+        chunk[..., 6] = -1.0
+        return chunk
+
+
+@pytest.fixture(scope="module")
+def starts() -> list[Episode]:
+    made = episodes(COUNT)
+    made[NEVER].scene_obs[5] = 1.0
+    return made
+
+
+@pytest.fixture(scope="module")
+def agent() -> Agent:
+    normalizer = ProprioNormalizer(np.zeros(PROPRIO_SIZE), np.ones(PROPRIO_SIZE))
+    model, filtering = WorldModel(CONFIG, seed=1), Filtering("sample", burn_in=1)
+    return Agent(model, normalizer, Pressing(), filtering, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def lived(experience: Experience) -> Sequence[torch.Tensor]:
+    """All that an experience says of its episodes while they lasted."""
+    told = [experience.first, experience.decisions]
+    for decision, chunk in enumerate(experience.chunks):
+        lasted = experience.decisions > decision
+        told += [chunk[lasted], experience.features[decision][lasted]]
+    return told
+
+
+def same(one: Outcome, other: Outcome) -> None:
+    for mine, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_outcomes_do_not_depend_on_how_many_processes_run_at_a_time(
+    agent: Agent, starts: list[Episode], tmp_path: Path
+) -> None:
+    ended: list[tuple[int, int]] = []
+
+    def tally(*more: int) -> None:
+        ended.append(more)  # type: ignore[arg-type]
+
+    with EnvPool(PIXELS, 2) as pool:
+        outcome, experience = roll_out(agent, pool, starts, STEPS, tally)
+    assert outcome.success.tolist() == [row != NEVER for row in range(COUNT)]
+    assert len(set(outcome.steps.tolist())) > 1
+    assert outcome.steps[NEVER] == STEPS
+    told = np.sum(ended, axis=0).tolist()
+    assert told == [COUNT, COUNT - 1]
+    for workers in (1, 2, COUNT + 1):
+        log = tmp_path / str(workers)
+        ended.clear()
+        with EnvPool(partial(recorded, log), workers, fresh_processes=True) as pool:
+            grouped, seen = roll_out(agent, pool, starts, STEPS, tally)
+        same(grouped, outcome)
+        assert len(seen.chunks) == len(experience.chunks)
+        pairs = zip(lived(seen), lived(experience), strict=True)
+        assert all(torch.equal(mine, usual) for mine, usual in pairs)
+        assert np.sum(ended, axis=0).tolist() == told
+        pids, most = processes(log)
+        assert len(pids) == len(set(pids)) == COUNT
+        assert most == min(workers, COUNT)
+
+
+def test_controls_go_through_the_groups_too(starts: list[Episode], tmp_path: Path) -> None:
+    ended: list[int] = []
+    with EnvPool(PIXELS, 2) as pool:
+        usual = run_control("expert", pool, starts, STEPS, lambda *more: None)
+    with EnvPool(partial(recorded, tmp_path / "log"), 2, fresh_processes=True) as pool:
+        grouped = run_control("expert", pool, starts, STEPS, lambda *more: ended.append(more[0]))
+    same(grouped, usual)
+    assert usual.success.sum() == COUNT - 1
+    assert ended == [2, 2, 1]
+    assert processes(tmp_path / "log")[1] == 2
