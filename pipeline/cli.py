@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifacts.layout import Layout
+from pipeline.evaluation.worlds import WORLDS
 from pipeline.exit_codes import exit_on_error
 from pipeline.params import load_profile
 from wam.config import TASKS, VARIANTS
@@ -55,6 +56,13 @@ def _policies(parser: ArgumentParser) -> None:
     names = (*VARIANTS, "controls")
     about = "the policies of a world model, or the zero-action and expert controls"
     parser.add_argument("--policies", dest="name", required=True, choices=names, help=about)
+    about = (
+        "evaluate in the embedded scene, with CALVIN's scene files or in the official package, "
+        "whatever the profile says; goes to data/PROFILE/transfer, and into 'wam report'"
+    )
+    parser.add_argument("--in", dest="world", choices=WORLDS, help=about)
+    about = "CALVIN's scene files, or the official package's checkout (default: env.assets)"
+    parser.add_argument("--assets", type=Path, metavar="DIR", help=about)
 
 
 def _run_options(parser: ArgumentParser) -> None:

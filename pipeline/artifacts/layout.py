@@ -90,6 +90,10 @@ class Layout:
         """Roll-outs of a variant's policies, or of the ``controls``."""
         return self.root / "evaluation" / name
 
+    def transfer(self, world: str, name: str) -> Path:
+        """As :meth:`evaluation`, in another world than the profile's; made by hand, not by DVC."""
+        return self.root / "transfer" / world / name
+
     @property
     def world_model_evaluation(self) -> Path:
         """Open-loop quality and action probes of all world models."""

@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import mannwhitneyu
 
+from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.manifests import SUMMARY, read_json
 from pipeline.evaluation.statistics import Estimate, success_difference, success_rate
+from pipeline.evaluation.worlds import WORLDS
+from wam.config import VARIANTS
+from wam.envs.settings import World
 from wam.errors import WamError
 
 VARIANT_NAMES = {"wam": "WAM", "dreamerv2": "DreamerV2"}
@@ -130,6 +134,12 @@ class Results:
     """Pooled over seeds, in the order of tasks and policies"""
 
     @property
+    def evaluated(self) -> tuple[PolicyName, ...]:
+        """The policies with a result on some task."""
+        found = {policy for _, policy in self.cells}
+        return tuple(policy for policy in self.policies if policy in found)
+
+    @property
     def num_seeds(self) -> int:
         """The most seeds that any policy was trained with."""
         return max((cell.seeds for cell in self.cells.values()), default=0)
@@ -192,6 +202,16 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
         if (found := agreement_of(grouped.get((task, policy), ())))
     }
     return Results(tasks, policies, rows, cells, macro, differences, agreement)
+
+
+def transfers(layout: Layout, tasks: tuple[str, ...]) -> dict[World, Results]:
+    """The results of ``wam evaluate --in``, by world; worlds in which nothing ran are absent."""
+    found = {}
+    for world in WORLDS:
+        places = [layout.transfer(world, name) for name in ("controls", *VARIANTS)]
+        if any((place / SUMMARY).is_file() for place in places):
+            found[world] = merge(places, tasks, VARIANTS)
+    return found
 
 
 def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:

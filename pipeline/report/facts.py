@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.artifacts.manifests import MANIFEST, SUMMARY, fingerprint
 from pipeline.evaluation.results import VARIANT_NAMES
+from pipeline.evaluation.worlds import WORLD_NAMES, WORLDS
 from pipeline.latents.demonstrations import load_demos
 from pipeline.params import Profile
 from pipeline.report.sources import TextTable, manifest, optional_json
@@ -165,6 +166,12 @@ def _places(layout: Layout) -> dict[str, Path]:
             for variant in VARIANTS
         },
         "evaluation · controls": layout.evaluation("controls"),
+        **{
+            f"transfer to {WORLD_NAMES[world]} · {name}": place
+            for world in WORLDS
+            for name in EVALUATIONS
+            if manifest(place := layout.transfer(world, name))
+        },
         "evaluation · world models": layout.world_model_evaluation,
     }
 

@@ -11,16 +11,17 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.manifests import plain
 from pipeline.evaluation.compatibility import mismatch
 from pipeline.evaluation.results import VARIANT_NAMES, Results, trained_apart
+from pipeline.evaluation.worlds import WORLD_NAMES
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections, world_model
 from pipeline.report.sources import manifest
-from pipeline.report.tables import about_intervals
+from pipeline.report.tables import Transfers, about_intervals
 from wam.config import CHUNK, VARIANTS
 
 PAGE = "index.html"
 
 
-def render(profile: Profile, layout: Layout, results: Results) -> str:
+def render(profile: Profile, layout: Layout, results: Results, transfers: Transfers) -> str:
     """The page as HTML: one file without network addresses or scripts."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -30,10 +31,12 @@ def render(profile: Profile, layout: Layout, results: Results) -> str:
         lstrip_blocks=True,
     )
     template = environment.get_template("index.html.jinja")
-    return template.render(_content(profile, layout, results))
+    return template.render(_content(profile, layout, results, transfers))
 
 
-def _content(profile: Profile, layout: Layout, results: Results) -> dict[str, Any]:
+def _content(
+    profile: Profile, layout: Layout, results: Results, transfers: Transfers
+) -> dict[str, Any]:
     tasks, seeds = profile.tasks, profile.finetune.seeds
     found = facts.stores(layout)
     evaluated = world_model.result(layout)
@@ -42,6 +45,7 @@ def _content(profile: Profile, layout: Layout, results: Results) -> dict[str, An
         "profile": profile,
         "chunk": CHUNK,
         "results": results,
+        "transfers": {WORLD_NAMES[world]: found for world, found in transfers.items()},
         "colour": figures.colour,
         "simulated": [VARIANT_NAMES[variant] for variant in facts.tuned_in_simulator(layout)],
         "notices": _notices(layout, found) + facts.kept_clones(layout, profile),

@@ -1,7 +1,7 @@
 """The results as text: Markdown, a table for the terminal, figures for ``dvc metrics``."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from rich.console import Console
@@ -9,6 +9,11 @@ from rich.table import Table
 
 from pipeline.evaluation.results import Results
 from pipeline.evaluation.statistics import Estimate
+from pipeline.evaluation.worlds import WORLD_NAMES
+from wam.envs.settings import World
+
+Transfers = Mapping[World, Results]
+"""Results of the same policies in other worlds."""
 
 
 def metrics(results: Results) -> dict[str, dict[str, float]]:
@@ -29,11 +34,13 @@ def metrics(results: Results) -> dict[str, dict[str, float]]:
     return found
 
 
-def _body(results: Results) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table as text."""
-    header = ["success % [95 % interval]", *(policy.label for policy in results.policies)]
+def _body(results: Results, world: World | None = None) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table as text; that of another ``world`` has what ran there alone."""
+    place = f" in {WORLD_NAMES[world]}" if world else ""
+    policies = results.evaluated if world else results.policies
+    header = [f"success % [95 % interval]{place}", *(policy.label for policy in policies)]
     body = [
-        [name, *(_percent(rates.get(policy)) for policy in results.policies)]
+        [name, *(_percent(rates.get(policy)) for policy in policies)]
         for name, rates in results.table.items()
     ]
     return header, body
@@ -67,25 +74,42 @@ def notes(results: Results) -> list[str]:
         points = Estimate(*(100 * share for share in one.estimate)).signed(".1f")
         label = f"{one.first.label} - {one.second.label}"
         differences.append(f"{label}: {points} points ({one.scope})")
+    return [*_told(results), *differences, about_intervals(results)]
+
+
+def _told(results: Results) -> list[str]:
     worlds = [row.get("differs_from_data") for row in results.rows]
-    told = [f"Not the world of the data: {world}." for world in dict.fromkeys(worlds) if world]
-    return [*told, *differences, about_intervals(results)]
+    return [f"Not the world of the data: {world}." for world in dict.fromkeys(worlds) if world]
 
 
-def markdown(results: Results, notes: Sequence[str]) -> str:
-    header, body = _body(results)
+def markdown(results: Results, notes: Sequence[str], transfers: Transfers) -> str:
+    """The table of ``results`` with ``notes`` below it, then one per other world."""
+    text = _markdown(*_body(results), notes)
+    for world, found in transfers.items():
+        text += "\n" + _markdown(*_body(found, world), _told(found))
+    return text
+
+
+def _markdown(header: list[str], body: list[list[str]], notes: Sequence[str]) -> str:
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
     return table + "".join(f"\n{note}  " for note in notes) + "\n"
 
 
-def plain(results: Results, notes: Sequence[str]) -> str:
-    header, body = _body(results)
+def plain(results: Results, notes: Sequence[str], transfers: Transfers) -> str:
+    """As :func:`markdown`, for the terminal."""
+    text = _plain(*_body(results), notes, len(results.tasks))
+    for world, found in transfers.items():
+        text += "\n" + _plain(*_body(found, world), _told(found), len(found.tasks))
+    return text
+
+
+def _plain(header: list[str], body: list[list[str]], notes: Sequence[str], num_tasks: int) -> str:
     table = Table(show_edge=False, pad_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for index, row in enumerate(body):
-        table.add_row(*row, end_section=index == len(results.tasks) - 1)
+        table.add_row(*row, end_section=index == num_tasks - 1)
     buffer = io.StringIO()
     Console(file=buffer, width=200, color_system=None, markup=False).print(table)
     return buffer.getvalue() + "".join(f"{note}\n" for note in notes)

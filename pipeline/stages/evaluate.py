@@ -22,7 +22,7 @@ from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, 
 from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, PolicyName, agreement_of
 from pipeline.evaluation.simulator import open_pool, simulator_for, warn_of_impossible
 from pipeline.evaluation.statistics import wilson
-from pipeline.evaluation.worlds import checked
+from pipeline.evaluation.worlds import WORLD_NAMES, checked, moved
 from pipeline.latents.demonstrations import Start, load_demos
 from pipeline.params import Profile
 from pipeline.pictures import clips
@@ -31,7 +31,7 @@ from wam.config import CHUNK, TASKS
 from wam.envs.episode import Episode
 from wam.envs.factory import make_env
 from wam.envs.pool import EnvPool
-from wam.envs.settings import SimulatorConfig, require_packages
+from wam.envs.settings import SimulatorConfig, World, require_packages
 from wam.errors import WamError
 
 _CLIP_STATIC, _CLIP_GRIPPER = 200, 84
@@ -55,12 +55,25 @@ class EvaluationJob(NamedTuple):
         return PolicyName(self.variant, self.stage).label
 
 
-def run(profile: Profile, layout: Layout, name: str) -> None:
+def run(
+    profile: Profile,
+    layout: Layout,
+    name: str,
+    world: World | None = None,
+    assets: Path | None = None,
+) -> None:
     """Evaluate the ``controls`` or the policies of the variant called ``name``.
 
     Writes ``rollouts.json``, ``summary.json``, ``metrics.json`` and clips to
-    ``layout.evaluation(name)``. Raises WamError without the simulator or without an input artifact.
+    ``layout.evaluation(name)``; with ``world`` to ``layout.transfer(world, name)``, from that
+    world, see :func:`moved`. Raises WamError without the simulator or without an input artifact.
     """
+    if assets is not None and world is None:
+        raise WamError("--assets: needs --in; the profile's own scene is env.assets")
+    output = layout.evaluation(name)
+    if world is not None:
+        output = layout.transfer(world, name)
+        profile = replace(profile, env=moved(profile.env, world, assets))
     require_packages(profile.env.backend, "evaluation runs in the simulator")
     inputs = {"demos": fingerprint(layout.demos, "extract")}
     if name != "controls":
@@ -71,7 +84,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
     data = open_store(store_path(layout.store, "validation")).attrs
     simulator = simulator_for(profile, layout.store, data)
     origin = simulator.description()
-    world = {
+    where = {
         "scene": simulator.scene,
         "differs_from_data": checked(data, simulator, profile.env),
     }
@@ -96,26 +109,24 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
         if profile.evaluate.clips:
             _film(directory, simulator, profile.env.workers, parts, starts)
         summary = [
-            {**summarise(job, part["rollouts"]), **origin, **world} for job, part in parts.items()
+            {**summarise(job, part["rollouts"]), **origin, **where} for job, part in parts.items()
         ]
         rollouts = [rollout for part in parts.values() for rollout in part["rollouts"]]
         write_json(directory / "summary.json", summary)
         write_json(directory / "rollouts.json", rollouts)
         write_json(directory / "metrics.json", _metrics(summary))
-        target.manifest.update(origin, **world, device=parts[jobs[0]]["device"])
+        target.manifest.update(origin, **where, device=parts[jobs[0]]["device"])
 
     build(
-        layout.evaluation(name),
+        output,
         make,
         stage=f"evaluate-{name}",
         params=params,
         inputs=inputs,
         growing=["jobs", "evaluate.clips"],
     )
-    summary, rollouts = (
-        read_json(layout.evaluation(name) / file) for file in ("summary.json", "rollouts.json")
-    )
-    _show(name, summary)
+    summary, rollouts = (read_json(output / file) for file in ("summary.json", "rollouts.json"))
+    _show(f"{name} in {WORLD_NAMES[world]}" if world else name, summary)
     successes = {
         stage: [row["success"] for row in rollouts if row["stage"] == stage]
         for stage in dict.fromkeys(job.stage for job in jobs)
@@ -123,7 +134,7 @@ def run(profile: Profile, layout: Layout, name: str) -> None:
     rates = ", ".join(
         f"{POLICY_STAGES[stage]} {sum(own)}/{len(own)}" for stage, own in successes.items()
     )
-    console.done(f"evaluate {name}", f"{rates} · {layout.evaluation(name)}")
+    console.done(f"evaluate {name}", f"{rates} · {output}")
 
 
 def summarise(job: EvaluationJob, rollouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

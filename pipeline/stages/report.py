@@ -6,7 +6,7 @@ from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.manifests import read_manifest, write_json
-from pipeline.evaluation.results import merge
+from pipeline.evaluation.results import merge, transfers
 from pipeline.params import Profile
 from pipeline.report import facts, sections, tables, world_model
 from pipeline.report.page import PAGE, render
@@ -24,6 +24,7 @@ def run(profile: Profile, layout: Layout) -> None:
         read_manifest(directories[0], "evaluate")
     inputs = facts.fingerprints(layout)  # which compares all files with their digests
     results = merge(directories, profile.tasks, VARIANTS)
+    elsewhere = transfers(layout, profile.tasks)
     params = dataclasses.asdict(profile)
     selection = sections.selection(layout, profile.tasks)
     notes = [*tables.notes(results), *([selection] if selection else [])]
@@ -31,14 +32,16 @@ def run(profile: Profile, layout: Layout) -> None:
     def make_results(target: Build) -> None:
         path = target.directory
         write_json(path / "summary.json", results.rows)
-        write_json(path / "metrics.json", tables.metrics(results))
+        moved = {world: tables.metrics(found) for world, found in elsewhere.items()}
+        metrics = tables.metrics(results)
+        write_json(path / "metrics.json", {**metrics, **({"transfer": moved} if moved else {})})
         if evaluated := world_model.result(layout):
             write_json(path / world_model.RESULT_FILE, evaluated)
-        (path / "table.md").write_text(tables.markdown(results, notes))
-        (path / "table.txt").write_text(tables.plain(results, notes))
+        (path / "table.md").write_text(tables.markdown(results, notes, elsewhere))
+        (path / "table.txt").write_text(tables.plain(results, notes, elsewhere))
 
     def make_page(target: Build) -> None:
-        (target.directory / PAGE).write_text(render(profile, layout, results))
+        (target.directory / PAGE).write_text(render(profile, layout, results, elsewhere))
 
     build(layout.results, make_results, stage="results", params=params, inputs=inputs)
     build(layout.report, make_page, stage="report", params=params, inputs=inputs)

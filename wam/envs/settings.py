@@ -10,6 +10,8 @@ from wam.errors import WamError
 
 Backend = Literal["embedded", "calvin_env"]
 SceneSource = Literal["embedded", "calvin"]
+World = Literal["embedded", "assets", "official"]
+"""Our own scene, CALVIN's scene files in our simulator, or the official package."""
 
 CALVIN_ROBOT = "panda_longer_finger"
 """The arm of CALVIN's own scenes."""

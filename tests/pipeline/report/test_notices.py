@@ -62,6 +62,34 @@ def test_another_world_stands_under_the_table(
         assert f"Not the world of the data: {difference}." in (layout.results / table).read_text()
 
 
+def test_results_of_another_world_are_a_table_of_their_own(
+    run: Layout, profile: Profile, tmp_path: Path
+) -> None:
+    layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    moved = layout.transfer("assets", "wam")
+    shutil.copytree(layout.evaluation("wam"), moved)
+    rows = json.loads((moved / "summary.json").read_text())
+    (moved / "summary.json").write_text(
+        json.dumps([{**row, "differs_from_data": "the data is <ours>"} for row in rows])
+    )
+    remade(moved)
+    report.run(profile, layout)
+    for name in ("table.txt", "table.md"):
+        before, after = ((each.results / name).read_text() for each in (run, layout))
+        assert after.startswith(before)
+        added = after.removeprefix(before)
+        assert "success % [95 % interval] in CALVIN's scene files" in added
+        assert "WAM PPO" in added
+        assert "DreamerV2" not in added
+        assert "Not the world of the data: the data is <ours>." in added
+    page = read_page(layout)[0]
+    assert "The same policies and starts in CALVIN&#39;s scene files" in page
+    assert "the data is &lt;ours&gt;" in page
+    assert "transfer to CALVIN&#39;s scene files · wam" in page
+    metrics = json.loads((layout.results / "metrics.json").read_text())
+    assert metrics["transfer"]["assets"]["wam"] == metrics["wam"]
+
+
 def trained_as(precision: str | None, device: str) -> dict[str, Any]:
     section = {} if precision is None else {"precision": precision}
     return {"params": {"device": device, "train_world_model": section}}

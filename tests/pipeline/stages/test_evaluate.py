@@ -291,3 +291,37 @@ def test_the_seed_of_an_episode_belongs_to_its_start() -> None:
     }
     assert len(seeds) == 4
     assert evaluate.episode_seed(0, TASK, 1) == evaluate.episode_seed(0, TASK, 1)
+
+
+def test_in_another_world_the_same_starts_are_kept_apart(
+    profile: Profile, layout: Layout, store: dict[str, Any], tmp_path: Path
+) -> None:
+    evaluate.run(profile, layout, "controls")
+    store["scene_source"] = "calvin"  # as if the data were another's
+    evaluate.run(profile, layout, "controls", world="embedded")
+    moved = layout.transfer("embedded", "controls")
+    rollouts = [
+        json.loads((path / "rollouts.json").read_text())
+        for path in (layout.evaluation("controls"), moved)
+    ]
+    assert rollouts[0] == rollouts[1]
+    summary = json.loads((moved / "summary.json").read_text())
+    assert all("scene_source calvin" in row["differs_from_data"] for row in summary)
+    with pytest.raises(WamError, match=r"--in assets: needs --assets DIR"):
+        evaluate.run(profile, layout, "controls", world="assets")
+    with pytest.raises(WamError, match=r"nowhere.*not found; env.assets must be"):
+        evaluate.run(profile, layout, "controls", "assets", tmp_path / "nowhere")
+    with pytest.raises(WamError, match=r"--assets: the embedded scene has none"):
+        evaluate.run(profile, layout, "controls", "embedded", tmp_path)
+    with pytest.raises(WamError, match=r"--assets: needs --in"):
+        evaluate.run(profile, layout, "controls", assets=tmp_path)
+
+
+def test_in_calvins_scene_if_its_files_are_here(profile: Profile, layout: Layout) -> None:
+    assets = Path(__file__).resolve().parents[4] / "shared" / "calvin_assets"
+    if not assets.is_dir():
+        pytest.skip(f"CALVIN's assets are not at {assets}")
+    evaluate.run(profile, layout, "controls", "assets", assets)
+    summary = json.loads((layout.transfer("assets", "controls") / "summary.json").read_text())
+    assert {row["scene_source"] for row in summary} == {"calvin"}
+    assert {row["stage"]: row["successes"] for row in summary} == {"expert": 2, "zero": 0}
