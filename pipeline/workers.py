@@ -4,13 +4,16 @@ import contextlib
 import functools
 import itertools
 import logging
+import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pipeline import console
-from pipeline.params import Convert
+from pipeline.params import Convert, Parallel
 from wam.errors import WamError
 from wam.reliability.interruption import SIGNALS
 from wam.reliability.spawn import blocked
@@ -21,6 +24,8 @@ Result = TypeVar("Result")
 JobRunner = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Called with a function and jobs: does them all and yields the results in any order; raises the
 first WamError of a job."""
+Tell = Callable[[str, int, str], None]
+"""Called with the name of a job, how many steps it made, and a note."""
 
 NOTICE_AFTER_S = 10.0
 """Waiting for workers is told after this time."""
@@ -30,7 +35,7 @@ _POLL_S = 1.0
 _ANSWER_S = 30.0
 """How long a scheduler may take to answer."""
 
-_KEPT = "run the same command again to go on: finished shards are kept"
+_KEPT = "run the same command again to go on: what is finished is kept"
 
 
 @contextlib.contextmanager
@@ -49,20 +54,80 @@ def job_runner(settings: Convert) -> Iterator[JobRunner]:
             yield functools.partial(map_dask, client)
 
 
+@dataclass(frozen=True)
+class Crew:
+    """Runs jobs that tell of their progress: here, or on the Dask cluster of ``client``."""
+
+    client: Any = None
+
+    @property
+    def in_process(self) -> bool:
+        """Whether jobs run here, one after the other."""
+        return self.client is None
+
+    def __call__(
+        self, function: Callable[[Job, Tell], Result], jobs: Sequence[Job], tell: Tell
+    ) -> Iterator[Result]:
+        """Do all jobs and yield the results in any order; raises the first WamError of a job.
+
+        What a job prints on a cluster is printed when it has ended: its worker may be anywhere.
+        """
+        if self.client is None:
+            yield from (function(job, tell) for job in jobs)
+            return
+        topic = f"wam-{uuid.uuid4().hex}"
+        self.client.subscribe_topic(topic, lambda event: tell(*event[1]))
+        try:
+            told = functools.partial(_telling, function, topic)
+            for result, printed in map_dask(self.client, told, jobs):
+                if printed:
+                    console.note(printed.rstrip("\n"))
+                yield result
+        finally:
+            self.client.unsubscribe_topic(topic)
+
+
 @contextlib.contextmanager
-def scheduler(settings: Convert) -> Iterator[str | None]:
+def crew(settings: Parallel, num_jobs: int, *, on_gpu: bool, cores_each: int = 1) -> Iterator[Crew]:
+    """Yield the crew that ``parallel.workers`` and ``parallel.dask_address`` ask for.
+
+    Raises WamError if the scheduler does not answer.
+    """
+    workers = settings.workers or (1 if on_gpu else _cores() // cores_each)
+    with scheduler(replace(settings, workers=max(1, min(workers, num_jobs)))) as address:
+        if address is None:
+            yield Crew()
+            return
+        from distributed import Client
+
+        with Client(address) as client:
+            yield Crew(client)
+
+
+def _cores() -> int:
+    """How many this process may compute on."""
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if told.isdigit() and int(told):
+        return int(told)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def scheduler(settings: Convert | Parallel) -> Iterator[str | None]:
     """Yield the address of a Dask scheduler that answers; None where one process does all.
 
-    It is that of ``convert.dask_address``, or of a cluster of ``convert.workers`` processes that
-    ends with the block. Raises WamError if there is none.
+    It is that of ``dask_address``, or of a cluster of ``workers`` processes that ends with the
+    block. Raises WamError if there is none.
     """
+    section = type(settings).__name__.lower()
     if settings.dask_address is not None:
-        _check(settings.dask_address)
+        _check(settings.dask_address, section)
         yield settings.dask_address
     elif settings.workers == 1:
         yield None
     else:
-        with _local_cluster(settings.workers) as cluster:
+        assert settings.workers is not None
+        with _local_cluster(settings.workers, section) as cluster:
             yield cluster.scheduler_address
 
 
@@ -72,12 +137,27 @@ def map_dask(
     """Do all jobs on the cluster of ``client``, a few at a time; see :data:`JobRunner`."""
 
     def submit(job: Job) -> Any:
-        return client.submit(_attempt, function, job, pure=False)
+        key = f"{getattr(job, 'name', 'job')}-{uuid.uuid4().hex[:8]}"
+        return client.submit(_attempt, function, job, pure=False, key=key)
 
     for result in gather(client, submit, jobs):
         if isinstance(result, WamError):
             raise result
         yield result
+
+
+def _telling(function: Callable[[Job, Tell], Result], topic: str, job: Job) -> tuple[Result, str]:
+    """In a worker: the result, and what was printed."""
+    from distributed import get_worker
+
+    worker = get_worker()
+
+    def tell(name: str, count: int, note: str) -> None:
+        worker.log_event(topic, [name, count, note])
+
+    with console.console.capture() as captured:
+        result = function(job, tell)
+    return result, captured.get()
 
 
 def gather(client: Any, submit: Callable[[Job], Any], jobs: Sequence[Job]) -> Iterator[Any]:
@@ -111,8 +191,8 @@ def gather(client: Any, submit: Callable[[Job], Any], jobs: Sequence[Job]) -> It
                     result = future.result()
                 except KilledWorker as error:
                     raise WamError(
-                        f"Dask workers died repeatedly ({error}); lower convert.workers or give "
-                        f"them more memory, then {_KEPT}"
+                        f"Dask workers died repeatedly ({error}); use fewer workers or give them "
+                        f"more memory, then {_KEPT}"
                     ) from None
                 except (CancelledError, CommClosedError):
                     raise _lost(address) from None
@@ -142,8 +222,8 @@ def _wait(client: Any, running: set[Any]) -> set[Any]:
         if waited >= NO_WORKER_S:
             raise WamError(
                 f"no Dask worker at {client.scheduler.address} for {waited:.0f} s; start workers "
-                f"with 'dask worker {client.scheduler.address}' (convert.dask_address), or set "
-                f"convert.dask_address to null and convert.workers to 1, then {_KEPT}"
+                f"with 'dask worker {client.scheduler.address}', or set dask_address to null and "
+                f"workers to 1, then {_KEPT}"
             )
         if waited >= NOTICE_AFTER_S and not told:
             told = True
@@ -155,28 +235,30 @@ def _num_threads(client: Any) -> int:
     return sum(client.sync(client.scheduler.ncores, callback_timeout=_ANSWER_S).values())
 
 
-def _check(address: str) -> None:
+def _check(address: str, section: str) -> None:
     from distributed import Client
 
     try:
         Client(address, set_as_default=False, timeout=NOTICE_AFTER_S).close()
     except (OSError, ValueError) as error:
         raise WamError(
-            f"convert.dask_address: no Dask scheduler answers at {address} ({error}); start one "
+            f"{section}.dask_address: no Dask scheduler answers at {address} ({error}); start one "
             "with 'dask scheduler', or set it to null for a local cluster"
         ) from None
 
 
 @contextlib.contextmanager
-def _local_cluster(workers: int) -> Iterator[Any]:
+def _local_cluster(workers: int, section: str) -> Iterator[Any]:
     """A process per worker, dashboard on a free port."""
+    import dask
     from distributed import LocalCluster
 
     notice = threading.Timer(NOTICE_AFTER_S, console.warn, [_waiting("this machine")])
     notice.daemon = True
     notice.start()
     try:
-        with blocked(*SIGNALS):
+        # No daemons, which may have no children: an evaluation has simulators in processes.
+        with blocked(*SIGNALS), dask.config.set({"distributed.worker.daemon": False}):
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
@@ -187,7 +269,7 @@ def _local_cluster(workers: int) -> Iterator[Any]:
             )
     except (OSError, RuntimeError) as error:
         raise WamError(
-            f"Dask workers do not start on this machine ({error}); convert.workers is {workers}: "
+            f"Dask workers do not start on this machine ({error}); {section}.workers is {workers}: "
             f"1 needs none, then {_KEPT}"
         ) from None
     finally:

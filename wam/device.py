@@ -1,7 +1,9 @@
 """The device a run uses."""
 
+import contextlib
 import ctypes
 import time
+from collections.abc import Iterator
 
 import torch
 
@@ -43,6 +45,17 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: how sums are split among threads shows in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> None:

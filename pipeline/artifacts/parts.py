@@ -1,12 +1,15 @@
-"""Artifacts whose parts are made one after the other, each of which is kept once it is finished."""
+"""Artifacts whose parts are made one by one or side by side; each is kept once it is finished."""
 
-from collections.abc import Callable, Collection
+import functools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.manifests import SUMMARY, read_json, write_json
+from wam.device import one_thread
 from wam.training.checkpoint import StateFile
 from wam.training.journal import Journal
 
@@ -29,6 +32,31 @@ class Part(NamedTuple):
     """``advance(count=1, note="")``, for the steps that it has made"""
 
 
+class Place(NamedTuple):
+    """Where a part is made."""
+
+    name: str
+    directory: Path
+    work: Path
+
+
+Tell = Callable[[str, int, str], None]
+Runner = Callable[
+    [Callable[[Place, Tell], str], Sequence[Place], Tell],
+    Iterable[str],
+]
+"""Makes all parts, wherever, and yields the name of each when it is finished."""
+Runners = Callable[[int], AbstractContextManager[Runner]]
+"""A runner for so many parts."""
+
+
+def one_by_one(
+    make: Callable[[Place, Tell], str], places: Sequence[Place], tell: Tell
+) -> Iterable[str]:
+    """The runner that makes parts in this process."""
+    return (make(place, tell) for place in places)
+
+
 def make_parts(
     target: Build,
     names: Collection[str],
@@ -38,25 +66,50 @@ def make_parts(
     steps: int,
     unit: str,
     is_enough: Callable[[Path], bool] = lambda directory: True,
+    runners: Runners = lambda count: nullcontext(one_by_one),
 ) -> None:
     """Let ``make`` fill the directory of every part that an earlier run has not finished.
 
     The progress bar called ``title`` shows the ``steps`` of each, counted in ``unit``. A finished
-    part is made longer where ``is_enough(directory)`` does not hold. Raises WamError if
-    the checkpoint of a begun one is damaged.
+    part is made longer where ``is_enough(directory)`` does not hold. ``make`` is pickled where
+    runners use other processes. Raises WamError if the checkpoint of a begun one is damaged.
     """
+    places, made = [], dict.fromkeys(names, 0)
     with console.progress(title, len(names) * steps, unit) as advance:
+
+        def tell(name: str, count: int, note: str) -> None:
+            # A part that a lost worker had begun is begun again elsewhere.
+            count = min(count, steps - made[name])
+            made[name] += count
+            advance(count, note)
+
         for name in names:
-            directory, work = target.directory / name, target.work / name
+            directory = target.directory / name
             if target.is_finished(name) and is_enough(directory):
                 advance(steps, name.split("/")[0])
-                continue
-            directory.mkdir(parents=True, exist_ok=True)
-            journal = Journal(directory / "metrics.jsonl")
-            checkpoint = StateFile(work / "checkpoint.safetensors", journal)
-            state = checkpoint.load()
-            make(Part(name, directory, work, journal, checkpoint, state, advance))
-            target.finish(name, directory.iterdir())
+            else:
+                # Workers may run in another directory.
+                places.append(Place(name, directory.absolute(), target.work.absolute() / name))
+        if not places:
+            return
+        with runners(len(places)) as run:
+            for name in run(functools.partial(_make_part, make), places, tell):
+                target.finish(name, (target.directory / name).iterdir())
+
+
+def _make_part(make: Callable[[Part], None], place: Place, tell: Tell) -> str:
+    name, directory, work = place
+    directory.mkdir(parents=True, exist_ok=True)
+    journal = Journal(directory / "metrics.jsonl")
+    checkpoint = StateFile(work / "checkpoint.safetensors", journal)
+
+    def advance(count: int = 1, note: str = "") -> None:
+        tell(name, count, note)
+
+    # Small networks gain nothing from threads, and results are to be those of any crew.
+    with one_thread():
+        make(Part(name, directory, work, journal, checkpoint, checkpoint.load(), advance))
+    return name
 
 
 def build_tasks(
@@ -71,6 +124,7 @@ def build_tasks(
     params: dict[str, Any],
     inputs: dict[str, str],
     free: Collection[str] = (),
+    runners: Runners = lambda count: nullcontext(one_by_one),
 ) -> dict[str, dict[str, Any]]:
     """:func:`build` ``output`` of a part per task, to which tasks may be added.
 
@@ -78,7 +132,7 @@ def build_tasks(
     """
 
     def make_all(target: Build) -> None:
-        make_parts(target, tasks, make, title=title, steps=steps, unit=unit)
+        make_parts(target, tasks, make, title=title, steps=steps, unit=unit, runners=runners)
         summary = {task: read_json(target.directory / task / SUMMARY) for task in tasks}
         write_json(target.directory / SUMMARY, summary)
 

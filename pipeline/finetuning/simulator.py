@@ -54,6 +54,7 @@ class Simulator:
                 rows += demos[task].imagination_starts
             self._starts[task] = training_starts(task, store, rows, profile.env.scene)
         self._pool = open_pool(self.config, profile.env.workers)
+        self.world_model = world_model
         self._filtered = FilteredPool(
             self._pool, world_model, normalizer, profile.features.filtering, device
         )

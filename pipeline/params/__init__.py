@@ -7,4 +7,5 @@ from pipeline.params.profile import EvaluateWorldModel as EvaluateWorldModel
 from pipeline.params.profile import Export as Export
 from pipeline.params.profile import Extract as Extract
 from pipeline.params.profile import Features as Features
+from pipeline.params.profile import Parallel as Parallel
 from pipeline.params.profile import Profile as Profile

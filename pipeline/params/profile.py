@@ -44,6 +44,17 @@ SplitName = Literal["training", "validation"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """Tasks and seeds side by side, from the rewards to the evaluation. Shapes no result."""
+
+    workers: Workers | None
+    """Processes of a local Dask cluster, one thread each; null: as many as there are cores for the
+    stage (OMP_NUM_THREADS where that is set), or one on a GPU. 1: no cluster."""
+    dask_address: PathText | None
+    """Scheduler to use instead; its workers need this package and the same paths."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Raw:
     """Where the CALVIN-format frames are."""
 
@@ -266,6 +277,7 @@ class Profile:
     device: Literal["auto", "cpu", "cuda"]
     tasks: tuple[Task, ...]
     """Empty: for stores and world models alone, which need no annotations."""
+    parallel: Parallel
     raw: Raw
     env: Env
     collect: Collect

@@ -6,11 +6,11 @@ fine-tuning, one roll-out per start and seed, with the same random numbers for b
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -19,16 +19,16 @@ from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
-from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, PolicyName, agreement_of
-from pipeline.evaluation.simulator import open_pool, simulator_for, warn_of_impossible
+from pipeline.evaluation.jobs import EvaluationJob, episodes
+from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, agreement_of
+from pipeline.evaluation.simulator import simulator_for, warn_of_impossible
 from pipeline.evaluation.statistics import wilson
 from pipeline.evaluation.worlds import WORLD_NAMES, checked, moved
 from pipeline.latents.demonstrations import Start, load_demos
 from pipeline.params import Profile
 from pipeline.pictures import clips
 from pipeline.store.open import open_store
-from wam.config import CHUNK, TASKS
-from wam.envs.episode import Episode
+from pipeline.workers import crew
 from wam.envs.factory import make_env
 from wam.envs.pool import EnvPool
 from wam.envs.settings import SimulatorConfig, World, require_packages
@@ -38,21 +38,6 @@ _CLIP_STATIC, _CLIP_GRIPPER = 200, 84
 _CLIPPED = ("expert", "bc", *FINETUNED.values())
 
 Starts = Mapping[str, Sequence[Start]]
-KeptRollouts = dict[str, Any]
-"""What is kept of a job: ``rollouts``, and ``actions`` [T][7] of the first of them for its clip."""
-
-
-class EvaluationJob(NamedTuple):
-    """One pass of one policy over all starts of a task."""
-
-    variant: str | None
-    task: str
-    stage: str
-    seed: int
-
-    @property
-    def label(self) -> str:
-        return PolicyName(self.variant, self.stage).label
 
 
 def run(
@@ -152,11 +137,6 @@ def summarise(job: EvaluationJob, rollouts: Sequence[Mapping[str, Any]]) -> dict
     }
 
 
-def episode_seed(seed: int, task: str, frame_id: int) -> int:
-    """The seed of one start's random numbers: the same for every policy, whatever else runs."""
-    return int(np.random.SeedSequence([seed, TASKS.index(task), frame_id]).generate_state(1)[0])
-
-
 def _jobs(profile: Profile, layout: Layout, name: str) -> list[EvaluationJob]:
     passes: list[tuple[str | None, str, int]]
     if name == "controls":
@@ -174,7 +154,7 @@ def _jobs(profile: Profile, layout: Layout, name: str) -> list[EvaluationJob]:
 
 
 def _part_path(directory: Path, job: EvaluationJob) -> Path:
-    return directory / "parts" / f"{job.task}-{job.stage}-{job.seed}.json"
+    return directory / "parts" / f"{job.name}.json"
 
 
 def _starts(profile: Profile, layout: Layout) -> Starts:
@@ -200,97 +180,38 @@ def _roll_out(
     simulator: SimulatorConfig,
     jobs: Sequence[EvaluationJob],
     starts: Starts,
-) -> Iterator[tuple[EvaluationJob, KeptRollouts]]:
-    """Every job with its part, one after the other."""
+) -> Iterator[tuple[EvaluationJob, dict[str, Any]]]:
+    """Every job with its part, in any order."""
     # Imported here: torch, which the workers and a run that lacks only its clips do without.
-    from pipeline.evaluation import agreement
-    from pipeline.evaluation.rollout import Agent, roll_out, run_control
+    from pipeline.evaluation.bench import Bench, roll_out_alone
     from wam.device import resolve
-    from wam.policy.policy import load_policy
-    from wam.reward.classifier import load_reward
-    from wam.world_model.load import load_world_model
 
-    device = resolve(profile.device)
     variant = jobs[0].variant
-    if variant is not None:
-        model, normalizer = load_world_model(layout.world_model(variant), device)
-    max_steps = profile.evaluate.max_steps
-    total = sum(len(starts[job.task]) for job in jobs)
+    work = [(job, starts[job.task]) for job in jobs]
+    total = sum(len(own) for _, own in work)
+    on_gpu = resolve(profile.device).type == "cuda"
     with (
-        open_pool(simulator, profile.env.workers, cameras=variant is not None) as pool,
+        crew(profile.parallel, len(jobs), on_gpu=on_gpu, cores_each=profile.env.workers) as run_all,
         console.progress(f"evaluate {variant or 'controls'}", total, "episodes") as advance,
     ):
-        for job in jobs:
-            chosen = starts[job.task]
-            episodes = _episodes(job.task, profile.evaluate.seed, chosen)
-            tally = _tally(job, advance)
-            seen: dict[str, list[bool]] = {}
-            if variant is None:
-                outcome = run_control(job.stage, pool, episodes, max_steps, tally)
-            else:
-                place = layout.policy(variant) / job.task
-                if job.stage != "bc":
-                    place = layout.finetune(variant) / job.task / f"seed-{job.seed}"
-                agent = Agent(
-                    model,
-                    normalizer,
-                    load_policy(place, device),
-                    profile.features.filtering,
-                    device,
-                    profile.evaluate.ddim_steps,
-                )
-                outcome, experience = roll_out(agent, pool, episodes, max_steps, tally)
-                classifier = load_reward(layout.reward(variant) / job.task, device)
-                seeds = [episode.seed for episode in episodes]
-                found = agreement.verdicts(
-                    agent, classifier, experience, seeds, -(-max_steps // CHUNK)
-                )
-                seen = {name: flags.tolist() for name, flags in found._asdict().items()}
-            results = zip(chosen, outcome.success, outcome.steps, strict=True)
-            rollouts = [
-                {
-                    **job._asdict(),
-                    "frame_id": start.frame_id,
-                    "success": bool(success),
-                    "steps": int(steps),
-                    **{name: flags[row] for name, flags in seen.items()},
-                }
-                for row, (start, success, steps) in enumerate(results)
-            ]
-            part = {"rollouts": rollouts, "actions": outcome.actions.tolist()}
-            yield job, {**part, "device": str(device)}
 
+        def tell(name: str, count: int, note: str) -> None:
+            advance(count, note)
 
-def _episodes(task: str, seed: int, starts: Sequence[Start]) -> list[Episode]:
-    return [
-        Episode(
-            task,
-            np.array(start.robot_obs),
-            np.array(start.scene_obs),
-            episode_seed(seed, task, start.frame_id),
-        )
-        for start in starts
-    ]
-
-
-def _tally(job: EvaluationJob, advance: Callable[..., None]) -> Callable[[int, int], None]:
-    """Moves the progress bar and shows the success rate so far."""
-    ended = successes = 0
-
-    def tally(more: int, successful: int) -> None:
-        nonlocal ended, successes
-        ended += more
-        successes += successful
-        advance(more, note=f"{job.task} {job.label}: {successes}/{ended} succeeded")
-
-    return tally
+        if run_all.in_process:
+            with Bench(profile, layout, simulator, variant) as bench:
+                yield from run_all(bench.roll_out, work, tell)
+        else:
+            place = Layout(layout.root.absolute())
+            alone = partial(roll_out_alone, profile, place, simulator, variant)
+            yield from run_all(alone, work, tell)
 
 
 def _film(
     directory: Path,
     simulator: SimulatorConfig,
     workers: int,
-    parts: Mapping[EvaluationJob, KeptRollouts],
+    parts: Mapping[EvaluationJob, dict[str, Any]],
     starts: Starts,
 ) -> None:
     """A clip of the first start of every task and stage, first seed, unless it is there already.
@@ -309,7 +230,7 @@ def _film(
         clips.Take(
             path,
             f"{job.task.replace('_', ' ')} · {job.label}",
-            _episodes(job.task, 0, starts[job.task][:1])[0],
+            episodes(job.task, 0, starts[job.task][:1])[0],
             np.array(parts[job]["actions"]),
             parts[job]["rollouts"][0]["success"],
         )

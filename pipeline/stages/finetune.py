@@ -6,8 +6,8 @@ episodes run in the simulator instead, as an upper bound.
 """
 
 import contextlib
-import functools
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,10 +22,12 @@ from pipeline.finetuning.ensemble import fit_ensemble
 from pipeline.finetuning.task import TaskInputs, World, finetune, weights_digest
 from pipeline.latents.features import TaskFeatures, load_features
 from pipeline.params import Profile
+from pipeline.workers import crew
 from wam import device as devices
 from wam.config import FinetuneConfig
 from wam.errors import WamError
 from wam.policy.policy import DiffusionPolicy, load_policy
+from wam.ppo.disagreement import DisagreementEnsemble
 from wam.reward.classifier import load_reward
 from wam.world_model.load import load_world_model
 
@@ -56,7 +58,6 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         "policy": manifests.fingerprint(layout.policy(variant), "train-policy"),
     }
     world_model, normalizer = load_world_model(layout.world_model(variant), device)
-    weights = weights_digest(world_model)
     params: dict[str, Any] = {
         "finetune": asdict(config),
         "tasks": list(profile.tasks),
@@ -79,7 +80,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     else:
         check_rewards(layout.reward(variant), profile)
     output = layout.finetune(variant)
-    parts = {f"{task}/seed-{seed}": (task, seed) for task in profile.tasks for seed in config.seeds}
+    parts = [f"{task}/seed-{seed}" for task in profile.tasks for seed in config.seeds]
 
     def is_enough(directory: Path) -> bool:
         summary = manifests.read_json(directory / manifests.SUMMARY)
@@ -92,29 +93,24 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
             source, model = layout.features(variant), world_model.config
             ensemble = fit_ensemble(target, ENSEMBLE, source, profile, model, device)
 
-        world = World(world_model, weights, ensemble, simulator)
-        # Of one task at a time; its seeds follow one another.
-        load = functools.lru_cache(maxsize=1)(
-            lambda task: _load(profile, layout, variant, task, world, device)
-        )
-
-        def train(part: Part) -> None:
-            task, seed = parts[part.name]
-            finetune(part, seed, load(task), profile)
-
         make_parts(
             target,
             parts,
-            train,
+            partial(_train, profile, Layout(layout.root.absolute()), variant, ensemble, simulator),
             title=f"finetune {variant}",
             steps=config.iterations,
             unit="iterations",
             is_enough=is_enough,
+            # The simulator's processes are children of this one.
+            runners=partial(
+                crew,
+                replace(profile.parallel, workers=1, dask_address=None)
+                if simulator
+                else profile.parallel,
+                on_gpu=device.type == "cuda",
+            ),
         )
-        target.manifest["world_model_weights"] = {
-            "before": weights,
-            "after": weights_digest(world_model),
-        }
+        target.manifest["world_model_weights"] = weights_digest(world_model)
         summary = {task: _headline(target.directory / task, config) for task in profile.tasks}
         manifests.write_json(target.directory / manifests.SUMMARY, summary)
 
@@ -136,6 +132,25 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     )
     where = " (fine-tuned in the simulator)" if simulator else ""
     console.done(STAGE, f"{variant}{where}: imagined success {figures} → {output}")
+
+
+def _train(
+    profile: Profile,
+    layout: Layout,
+    variant: str,
+    ensemble: DisagreementEnsemble | None,
+    simulator: "Simulator | None",
+    part: Part,
+) -> None:
+    """Fine-tune one task with one seed: a part called ``task/seed-0``."""
+    task, seed = part.name.split("/seed-")
+    device = devices.resolve(profile.device)
+    if simulator:
+        model = simulator.world_model
+    else:
+        model, _ = load_world_model(layout.world_model(variant), device)
+    world = World(model, weights_digest(model), ensemble, simulator)
+    finetune(part, int(seed), _load(profile, layout, variant, task, world, device), profile)
 
 
 def _growing(config: FinetuneConfig) -> list[str]:

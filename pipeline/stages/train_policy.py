@@ -1,6 +1,8 @@
 """Stage ``train-policy``: one diffusion policy per task, cloned from the demonstrations."""
 
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -10,6 +12,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.parts import Part, build_tasks
 from pipeline.latents.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.params import Profile
+from pipeline.workers import crew
 from wam import device as devices
 from wam.config import PolicyConfig
 from wam.errors import WamError
@@ -28,7 +31,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     summary = build_tasks(
         output,
         profile.tasks,
-        lambda part: train_task(part, load_features(source, part.name), profile.policy, device),
+        partial(_train, source.absolute(), profile),
         title=f"policies {variant}",
         steps=profile.policy.updates,
         unit="updates",
@@ -36,9 +39,15 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         params={"policy": asdict(profile.policy)},
         inputs={"features": manifests.fingerprint(source, "featurize")},
         free=["policy.log_every"],
+        runners=partial(crew, profile.parallel, on_gpu=device.type == "cuda"),
     )
     losses = ", ".join(f"{task} {entry['train_loss']:.3f}" for task, entry in summary.items())
     console.done(STAGE, f"{variant}: noise loss {losses} → {output}")
+
+
+def _train(source: Path, profile: Profile, part: Part) -> None:
+    device = devices.resolve(profile.device)
+    train_task(part, load_features(source, part.name), profile.policy, device)
 
 
 def train_task(

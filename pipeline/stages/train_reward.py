@@ -1,6 +1,8 @@
 """Stage ``train-reward``: one success classifier per task, calibrated on imagined features."""
 
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -10,6 +12,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.parts import Part, build_tasks
 from pipeline.latents.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.params import Profile
+from pipeline.workers import crew
 from wam import device as devices
 from wam.config import RewardConfig
 from wam.errors import WamError
@@ -30,13 +33,14 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     summary = build_tasks(
         output,
         profile.tasks,
-        lambda part: train_task(part, load_features(source, part.name), profile.reward, device),
+        partial(_train, source.absolute(), profile),
         title=f"rewards {variant}",
         steps=profile.reward.epochs,
         unit="epochs",
         stage=STAGE,
         params={"reward": asdict(profile.reward)},
         inputs={"features": manifests.fingerprint(source, "featurize")},
+        runners=partial(crew, profile.parallel, on_gpu=device.type == "cuda"),
     )
     config = profile.reward
     target = (
@@ -53,6 +57,11 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         for task, entry in summary.items()
     )
     console.done(STAGE, f"{variant}: imagined precision/recall {figures} → {output}")
+
+
+def _train(source: Path, profile: Profile, part: Part) -> None:
+    device = devices.resolve(profile.device)
+    train_task(part, load_features(source, part.name), profile.reward, device)
 
 
 def train_task(

@@ -96,6 +96,7 @@ def make_profile() -> Callable[..., Profile]:
     ) -> Profile:
         own: dict[str, object] = {
             "tasks": ("close_drawer", "turn_on_led"),
+            "parallel": replace(base.parallel, workers=1),
             "raw": replace(base.raw, path=str(root)),
             # The tiny data set does not say what it was made with.
             "env": replace(base.env, differences="allow"),

@@ -75,6 +75,7 @@ def profile() -> Profile:
     return replace(
         profile,
         device="cpu",
+        parallel=replace(profile.parallel, workers=1),
         world_model=CONFIG,
         policy=replace(profile.policy, updates=20, warmup=2, log_every=10, hidden=(16,)),
         reward=replace(profile.reward, epochs=6, lr=1e-2),

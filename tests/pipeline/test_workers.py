@@ -1,6 +1,5 @@
 """Clusters that fail: with real schedulers and workers, of which some are killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -17,9 +16,12 @@ import pytest
 
 from pipeline import workers
 from pipeline.params import Convert, load_profile
+from tests.pipeline.dask_cluster import Cluster, cluster
 from wam.errors import WamError
 
 REPOSITORY = Path(__file__).parents[2]
+
+__all__ = ["cluster"]  # a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -27,53 +29,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def settings() -> Convert:
     return load_profile("ci", REPOSITORY / "params.yaml").convert
-
-
-class Cluster:
-    """A scheduler and workers, each a process group of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "scheduler.json"
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-
-    @property
-    def address(self) -> str:
-        while not self._file.exists() or not self._file.read_text():
-            time.sleep(0.05)
-        return str(json.loads(self._file.read_text())["address"])
-
-    def add_worker(self) -> None:
-        self._start("worker", "--nthreads", "1", "--no-dashboard")
-
-    def kill(self, number: int) -> None:
-        """The scheduler is number 0."""
-        os.killpg(self._processes[number].pid, signal.SIGKILL)
-        self._processes[number].wait()
-
-    def close(self) -> None:
-        for number, process in enumerate(self._processes):
-            if process.poll() is None:
-                self.kill(number)
-
-    def _start(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "dask", *arguments, "--scheduler-file", str(self._file)]
-        self._processes.append(
-            subprocess.Popen(
-                command,
-                cwd=self._file.parent,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path)
-    yield cluster
-    cluster.close()
 
 
 def sleeps(settings: Convert, address: str | None, count: int) -> Iterator[Any]:
@@ -90,7 +45,7 @@ def test_a_scheduler_without_workers_is_told_and_given_up(
     address = cluster.address
     monkeypatch.setattr(workers, "NOTICE_AFTER_S", 2.0)
     monkeypatch.setattr(workers, "NO_WORKER_S", 4.0)
-    with pytest.raises(WamError, match=r"no Dask worker .*convert\.dask_address"):
+    with pytest.raises(WamError, match=r"no Dask worker .*dask_address to null"):
         list(sleeps(settings, address, 3))
     assert f"waiting for Dask workers of {address}" in capsys.readouterr().out
 

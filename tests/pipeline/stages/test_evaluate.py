@@ -44,6 +44,7 @@ def profile() -> Profile:
         ci,
         device="cpu",
         tasks=(TASK,),
+        parallel=replace(ci.parallel, workers=1),
         evaluate=replace(ci.evaluate, max_steps=STEPS, max_episodes=None, clips=True),
     )
 

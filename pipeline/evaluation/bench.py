@@ -1,0 +1,109 @@
+"""Rolls policies out, one after another, with the models and the simulators of one process."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pipeline.artifacts.layout import Layout
+from pipeline.evaluation import agreement
+from pipeline.evaluation.jobs import EvaluationJob, episodes
+from pipeline.evaluation.rollout import Agent, Tally, roll_out, run_control
+from pipeline.evaluation.simulator import open_pool
+from pipeline.latents.demonstrations import Start
+from pipeline.params import Profile
+from pipeline.workers import Tell
+from wam.config import CHUNK
+from wam.device import one_thread, resolve
+from wam.envs.settings import SimulatorConfig
+from wam.policy.policy import load_policy
+from wam.reward.classifier import load_reward
+from wam.world_model.load import load_world_model
+
+KeptRollouts = dict[str, Any]
+"""What is kept of a job: ``rollouts``, and ``actions`` [T][7] of the first of them for its clip."""
+
+
+class Bench:
+    """For the policies of ``variant``, or for the controls if it is None; a context manager."""
+
+    def __init__(
+        self, profile: Profile, layout: Layout, simulator: SimulatorConfig, variant: str | None
+    ) -> None:
+        self._profile, self._layout, self._variant = profile, layout, variant
+        self._device = resolve(profile.device)
+        if variant is not None:
+            self._model = load_world_model(layout.world_model(variant), self._device)
+        self._pool = open_pool(simulator, profile.env.workers, cameras=variant is not None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.close()
+
+    def roll_out(
+        self, work: tuple[EvaluationJob, Sequence[Start]], tell: Tell
+    ) -> tuple[EvaluationJob, KeptRollouts]:
+        """Let the job's policy act from all starts."""
+        job, starts = work
+        evaluate, tally = self._profile.evaluate, _tally(job, tell)
+        own = episodes(job.task, evaluate.seed, starts)
+        seen: dict[str, list[bool]] = {}
+        if job.variant is None:
+            outcome = run_control(job.stage, self._pool, own, evaluate.max_steps, tally)
+        else:
+            agent = self._agent(job)
+            classifier = load_reward(self._layout.reward(job.variant) / job.task, self._device)
+            seeds = [episode.seed for episode in own]
+            decisions = -(-evaluate.max_steps // CHUNK)
+            with one_thread():  # as everywhere else: results are to be those of any crew
+                outcome, experience = roll_out(agent, self._pool, own, evaluate.max_steps, tally)
+                found = agreement.verdicts(agent, classifier, experience, seeds, decisions)
+            seen = {name: flags.tolist() for name, flags in found._asdict().items()}
+        results = zip(starts, outcome.success, outcome.steps, strict=True)
+        rollouts = [
+            {
+                **job._asdict(),
+                "frame_id": start.frame_id,
+                "success": bool(success),
+                "steps": int(steps),
+                **{name: flags[row] for name, flags in seen.items()},
+            }
+            for row, (start, success, steps) in enumerate(results)
+        ]
+        kept = {"rollouts": rollouts, "actions": outcome.actions.tolist()}
+        return job, {**kept, "device": str(self._device)}
+
+    def _agent(self, job: EvaluationJob) -> Agent:
+        assert job.variant is not None
+        place = self._layout.policy(job.variant) / job.task
+        if job.stage != "bc":
+            place = self._layout.finetune(job.variant) / job.task / f"seed-{job.seed}"
+        features = self._profile.features
+        policy, steps = load_policy(place, self._device), self._profile.evaluate.ddim_steps
+        return Agent(*self._model, policy, features.filtering, self._device, steps)
+
+
+def roll_out_alone(
+    profile: Profile,
+    layout: Layout,
+    simulator: SimulatorConfig,
+    variant: str | None,
+    work: tuple[EvaluationJob, Sequence[Start]],
+    tell: Tell,
+) -> tuple[EvaluationJob, KeptRollouts]:
+    """:meth:`Bench.roll_out` with a bench for this job."""
+    with Bench(profile, layout, simulator, variant) as bench:
+        return bench.roll_out(work, tell)
+
+
+def _tally(job: EvaluationJob, tell: Tell) -> Tally:
+    """Moves the progress bar and shows the success rate so far."""
+    ended = successes = 0
+
+    def tally(more: int, successful: int) -> None:
+        nonlocal ended, successes
+        ended += more
+        successes += successful
+        tell(job.name, more, f"{job.task} {job.label}: {successes}/{ended} succeeded")
+
+    return tally
