@@ -22,10 +22,10 @@ _EPS = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for ``params`` of two and more dimensions; a kernel is the matrix [first, all others].
+    """Muon for ``params`` of two and more dimensions.
 
-    For a convolution that is the map of an input patch to an output pixel, for a transposed one
-    that of an input pixel to an output patch. Raises ValueError for a vector.
+    The rows of a kernel's matrix are the fewer of its input and output channels, its columns are
+    all else: orthogonalising is cubic in the rows. Raises ValueError for a vector.
     """
 
     def __init__(
@@ -53,11 +53,18 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(gradient)
                 average = state["momentum"].lerp_(gradient, 1 - momentum)
-                nesterov = gradient.lerp(average, momentum).flatten(1)
-                scale = _ADAM_RMS * max(nesterov.shape) ** 0.5
-                direction = orthogonalized(nesterov).view_as(parameter)
+                kernel = _fewer_first(gradient.lerp(average, momentum))
+                matrix = kernel.flatten(1)
+                scale = _ADAM_RMS * max(matrix.shape) ** 0.5
+                direction = orthogonalized(matrix).view_as(kernel)
                 parameter.mul_(1 - lr * group["weight_decay"])
-                parameter.add_(direction, alpha=-lr * scale)
+                _fewer_first(parameter).add_(direction, alpha=-lr * scale)
+
+
+def _fewer_first(kernel: torch.Tensor) -> torch.Tensor:
+    """A view of a kernel whose first axis is the shorter of the first two; a matrix as it is."""
+    swap = kernel.ndim > 2 and kernel.shape[0] > kernel.shape[1]
+    return kernel.transpose(0, 1) if swap else kernel
 
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
