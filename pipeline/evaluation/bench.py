@@ -1,5 +1,6 @@
 """Rolls policies out, one after another, with the models and the simulators of one process."""
 
+import multiprocessing
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from pipeline.workers import Tell
 from wam.config import CHUNK
 from wam.device import one_thread, resolve
 from wam.envs.settings import SimulatorConfig
+from wam.errors import WamError
 from wam.policy.policy import load_policy
 from wam.reward.classifier import load_reward
 from wam.world_model.load import load_world_model
@@ -91,7 +93,15 @@ def roll_out_alone(
     work: tuple[EvaluationJob, Sequence[Start]],
     tell: Tell,
 ) -> tuple[EvaluationJob, KeptRollouts]:
-    """:meth:`Bench.roll_out` with a bench for this job."""
+    """:meth:`Bench.roll_out` with a bench for this job, in a worker.
+
+    Raises WamError in a daemon, which may have no simulators as children.
+    """
+    if multiprocessing.current_process().daemon:
+        raise WamError(
+            "parallel.dask_address: these workers are daemons and can start no simulators; start "
+            "them with --no-nanny, or with DASK_DISTRIBUTED__WORKER__DAEMON=False"
+        )
     with Bench(profile, layout, simulator, variant) as bench:
         return bench.roll_out(work, tell)
 

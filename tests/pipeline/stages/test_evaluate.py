@@ -17,9 +17,11 @@ from PIL import Image
 pytest.importorskip("pybullet")
 
 from pipeline.artifacts.layout import Layout
+from pipeline.evaluation import jobs
 from pipeline.params import Profile, load_profile
 from pipeline.stages import evaluate
 from tests.pipeline.artifact import artifact, remade
+from tests.pipeline.dask_cluster import Cluster, cluster
 from wam.config import PROPRIO_SIZE
 from wam.envs.settings import SimulatorConfig
 from wam.envs.simulator import renderer
@@ -32,6 +34,8 @@ from wam.reward.classifier import SuccessClassifier, reward_description
 from wam.weights import save_model
 from wam.world_model.load import world_model_config
 from wam.world_model.model import WorldModel
+
+__all__ = ["cluster"]  # a fixture
 
 TASK = "turn_on_led"
 STEPS = 30
@@ -288,10 +292,10 @@ def test_a_task_without_starts_is_refused(profile: Profile, layout: Layout) -> N
 
 def test_the_seed_of_an_episode_belongs_to_its_start() -> None:
     seeds = {
-        evaluate.episode_seed(0, task, frame) for task in (TASK, "open_drawer") for frame in (1, 2)
+        jobs.episode_seed(0, task, frame) for task in (TASK, "open_drawer") for frame in (1, 2)
     }
     assert len(seeds) == 4
-    assert evaluate.episode_seed(0, TASK, 1) == evaluate.episode_seed(0, TASK, 1)
+    assert jobs.episode_seed(0, TASK, 1) == jobs.episode_seed(0, TASK, 1)
 
 
 def test_in_another_world_the_same_starts_are_kept_apart(
@@ -326,3 +330,23 @@ def test_in_calvins_scene_if_its_files_are_here(profile: Profile, layout: Layout
     summary = json.loads((layout.transfer("assets", "controls") / "summary.json").read_text())
     assert {row["scene_source"] for row in summary} == {"calvin"}
     assert {row["stage"]: row["successes"] for row in summary} == {"expert": 2, "zero": 0}
+
+
+@pytest.mark.slow
+def test_policies_side_by_side_have_the_same_outcomes(
+    profile: Profile, layout: Layout, tmp_path: Path, cluster: Cluster
+) -> None:
+    quick = replace(profile.evaluate, max_steps=8, clips=False)
+    found = []
+    for number, parallel in enumerate(({"workers": 1}, {"workers": 2})):
+        own = Layout(Path(shutil.copytree(layout.root, tmp_path / str(number))))
+        parallel = replace(profile.parallel, **parallel)
+        evaluate.run(replace(profile, evaluate=quick, parallel=parallel), own, "wam")
+        files = sorted(own.evaluation("wam").rglob("*.json"))
+        found.append({p.name: p.read_bytes() for p in files if p.name != "manifest.json"})
+    assert found[0] == found[1]
+    assert {"turn_on_led-bc-0.json", "rollouts.json"} <= found[0].keys()
+    cluster.add_worker()  # whose process is a daemon
+    parallel = replace(profile.parallel, dask_address=cluster.address)
+    with pytest.raises(WamError, match=r"daemons .*--no-nanny"):
+        evaluate.run(replace(profile, evaluate=quick, parallel=parallel), layout, "wam")
