@@ -1,17 +1,23 @@
 """``wam``: one subcommand per stage and tool, used by people, DVC and Prefect alike."""
 
+import difflib
 import importlib
 import logging
+import os
 import sys
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import Action, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import shtab
 
 from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.provenance import version
 from pipeline.evaluation.worlds import WORLDS
 from pipeline.exit_codes import exit_on_error
-from pipeline.params import load_profile
+from pipeline.params import PARAMS_FILE, load_profile
 from wam.config import TASKS, VARIANTS
 
 
@@ -196,7 +202,25 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one subcommand; for what becomes of errors see :func:`exit_on_error`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    exit_on_error(lambda: _run(**vars(_parser().parse_args(argv))))
+    exit_on_error(lambda: _run(**vars(_parsed(sys.argv[1:] if argv is None else argv))))
+
+
+def _parsed(argv: Sequence[str]) -> Namespace:
+    """The options; what is no command ends the process with status 2 and what may be meant."""
+    parser = _parser()
+    if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        close = difflib.get_close_matches(argv[0].replace("_", "-"), COMMANDS, n=1)
+        meant = f"; did you mean '{close[0]}'?" if close else ""
+        parser.error(f"unknown command '{argv[0]}'{meant} 'wam --help' lists all")
+    return parser.parse_args(argv)
+
+
+class _Version(Action):
+    """Prints the version; asks git for the commit only then."""
+
+    def __call__(self, parser: ArgumentParser, *_: Any, **__: Any) -> None:
+        sys.stdout.write(version())
+        parser.exit()
 
 
 def _parser() -> ArgumentParser:
@@ -206,6 +230,10 @@ def _parser() -> ArgumentParser:
         epilog="Stages run in this order. Settings come from params.yaml; "
         "'dvc repro report@PROFILE' runs whatever is out of date.",
     )
+    about = "print version, commit, and the versions of what results depend on"
+    parser.add_argument("--version", action=_Version, nargs=0, help=about)
+    about = "print a script that completes commands and options in this shell"
+    shtab.add_argument_to(parser, ["--print-completion"], help=about)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         description = command.description or f"{command.summary[0].upper()}{command.summary[1:]}."
@@ -221,7 +249,22 @@ def _parser() -> ArgumentParser:
 
 def _run(command: str, profile: str | None = None, **options: object) -> None:
     """Call the command; one that returns False found something wrong, which ends with status 1."""
+    options.pop("print_completion", None)
+    options.pop("version", None)
+    if profile is not None:
+        # Paths of the repository are relative to its root, those of options to where one is.
+        options = {k: v.absolute() if isinstance(v, Path) else v for k, v in options.items()}
+        _enter_root()
     subject = () if profile is None else (load_profile(profile), Layout.of(profile))
     module = importlib.import_module(f"pipeline.{COMMANDS[command].module}")
     if module.run(*subject, **options) is False:
         sys.exit(1)
+
+
+def _enter_root() -> None:
+    """Go to the next directory above that holds params.yaml, if this one does not."""
+    here = Path.cwd()
+    for directory in (here, *here.parents):
+        if (directory / PARAMS_FILE).is_file():
+            os.chdir(directory)
+            return

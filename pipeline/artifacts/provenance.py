@@ -19,6 +19,17 @@ def provenance() -> dict[str, Any]:
     return {**_git(), "code": code_digest(), "command": _command()}
 
 
+def version() -> str:
+    """Of this project, with its commit, and of the packages that results depend on."""
+    git = _git()
+    commit = (
+        f" ({git['commit'][:10]}{', changed' if git['dirty'] else ''})" if git["commit"] else ""
+    )
+    known = manifests.versions()
+    own = known.pop("wam")
+    return f"wam {own}{commit}\n" + "".join(f"{name} {found}\n" for name, found in known.items())
+
+
 @functools.cache
 def code_digest() -> str:
     """Digest of all sources of this project, as they are on the disk when it is first asked for."""

@@ -148,3 +148,46 @@ def test_every_command_explains_itself(stage: str, capsys: pytest.CaptureFixture
         main([stage, "--help"])
     assert stop.value.code == 0
     assert f"wam {stage}" in capsys.readouterr().out
+
+
+def test_a_mistyped_command_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    for typed, meant in (("train_world_model", "train-world-model"), ("finetun", "finetune")):
+        with pytest.raises(SystemExit) as stop:
+            main([typed, "--profile", "ci"])
+        assert stop.value.code == 2
+        expected = f"unknown command '{typed}'; did you mean '{meant}'?"
+        assert expected in capsys.readouterr().err
+
+
+def test_the_version_says_what_results_depend_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    lines = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {"wam", "python", "torch", "numpy", "zarr"} <= lines.keys()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_complete_commands_and_options(
+    shell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--print-completion", shell])
+    assert stop.value.code == 0
+    script = capsys.readouterr().out
+    assert "train-world-model" in script
+    assert "--profile" in script
+
+
+def test_commands_work_below_the_root(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path.cwd()
+    below = root / "docs" / "pictures"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    main(["index", "--profile", "ci"])
+    assert (root / "data" / "ci" / "index" / "manifest.json").is_file()
+    assert list(below.iterdir()) == []
+    monkeypatch.chdir(root.root)
+    assert "params.yaml: not found; run from the root" in fails(["index"], capsys)
