@@ -101,6 +101,7 @@ _LEROBOT = {
     "needs": "lerobot.datasets.lerobot_dataset.LeRobotDataset",
     "install": "'lerobot[dataset]'",
 }
+OURS = ("store", "store_small_chunks", "store_ram", "store_memmap", "shards")
 CONTESTANTS: dict[str, Contestant] = {
     "store": _own("none"),
     "store_small_chunks": Contestant(

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 import engines
-from contestants import CONTESTANTS, SMALL_CHUNKS, Contestant, Data
+from contestants import CONTESTANTS, OURS, SMALL_CHUNKS, Contestant, Data
 from formats import LIBRARIES, has
 from frames import add_options, record, size_of
 from line import Line, line
@@ -271,12 +271,16 @@ def as_uint8(images: np.ndarray) -> np.ndarray:
     return images if images.shape[-1] == 3 else images.transpose(0, 2, 3, 1)
 
 
-def ratios(rates: Rates) -> dict[str, float]:
-    """Of the store without a cache to all others, round by round; the median of these."""
+def ratios(rates: Rates) -> dict[str, dict[str, float]]:
+    """Of each of our ways to every other engine, round by round; the median of these."""
     return {
-        name: round(statistics.median(map(truediv, rates["store"], of_rounds)), 2)
-        for name, of_rounds in rates.items()
-        if name != "store"
+        own: {
+            name: round(statistics.median(map(truediv, rates[own], of_rounds)), 2)
+            for name, of_rounds in rates.items()
+            if name not in OURS
+        }
+        for own in OURS
+        if own in rates
     }
 
 
