@@ -77,10 +77,7 @@ def loaders(data: Data, rounds: int, seconds: float) -> dict[str, Any]:
         "frames": data.store.num_frames,
         "versions": {name: _version(name) for name in PACKAGES},
         "engines": {
-            name: {**about(data, contestant), **{cores: rates[cores][name] for cores in rates}}
-            if has(contestant.needs)
-            else f"not installed: pip install {contestant.install}"
-            for name, contestant in CONTESTANTS.items()
+            name: summary(data, name, contestant, rates) for name, contestant in CONTESTANTS.items()
         },
         "ratios": {cores: found["ratios"] for cores, found in rates.items()},
         "remote": remote(data, rounds, seconds),
@@ -102,6 +99,7 @@ def prepare(data: Data, raw: Path | None, frames: int) -> None:
         profile = replace(
             base,
             raw=replace(base.raw, path=str(raw)),
+            env=replace(base.env, differences="allow"),  # nobody acts in a world here
             convert=replace(base.convert, frames=ranges, workers=1),
         )
         index.run(profile, layout)
@@ -125,11 +123,16 @@ def prepare(data: Data, raw: Path | None, frames: int) -> None:
         partial_target.rename(target)
 
 
-def about(data: Data, contestant: Contestant) -> dict[str, Any]:
-    """What does not depend on how fast it is."""
+def summary(
+    data: Data, name: str, contestant: Contestant, rates: Mapping[str, Any]
+) -> dict[str, Any] | str:
+    """Size and rates of an engine; how to get it, if it is not installed."""
+    if not has(contestant.needs):
+        return f"not installed: pip install {contestant.install}"
     return {
         "bytes_per_frame": round(size_of(contestant.files(data)) / data.store.num_frames),
         "lossless": contestant.lossless,
+        **{cores: found[name] for cores, found in rates.items()},
     }
 
 

@@ -28,6 +28,7 @@ from pipeline.store.frames import Frames
 from pipeline.store.open import Store
 from pipeline.webdataset.read import SUFFIX, ShardSplit
 from wam.batch import Batch
+from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
 
 Starts = Sequence[np.ndarray]
@@ -104,9 +105,12 @@ class WebDataset:
             self._loaders[shape] = self._loader(*shape)
         delivered = 0
         while delivered < len(starts):
+            before = delivered
             for windows in self._loaders[shape]:
                 delivered += 1
                 yield windows
+            if delivered == before:
+                raise WamError(f"{shape[0]} windows of {length} frames: the tars hold fewer")
 
     def _loader(self, rows: int, length: int) -> Any:
         import webdataset
