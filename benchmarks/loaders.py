@@ -104,7 +104,8 @@ def prepare(data: Data, raw: Path | None, frames: int) -> None:
         )
         index.run(profile, layout)
         convert.run(profile, layout, map)
-    export.run(profile, layout)
+    # Tars so small that the few that are held for shuffling are not all of them.
+    export.run(replace(profile, export=replace(profile.export, sequences_per_shard=4)), layout)
     index.run(profile, data.small_chunks)
     small = replace(profile, convert=replace(profile.convert, **SMALL_CHUNKS))
     convert.run(small, data.small_chunks, map)
