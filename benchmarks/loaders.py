@@ -187,7 +187,14 @@ def reading_here(
             result[name].update(found)
         rates = take_turns(
             {
-                name: calibrated(reader, drawn, length, seconds, clock)
+                name: calibrated(
+                    reader,
+                    drawn,
+                    length,
+                    seconds,
+                    clock,
+                    epoch(data.store) if contestants[name].streams else 1,
+                )
                 for name, reader in taking_part.items()
             },
             rounds,
@@ -218,8 +225,12 @@ def calibrated(
     length: int,
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
+    multiple_of: int = 1,
 ) -> Callable[[], int]:
-    """Reads batches for about so many seconds, always equally many; returns how many frames."""
+    """Reads batches for about so many seconds, always equally many; returns how many frames.
+
+    Tars are decoded when they are opened: of them ``multiple_of`` is :func:`epoch`.
+    """
 
     def read(count: int) -> int:
         return sum(
@@ -231,8 +242,14 @@ def calibrated(
     read(few)
     start = clock()
     read(few)
-    count = round(seconds * few / max(clock() - start, 1e-6))
-    return partial(read, min(max(count, 1), len(drawn)))
+    wanted = seconds * few / max(clock() - start, 1e-6)
+    most = len(drawn) // multiple_of
+    return partial(read, min(max(round(wanted / multiple_of), 1), most) * multiple_of)
+
+
+def epoch(store: Store) -> int:
+    """Batches that hold about as many frames as the store."""
+    return -(-store.num_frames // BATCH_FRAMES)
 
 
 def check(
@@ -306,7 +323,13 @@ def remote(data: Data, rounds: int, seconds: float) -> dict[str, Any]:
             places = {"local": str(data.root), **{key: at.url for key, at in lines.items()}}
             used: Rates = {key: [] for key in lines}
             contestants = {
-                key: calibrated(reader(root), drawn, LENGTHS[0], 2 * seconds)
+                key: calibrated(
+                    reader(root),
+                    drawn,
+                    LENGTHS[0],
+                    seconds,
+                    multiple_of=epoch(data.store) if name == "shards" else 1,
+                )
                 for key, root in places.items()
             }
             for key, at in lines.items():
