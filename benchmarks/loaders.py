@@ -208,15 +208,16 @@ def reading_here(
 
 def starts(store: Store, length: int, *, shuffled: bool) -> Starts:
     """First rows of the windows of every batch: drawn at random, or one after the other."""
+    count = max(MOST_BATCHES, epoch(store))
     rows = BATCH_FRAMES // length
     possible = all_windows(store.episodes, length)
     if shuffled:
-        return list(np.random.default_rng(0).choice(possible, (MOST_BATCHES, rows)))
+        return list(np.random.default_rng(0).choice(possible, (count, rows)))
     in_order = np.concatenate(
         [np.arange(start, stop - length + 1, length) for start, stop in store.episodes.tolist()]
     )
     batches = np.resize(in_order, len(in_order) // rows * rows).reshape(-1, rows)
-    return list(itertools.islice(itertools.cycle(batches), MOST_BATCHES))
+    return list(itertools.islice(itertools.cycle(batches), count))
 
 
 def calibrated(
@@ -337,13 +338,14 @@ def remote(data: Data, rounds: int, seconds: float) -> dict[str, Any]:
             rates = take_turns(contestants, rounds)  # the first use of a line is not in them
             result[name] = {"local": round(statistics.median(rates["local"]))}
             for key, bytes_per_s in LINES.items():
+                of_local = statistics.median(map(truediv, rates[key], rates["local"]))
                 result[name][key] = {
                     "frames_per_s": round(statistics.median(rates[key])),
-                    "of_local": round(
-                        statistics.median(map(truediv, rates[key], rates["local"])), 3
-                    ),
-                    "of_line": round(statistics.median(used[key][1:]) / bytes_per_s, 3),
+                    "of_local": round(of_local, 3),
                 }
+                if bytes_per_s < float("inf"):
+                    share = statistics.median(used[key][1:]) / bytes_per_s
+                    result[name][key]["of_line"] = round(share, 3)
     return result
 
 

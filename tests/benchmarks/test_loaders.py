@@ -135,3 +135,16 @@ def _get(at: Line, name: str, part: str | None = None) -> bytes:
     request = urllib.request.Request(f"{at.url}/{name}", headers=headers)
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
         return bytes(answer.read())
+
+
+@pytest.mark.slow
+def test_shares_of_disk_and_line_are_told(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "LENGTHS", (LENGTH,))
+    monkeypatch.setattr(benchmark, "LINES", {"slow": 1e6, "no_limit": float("inf")})
+    found = benchmark.remote(data, 1, 0.01)
+    assert set(found) == {"shards", "store_by_zarr"}
+    for places in found.values():
+        assert set(places) == {"local", "slow", "no_limit"}
+        assert set(places["slow"]) == {"frames_per_s", "of_local", "of_line"}
+        assert 0 < places["slow"]["of_line"] <= 1.2
+        assert "of_line" not in places["no_limit"]
