@@ -40,6 +40,8 @@ from wam.world_model.model import WorldModel
 READ = (*CAMERAS, "robot_obs", "rel_actions")
 """What a loader of windows reads of every frame."""
 H100_FRAMES_PER_S = 40_000
+BATCHES = {"windows": 10, "streams": 10, "shards": 100}
+"""Of a turn. Tars are decoded where an epoch begins, so that a turn has to hold several."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -162,7 +164,10 @@ def readers(profile: Profile, layout: Layout, work: Path, rounds: int) -> dict[s
     opened = {name: make() for name, make in kinds.items()}
     try:
         rates = take_turns(
-            {name: lambda loader=loader: batches(loader, 10) for name, loader in opened.items()},
+            {
+                name: lambda loader=loader, count=BATCHES[name]: batches(loader, count)
+                for name, loader in opened.items()
+            },
             rounds,
         )
     finally:

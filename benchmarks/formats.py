@@ -202,7 +202,7 @@ def library_copier(path: Path, pipeline: str, threads: int) -> CopyRows:
     return copy
 
 
-def library_arrays(path: Path, mode: Any, pipeline: str, threads: int) -> dict[str, Any]:
+def library_arrays(path: Path | str, mode: Any, pipeline: str, threads: int) -> dict[str, Any]:
     """The arrays of a group by name, read and written by one of LIBRARIES."""
     settings = {
         "codec_pipeline.path": pipeline,

@@ -75,7 +75,13 @@ def shard_batches(
         "world_size": delivery.world_size,
         "source_digest": manifests.digest([tar.digest for tar in split.tars]),
     }
-    return BatchLoader(_OpenTars(order, load, keep=cache != "none"), make, identity, delivery)
+
+    def expect(number: int) -> None:
+        if cache != "memmap":  # whose file may be there already
+            split.expect(split.tars[number])
+
+    opened = _OpenTars(order, load, expect, keep=cache != "none")
+    return BatchLoader(opened, make, identity, delivery)
 
 
 def shard_validation_windows(split: ShardSplit, window: int, count: int, seed: int) -> Batch:
@@ -121,12 +127,20 @@ class _Item(NamedTuple):
 class _OpenTars:
     """The order of the windows, with the tars that they are in.
 
-    A tar is forgotten with the last batch of the epoch that needs it, unless it is to be kept; its
-    memory is free as soon as that batch has been made.
+    The tars that come next are expected meanwhile. A tar is forgotten with the last batch of the
+    epoch that needs it, unless it is to be kept; its memory is free as soon as that batch has been
+    made.
     """
 
-    def __init__(self, order: TarWindows, load: Callable[[int], Frames], *, keep: bool) -> None:
-        self._order, self._load, self._keep = order, load, keep
+    def __init__(
+        self,
+        order: TarWindows,
+        load: Callable[[int], Frames],
+        expect: Callable[[int], None],
+        *,
+        keep: bool,
+    ) -> None:
+        self._order, self._load, self._expect, self._keep = order, load, expect, keep
         self._tars: dict[int, _OpenTar] = {}
 
     def num_batches(self, epoch: int) -> int:
@@ -137,6 +151,9 @@ class _OpenTars:
         numbers = item.tars.tolist()
         for number in set(numbers) - self._tars.keys():
             self._tars[number] = _OpenTar(partial(self._load, number))
+        for number in item.coming:
+            if number not in self._tars:
+                self._expect(number)
         tars = [self._tars[number] for number in numbers]
         if not self._keep:
             for number in item.finished:

@@ -15,6 +15,8 @@ import numpy as np
 
 from wam.errors import WamError
 
+_TARS_AHEAD = 2
+"""Announced before they are needed, so that fetching them takes place meanwhile."""
 _EPOCHS_KEPT = 2
 """A reader that works ahead needs two epochs at their edge."""
 
@@ -122,6 +124,8 @@ class TarItem(NamedTuple):
     """int64 [B], first rows."""
     finished: frozenset[int]
     """Tars that no later batch of the epoch needs."""
+    coming: tuple[int, ...]
+    """The next tars of the epoch that no batch up to this one has needed."""
 
 
 class TarWindows:
@@ -185,9 +189,13 @@ class TarWindows:
         finished: list[set[int]] = [set() for _ in range(num_batches)]
         for tar, batch in last.items():
             finished[batch].add(tar)
+        opened = list(dict.fromkeys(tars.ravel().tolist()))  # in the order of their first use
+        place_opened = np.zeros(len(self._runs), np.int64)
+        place_opened[opened] = np.arange(len(opened))
+        coming = np.maximum.accumulate(place_opened[tars].max(axis=1)) + 1
         return [
-            TarItem(*item[:2], frozenset(item[2]))
-            for item in zip(tars, starts, finished, strict=True)
+            TarItem(*item[:2], frozenset(item[2]), tuple(opened[item[3] : item[3] + _TARS_AHEAD]))
+            for item in zip(tars, starts, finished, coming.tolist(), strict=True)
         ]
 
 

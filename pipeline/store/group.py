@@ -3,6 +3,7 @@
 The attributes are written last: a group without them is not complete.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from zarr.errors import ZarrUserWarning
 
 from pipeline.artifacts import manifests
 from pipeline.calvin.fields import DEPTHS
@@ -24,7 +26,9 @@ from pipeline.store.arrays import (
     ROW_ARRAYS,
     SCHEMA_VERSION,
     SIMULATOR_ATTRIBUTES,
+    TABLE_DIMENSIONS,
     StoreArray,
+    dimension_names,
 )
 from pipeline.store.shard_file import write_chunk_file
 from wam.config import FPS
@@ -50,6 +54,11 @@ def store_arrays(split: SplitIndex, settings: Convert) -> dict[str, StoreArray]:
                     f"convert.depth: {name} is {dtype} {shape}; expected an image of floats"
                 )
             size = _stored_size(name, shape, settings)
+            if size != arrays[camera].shape[:2]:
+                raise WamError(
+                    f"convert.depth: {name} was recorded with {shape} pixels, {camera} with "
+                    f"{arrays[camera].shape[:2]}; expected equally many, or set convert.image_size"
+                )
             arrays[name] = StoreArray(dtype, size, MEANINGS[name])
     for key in settings.extra_keys:
         dtype, shape = _recorded(split, key, f"convert.extra_keys names {key}")
@@ -64,6 +73,8 @@ def create_arrays(
     path: Path, arrays: Mapping[str, StoreArray], num_frames: int, settings: Convert
 ) -> None:
     """Write the metadata of a split's arrays, keeping the shards that earlier runs have written."""
+    # What an earlier run has said of the whole group need not be true of this one.
+    (path / "zarr.json").unlink(missing_ok=True)
     group = zarr.open_group(path, mode="a")
     for name, array in arrays.items():
         (path / name / "zarr.json").unlink(missing_ok=True)
@@ -75,6 +86,7 @@ def create_arrays(
             dtype=array.dtype,
             chunks=chunk if array.is_image else shard,
             shards=shard if array.is_image else None,
+            dimension_names=dimension_names(name, array),
             attributes={"meaning": array.meaning},
             **_layout(1 + len(array.shape), array.dtype, settings),
         )
@@ -107,6 +119,7 @@ def finish_group(
         "place of every episode's scene in the group's attribute 'scenes', -1 where unknown",
         settings,
     )
+    _consolidate(path)
     zarr.open_group(path, mode="r+").update_attributes(
         {
             "schema_version": SCHEMA_VERSION,
@@ -164,12 +177,24 @@ def _write_table(path: Path, name: str, rows: np.ndarray, meaning: str, settings
         shape=rows.shape,
         dtype=rows.dtype,
         chunks=rows.shape,
+        dimension_names=TABLE_DIMENSIONS[name],
         overwrite=True,
         attributes={"meaning": meaning},
         **_layout(rows.ndim, str(rows.dtype), settings),
     )
     file = path / name / array.metadata.encode_chunk_key((0,) * rows.ndim)
     write_chunk_file(file, rows, len(rows), settings.zstd_level)
+
+
+def _consolidate(path: Path) -> None:
+    """Put the metadata of all arrays into the group's, so that one request opens it over a network.
+
+    Not yet part of Zarr's specification, but in the place where zarr-python and xarray look first;
+    others have to pass over it (``must_understand`` is false) and find the arrays' own.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
+        zarr.consolidate_metadata(path)
 
 
 def _layout(rank: int, dtype: str, settings: Convert) -> dict[str, Any]:

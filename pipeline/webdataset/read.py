@@ -135,6 +135,10 @@ class ShardSplit:
         found = self.attributes.statistics["proprio"]
         return ProprioNormalizer(found["min"], found["max"])
 
+    def expect(self, tar: Tar) -> None:
+        """Fetch a remote tar in the background that is soon to be read."""
+        self.source.expect(tar.name)
+
     def samples(self, tar: Tar, names: Collection[str] | None = None) -> Iterator[Sample]:
         """The sequences of a tar with the arrays called ``names``, by default all.
 

@@ -1,6 +1,8 @@
 """Reading whole files from a directory, or from a URL of any file system that fsspec knows."""
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ class Source:
     def __init__(self, location: Path | str) -> None:
         self.location = str(location).rstrip("/")
         self._file_system: Any = None
+        self._expected: dict[str, Future[bytes]] = {}
         if "://" in self.location:
             import fsspec  # not needed for local files
 
@@ -26,12 +29,28 @@ class Source:
             except (ImportError, ValueError) as error:
                 raise WamError(f"{self.location}: {error}") from None
 
+    def expect(self, name: str) -> None:
+        """Fetch a file in the background that is soon to be read, if it has to be fetched.
+
+        It is held until :meth:`read`, which is also where its errors are raised.
+        """
+        if self._file_system is not None and name not in self._expected:
+            self._expected[name] = self._background.submit(self._read, name)
+
     def read(self, name: str) -> bytes:
         """The content of the file ``name`` below the directory.
 
         Raises FileNotFoundError if there is none, and WamError naming the file if it cannot be read
         even at the third attempt.
         """
+        expected = self._expected.pop(name, None)
+        return self._read(name) if expected is None else expected.result()
+
+    @cached_property
+    def _background(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, thread_name_prefix="fetch")
+
+    def _read(self, name: str) -> bytes:
         path = f"{self.location}/{name}"
         for delay_s in (*_RETRY_AFTER_S, None):
             try:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -161,3 +162,26 @@ def test_windows_longer_than_the_runs_are_refused(split: ShardSplit) -> None:
 def _assert_equal(a: Batch, b: Batch) -> None:
     for name, left, right in zip(Batch._fields, a, b, strict=True):
         assert torch.equal(left, right), name
+
+
+def test_tars_are_fetched_before_they_are_needed(exported: Layout) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.put(str(exported.shards), "/ahead", recursive=True)
+    try:
+        split = open_split("memory://ahead", "training")
+        expected = []
+        with pytest.MonkeyPatch.context() as patch:
+            expect = ShardSplit.expect
+            patch.setattr(
+                ShardSplit, "expect", lambda self, tar: (expected.append(tar), expect(self, tar))
+            )
+            options: dict[str, Any] = {"batch": 2, "window": 7, "seed": 1, "shuffle_tars": 1}
+            with (
+                shard_batches(split, **options) as remote,
+                shard_batches(open_split(exported.shards, "training"), **options) as local,
+            ):
+                for _ in range(20):
+                    _assert_equal(next(remote), next(local))
+        assert len(expected) > 1
+    finally:
+        memory.rm("/ahead", recursive=True)

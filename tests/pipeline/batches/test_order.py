@@ -245,6 +245,16 @@ def test_few_tars_are_open_at_a_time_and_windows_are_mixed() -> None:
     ][: len(items)]
 
 
+def test_tars_that_come_next_are_announced_in_the_order_of_their_first_use() -> None:
+    order = TarWindows(runs_of_tars([[40]] * 12), 4, 10, seed=1, shuffle_tars=3)
+    items = [order.item(Position(0, i)) for i in range(order.num_batches(0))]
+    first_use = list(dict.fromkeys(tar for item in items for tar in item.tars.tolist()))
+    used: set[int] = set()
+    for item in items:
+        used |= set(item.tars.tolist())
+        assert list(item.coming) == [tar for tar in first_use if tar not in used][:2]
+
+
 def test_every_frame_of_a_tar_is_reached() -> None:
     runs, window = runs_of_tars([[9, 23], [4], [8, 40]]), 8
     reached: set[int] = set()

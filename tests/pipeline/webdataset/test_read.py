@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.manifests import entry, read_json, write_json
 from pipeline.store.open import open_store
 from pipeline.webdataset.read import open_split
+from pipeline.webdataset.remote import Source
 from tests.pipeline.webdataset.sequences import read_sequences
 from wam.errors import WamError
 
@@ -237,3 +239,23 @@ def test_a_tar_whose_digest_was_made_to_fit_is_refused_all_the_same(
     write_json(own_export / "manifest.json", manifest)
     with pytest.raises(WamError, match=r"training-000000\.tar: .*run 'wam export' again"):
         list(read_sequences(own_export, "training"))
+
+
+def test_an_expected_file_is_fetched_once_and_its_errors_arrive_where_it_is_read(
+    own_export: Path,
+) -> None:
+    fetched = []
+    source = Source(in_memory(own_export))
+    fetch = source._file_system.cat_file
+    source._file_system = SimpleNamespace(
+        cat_file=lambda path: (fetched.append(Path(path).name), fetch(path))[1]
+    )
+    content = (own_export / "manifest.json").read_bytes()
+    source.expect("manifest.json")
+    source.expect("manifest.json")
+    assert source.read("manifest.json") == content
+    assert fetched == ["manifest.json"]
+    assert source.read("manifest.json") == content, "and anew when it is read again"
+    source.expect("absent.tar")
+    with pytest.raises(FileNotFoundError):
+        source.read("absent.tar")
