@@ -43,6 +43,8 @@ def record(root: Path, frames: int) -> Profile:
     collect.run(replace(base, collect=settings), layout)
     profile = replace(
         base,
+        tasks=(),
+        env=replace(base.env, differences="allow"),  # nobody acts in a world here
         collect=settings,
         raw=replace(base.raw, path=str(layout.raw)),
         convert=replace(base.convert, shard_frames=500),
