@@ -15,7 +15,7 @@ from pipeline.evaluation.worlds import WORLD_NAMES
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections, world_model
 from pipeline.report.sources import manifest
-from pipeline.report.tables import Transfers, about_intervals
+from pipeline.report.tables import Transfers, about_intervals, verdict
 from wam.config import CHUNK, VARIANTS
 
 PAGE = "index.html"
@@ -45,6 +45,7 @@ def _content(
         "profile": profile,
         "chunk": CHUNK,
         "results": results,
+        "verdict": verdict(results),
         "transfers": {WORLD_NAMES[world]: found for world, found in transfers.items()},
         "colour": figures.colour,
         "simulated": [VARIANT_NAMES[variant] for variant in facts.tuned_in_simulator(layout)],

@@ -7,7 +7,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.evaluation.results import Results
+from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, VARIANT_NAMES, Results
 from pipeline.evaluation.statistics import Estimate
 from pipeline.evaluation.worlds import WORLD_NAMES
 from wam.envs.settings import World
@@ -67,6 +67,30 @@ def about_intervals(results: Results) -> str:
     )
 
 
+def verdict(results: Results) -> list[str]:
+    """What came out, a sentence per question; empty where nothing can be compared."""
+    tuned, heads = [], []
+    for one in results.differences:
+        value, low, high = (100 * share for share in one.estimate)
+        answer = "yes" if low > 0 else "no, it harms" if high < 0 else "not shown"
+        figures = f"{answer}, {value:+.1f} points [{low:+.1f} to {high:+.1f}]"
+        if one.first.variant == one.second.variant:
+            tuned.append((one.first, f"{VARIANT_NAMES[one.first.variant or '']} {figures}"))
+        else:
+            heads.append(f"after {POLICY_STAGES[one.first.stage]} {figures}")
+    said = []
+    for stage in dict.fromkeys(policy.stage for policy, _ in tuned):
+        where = "in the simulator" if stage == FINETUNED["simulator"] else "in imagination"
+        answers = "; ".join(text for policy, text in tuned if policy.stage == stage)
+        said.append(f"Does PPO {where} help? {answers}.")
+    if heads:
+        said.append(
+            f"Does the inverse-dynamics head help? {'; '.join(heads)}: of one trained world model "
+            "each, which says nothing of trainings with other seeds."
+        )
+    return said
+
+
 def notes(results: Results) -> list[str]:
     """The differences in percentage points, and what the intervals speak of."""
     differences = []
@@ -83,8 +107,9 @@ def _told(results: Results) -> list[str]:
 
 
 def markdown(results: Results, notes: Sequence[str], transfers: Transfers) -> str:
-    """The table of ``results`` with ``notes`` below it, then one per other world."""
-    text = _markdown(*_body(results), notes)
+    """What came out, the table of ``results`` with ``notes`` below, then one per other world."""
+    text = "".join(f"**{sentence}**\n\n" for sentence in verdict(results))
+    text += _markdown(*_body(results), notes)
     for world, found in transfers.items():
         text += "\n" + _markdown(*_body(found, world), _told(found))
     return text
@@ -98,7 +123,7 @@ def _markdown(header: list[str], body: list[list[str]], notes: Sequence[str]) ->
 
 def plain(results: Results, notes: Sequence[str], transfers: Transfers) -> str:
     """As :func:`markdown`, for the terminal."""
-    text = _plain(*_body(results), notes, len(results.tasks))
+    text = _plain(*_body(results), [*verdict(results), *notes], len(results.tasks))
     for world, found in transfers.items():
         text += "\n" + _plain(*_body(found, world), _told(found), len(found.tasks))
     return text

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts.layout import Layout
-from pipeline.evaluation.results import trained_apart
+from pipeline.evaluation.results import Difference, PolicyName, Results, trained_apart
+from pipeline.evaluation.statistics import Estimate
 from pipeline.params import Profile
+from pipeline.report.tables import verdict
 from pipeline.stages import report
 from tests.pipeline.artifact import remade
 from tests.pipeline.report.page import read_page
@@ -60,6 +62,33 @@ def test_another_world_stands_under_the_table(
     report.run(profile, layout)
     for table in ("table.txt", "table.md"):
         assert f"Not the world of the data: {difference}." in (layout.results / table).read_text()
+
+
+def test_the_page_begins_with_what_came_out(run: Layout) -> None:
+    page, table = read_page(run)[0], (run.results / "table.md").read_text()
+    header = page[: page.index("</header>")]
+    for question in ("Does PPO in imagination help? WAM ", "Does the inverse-dynamics head help? "):
+        assert question in header
+        assert table.index(question) < table.index("| macro average")
+    summary = json.loads((run.results / "summary.json").read_text())
+    assert {row["stage"] for row in summary} >= {"bc", "ppo"}
+
+
+@pytest.mark.parametrize(
+    ("estimate", "answer"),
+    [
+        (Estimate(0.1, 0.05, 0.15), "WAM yes, +10.0 points [+5.0 to +15.0]."),
+        (Estimate(0.1, -0.05, 0.25), "WAM not shown, +10.0 points [-5.0 to +25.0]."),
+        (Estimate(-0.1, -0.15, -0.05), "WAM no, it harms, -10.0 points [-15.0 to -5.0]."),
+    ],
+)
+def test_the_verdict_follows_the_interval(estimate: Estimate, answer: str) -> None:
+    pair = PolicyName("wam", "ppo"), PolicyName("wam", "bc")
+    results = Results((), (), [], {}, {}, [Difference(*pair, estimate, (1, 1))], {})
+    assert verdict(results) == [f"Does PPO in imagination help? {answer}"]
+    pair = PolicyName("wam", "ppo_simulator"), PolicyName("wam", "bc")
+    results = Results((), (), [], {}, {}, [Difference(*pair, estimate, (1, 1))], {})
+    assert verdict(results) == [f"Does PPO in the simulator help? {answer}"]
 
 
 def test_results_of_another_world_are_a_table_of_their_own(
