@@ -64,10 +64,12 @@ lint: $(INSTALLED)
 
 # A local Prefect server with the deployments of prefect.yaml; `prefect server stop` ends it.
 server: export PREFECT_API_URL := http://127.0.0.1:4200/api
+server: HEALTHY = python -c "import urllib.request as u; u.urlopen('$(PREFECT_API_URL)/health', timeout=5)" 2>/dev/null
 server: $(INSTALLED)
-	@prefect server start --background
+	@if $(HEALTHY); then echo "A server answers at $(PREFECT_API_URL): the deployments are renewed."; \
+	else prefect server stop >/dev/null 2>&1; prefect server start --background; fi
 	@for attempt in $$(seq 60); do \
-		python -c "import urllib.request as u; u.urlopen('$(PREFECT_API_URL)/health')" 2>/dev/null && exit 0; sleep 1; \
+		$(HEALTHY) && exit 0; sleep 1; \
 	done; echo "no Prefect server answers at $(PREFECT_API_URL); 'prefect server start' shows why"; exit 1
 	@prefect work-pool inspect local-process >/dev/null 2>&1 || prefect work-pool create local-process --type process
 	@prefect --no-prompt deploy --all

@@ -5,7 +5,7 @@ side by side. Nothing runs beside DVC, so a deployment run leaves the same ``dvc
 repro``.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -16,10 +16,20 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipeline import dvc_stages
 from pipeline.artifacts.layout import Layout
-from pipeline.params import load_profile
+from pipeline.params import load_profile, profile_names
+from wam.config import VARIANTS
 from wam.errors import WamError
 
 _JOBS, _THREADS = dvc_stages.shares()
+if TYPE_CHECKING:
+    Profile = str
+    Stage = str
+    Variant = str
+else:
+    # Choices in the form of a run, and what is refused before one begins.
+    Profile = Literal[tuple(profile_names())]
+    Stage = Literal[tuple(dvc_stages.stage_names())]
+    Variant = Literal[VARIANTS]
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
@@ -36,18 +46,25 @@ def reproduce_stage(stage: str, threads: int | None, force: bool = False) -> Sta
     task_runner=ThreadPoolTaskRunner(max_workers=_JOBS),  # type: ignore[arg-type]
 )
 def reproduce(
-    profile: str = "demo", stage: str | None = None, force: bool = False
+    profile: Profile = "demo",
+    stage: Stage | None = None,
+    variant: Variant | None = None,
+    force: bool = False,
 ) -> State[Any] | None:
     """Bring a profile up to date, or one stage of it.
 
     Args:
-        profile: top-level key of ``params.yaml``.
-        stage: one stage of ``dvc.yaml``, such as ``convert`` or ``finetune``; all if left out.
+        profile: top-level key of ``params.yaml``; after a new one ``make server`` knows it.
+        stage: one stage of ``dvc.yaml``; all if left out.
+        variant: of that stage alone; all if left out.
         force: run stages even where nothing changed.
     """
     try:
         load_profile(profile)
-        graph = dvc_stages.chosen_stages(profile, stage)
+        if variant is not None and stage is None:
+            raise WamError("variant: needs a stage")
+        only = f"{stage}@{profile}-{variant}" if variant else stage
+        graph = dvc_stages.chosen_stages(profile, only)
     except WamError as error:
         return Failed(message=str(error))
     with dvc_stages.turn(profile, get_run_logger().info):

@@ -32,6 +32,11 @@ _MOST_JOBS = 2
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+def stage_names() -> list[str]:
+    """The stages of ``dvc.yaml``, each for all variants."""
+    return list(yaml.safe_load(DVC_FILE.read_text())["stages"])
+
+
 def stage_graph(profile: str) -> dict[str, frozenset[str]]:
     """The stages of ``profile`` in the order of ``dvc.yaml``, a topological one, each with those
     that make what it depends on."""

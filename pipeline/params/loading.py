@@ -26,6 +26,11 @@ _MOST_LISTED = 600
 """And of all names that are known."""
 
 
+def profile_names(path: Path = PARAMS_FILE) -> list[str]:
+    """The profiles that ``path`` has. Raises WamError as :func:`load_profile`."""
+    return list(_document(path))
+
+
 def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
     """The profile called ``name``.
 
@@ -33,14 +38,7 @@ def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
     or a bad value; the message names the key and, where one is close, what was probably meant.
     """
     check_profile_name(name)
-    if not path.is_file():
-        raise WamError(f"{path}: not found; run from the root of the repository")
-    try:
-        document = bounded_yaml.load(path.read_text(encoding="utf-8"), path)
-    except UnicodeDecodeError as error:
-        raise WamError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    if not isinstance(document, dict):
-        raise WamError(f"{path}: expected a mapping of profiles, got {_shown(document)}")
+    document = _document(path)
     if name not in document:
         raise WamError(f"{path}: unknown profile '{name}'{_suggestion(name, document)}")
     where = f"{path}: {name}"
@@ -53,6 +51,18 @@ def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
     for contradiction in contradictions(profile):
         raise WamError(f"{where}.{contradiction}")
     return profile
+
+
+def _document(path: Path) -> dict[Any, Any]:
+    if not path.is_file():
+        raise WamError(f"{path}: not found; run from the root of the repository")
+    try:
+        document = bounded_yaml.load(path.read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError as error:
+        raise WamError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    if not isinstance(document, dict):
+        raise WamError(f"{path}: expected a mapping of profiles, got {_shown(document)}")
+    return document
 
 
 def _check_keys(section: Any, mapping: Any, where: str) -> None:

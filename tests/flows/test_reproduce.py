@@ -1,14 +1,21 @@
 """What the outer flow leaves to Prefect: the stages' order is tested in test_dvc_stages.py."""
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 from prefect.states import State
+from prefect.utilities.callables import parameter_schema
 
 from flows.reproduce import reproduce
 
 
 @pytest.mark.parametrize(
     ("parameters", "told"),
-    [({"profile": "demmo"}, "demmo"), ({"profile": "ci", "stage": "convrt"}, "stage 'convrt'")],
+    [
+        ({"profile": "demmo"}, "demmo"),
+        ({"profile": "ci", "stage": "convrt"}, "stage 'convrt'"),
+        ({"profile": "ci", "variant": "wam"}, "variant: needs a stage"),
+        ({"profile": "ci", "stage": "convert", "variant": "wam"}, "stage 'convert@ci-wam'"),
+    ],
 )
 def test_what_is_not_there_fails_the_run_before_it_begins(
     parameters: dict[str, str], told: str
@@ -17,3 +24,12 @@ def test_what_is_not_there_fails_the_run_before_it_begins(
     assert isinstance(state, State)
     assert state.is_failed()
     assert told in (state.message or "")
+
+
+def test_the_form_of_a_run_offers_what_there_is() -> None:
+    properties = parameter_schema(reproduce).model_dump()["properties"]
+    assert {"ci", "demo", "small", "paper"} <= set(properties["profile"]["enum"])
+    offered = [choice.get("enum", []) for choice in properties["stage"]["anyOf"]]
+    assert "train_world_model" in offered[0]
+    with pytest.raises(ParameterTypeError, match=r"profile: Input should be 'ci', 'demo'"):
+        reproduce(profile="demmo")
