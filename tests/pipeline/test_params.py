@@ -68,7 +68,7 @@ def test_values_arrive_typed(params) -> None:
             "image_frames = 1.5: input should be less than or",
         ),
         (("train_world_model", "minutes"), -1.0, "minutes = -1.0: input should be greater than 0"),
-        (("convert", "shard_frames"), 1010, "not a multiple of chunk_frames=125; use 1125"),
+        (("convert", "shard_frames"), 1010, "not a multiple of chunk_frames=25; use 1025"),
         (
             ("convert", "image_size"),
             32,
