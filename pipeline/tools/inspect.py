@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.verify import verify as verify_artifact
-from pipeline.calvin import conformance, listing
+from pipeline.calvin import conformance, listing, on_disk
 from pipeline.calvin.finding import SEVERITIES, Finding
 from pipeline.console import console, done, titled
 from pipeline.latents.demonstrations import DEMOS_FILE, load_demos
@@ -92,13 +93,14 @@ def describe(
         facts = {}
     for kind, matches, rows in _KINDS:
         if matches(path):
-            return Description(kind, dict(rows(path)) | facts)
+            return Description(kind, dict(rows(path)) | _made(path) | facts)
     if conformance.find_splits(path):
         survey = conformance.read_survey(path, frames)
         return Description(_RAW, conformance.describe(survey), conformance.judge(survey))
     raise WamError(
-        f"{path}: not an artifact of wam; expected CALVIN frames, an index, a store or .zarr, "
-        "shards, demos, a directory with config.json and model.safetensors, or a summary.json"
+        f"{path}: not an artifact of wam; expected CALVIN frames or one of them, a profile's "
+        "directory, what a stage left there (index, store or .zarr, shards, demos, models, "
+        "results), a .safetensors or .json file"
     )
 
 
@@ -251,6 +253,66 @@ def _results(path: Path) -> Rows:
         )
 
 
+def _profile(path: Path) -> Rows:
+    """Every artifact in the order in which they were made."""
+    for manifest in sorted(_manifests(path), key=lambda found: found.stat().st_mtime_ns):
+        content = manifests.read_json(manifest)
+        files = content.get("files", {})
+        size = sum(entry["bytes"] for entry in files.values()) / 1e6
+        text = f"{content.get('stage')}, {_origin(manifest, content)}"
+        yield str(manifest.parent.relative_to(path)), text + (f", {size:.2f} MB" if files else "")
+    for partial in sorted((*path.glob("*.partial"), *path.glob("*/*.partial"))):
+        yield str(partial.relative_to(path)), "begun, and to be gone on with"
+
+
+def _manifests(path: Path) -> list[Path]:
+    found = (*path.glob(f"*/{manifests.MANIFEST}"), *path.glob(f"*/*/{manifests.MANIFEST}"))
+    return [manifest for manifest in found if ".partial" not in str(manifest.relative_to(path))]
+
+
+def _frame(path: Path) -> Rows:
+    """Kind and range of every array of a frame."""
+    _, kinds = on_disk.examine_frame(path, ())
+    for name, values in on_disk.read_frame(path, kinds).items():
+        low, high = (float(edge) for edge in (values.min(), values.max()))
+        text = f"{values.dtype} {values.shape}, {low:g} to {high:g}"
+        yield name, text if values.ndim > 1 else f"{text}: {[round(float(v), 4) for v in values]}"
+
+
+def _tensors(path: Path) -> Rows:
+    shapes = _tensor_shapes(path)
+    total = sum(math.prod(shape) for shape in shapes.values())
+    yield "numbers", f"{total:,} in {len(shapes)} tensors, {path.stat().st_size / 1e6:.2f} MB"
+    yield from shapes.items()
+
+
+def _json(path: Path) -> Rows:
+    content = manifests.read_json(path)
+    yield from content.items() if isinstance(content, dict) else [("entries", content)]
+
+
+def _made(path: Path) -> dict[str, Any]:
+    """By which code, when and from what; of the artifact that ``path`` is, or is a part of."""
+    for directory in (path, *path.parents[:3]):
+        manifest = directory / manifests.MANIFEST
+        if manifest.is_file():
+            content = manifests.read_json(manifest)
+            return {
+                "made by": content.get("provenance", {}).get("command"),
+                "made": _origin(manifest, content),
+                "made from": content.get("inputs"),
+            }
+    return {}
+
+
+def _origin(manifest: Path, content: dict[str, Any]) -> str:
+    """Commit and date."""
+    made = content.get("provenance", {})
+    commit = (made.get("commit") or "no commit")[:10] + (" changed" if made.get("dirty") else "")
+    when = datetime.fromtimestamp(manifest.stat().st_mtime, UTC)
+    return f"{commit}, {when:%Y-%m-%d %H:%M} UTC"
+
+
 def _stage(path: Path) -> Rows:
     yield from manifests.read_json(path / manifests.MANIFEST).items()
     parts = sorted(item.name for item in path.iterdir() if item.name != manifests.MANIFEST)
@@ -292,6 +354,10 @@ _KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Rows]], ...] =
     ("results", lambda path: path.name == manifests.SUMMARY, _results),
     ("results", _has(manifests.SUMMARY), _results),
     ("stage output", _has(manifests.MANIFEST), _stage),
+    ("frame", lambda path: path.suffix == ".npz", _frame),
+    ("tensors", lambda path: path.suffix == ".safetensors", _tensors),
+    ("facts", lambda path: path.is_file() and path.suffix == ".json", _json),
+    ("profile", lambda path: path.is_dir() and bool(_manifests(path)), _profile),
 )
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,10 @@ def test_every_artifact_is_described(
         model: ("model", "17 in 2 tensors"),
         summary: ("results", "success_rate 0.5"),
         summary.parent: ("results", "success_rate 0.5"),
+        model / "model.safetensors": ("tensors", "17 in 2 tensors"),
+        raw_root / "training" / "episode_0000100.npz": ("frame", "uint8 (64, 64, 3), "),
+        layout.demos / "manifest.json": ("facts", "extract"),
+        layout.root: ("profile", "export, "),
     }
     for path, (kind, text) in expected.items():
         found = inspect.describe(path)
@@ -53,6 +58,23 @@ def test_every_artifact_is_described(
         assert kind in capsys.readouterr().out
         assert inspect.run(path, None, as_json=True)
         assert json.loads(capsys.readouterr().out)["kind"] == kind
+
+
+def test_an_artifact_says_what_it_was_made_from(converted: Layout) -> None:
+    facts = inspect.describe(converted.store).facts
+    index = manifests.fingerprint(converted.index, "index")
+    assert facts["made from"] == {"index": index}
+    assert re.fullmatch(r"(\w{10}( changed)?|no commit), \d{4}-\d\d-\d\d .* UTC", facts["made"])
+    part = inspect.describe(converted.store / "training.zarr").facts
+    assert part["made from"] == {"index": index}
+
+
+def test_what_is_unfinished_in_a_profile_is_told(converted: Layout, tmp_path: Path) -> None:
+    layout = Layout(Path(shutil.copytree(converted.root, tmp_path / "demo")))
+    (layout.root / "policy" / "wam.partial").mkdir(parents=True)
+    facts = inspect.describe(layout.root).facts
+    assert list(facts) == ["index", "store", "policy/wam.partial"]
+    assert facts["policy/wam.partial"] == "begun, and to be gone on with"
 
 
 def test_facts_of_raw_frames(raw_root: Path) -> None:
