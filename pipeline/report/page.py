@@ -64,7 +64,7 @@ def _content(
         "clips": sections.clips(layout, tasks),
         "films": sections.films(layout),
         "validation": sections.validation(layout),
-        "rewards": sections.rewards(layout, tasks),
+        "rewards": sections.rewards(layout, tasks, profile.finetune.min_imagined_precision),
         "agreement": sections.agreement(results),
         "open_loop": evaluated,
         "quality": evaluated and world_model.quality(evaluated),

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.manifests import SUMMARY
-from pipeline.evaluation.results import FINETUNED, VARIANT_NAMES, PolicyName, Results
+from pipeline.evaluation.results import FINETUNED, VARIANT_NAMES, Agreement, PolicyName, Results
 from pipeline.report import facts
 from pipeline.report.figures import COLOURS, Panel, Series, panels
 from pipeline.report.sources import TextTable, formatted, images, optional_json
@@ -28,6 +28,9 @@ _MEASURES = (
     ("frames", "frames seen", "{:,}"),
     ("frames_per_s", "training frames per second", "{:,.0f}"),
 )
+
+_TELLS_APART, _FAIR = 0.7, 0.1
+"""Area under ROC and bias from which on a dream is pointed out."""
 
 _Runs = Sequence[Sequence[Mapping[str, Any]]]
 """The records of trainings that differ in their seed alone."""
@@ -109,13 +112,29 @@ def agreement(results: Results) -> TextTable:
             "false alarms": formatted(found.false_alarms, "{:.0%}"),
             "misses": formatted(found.misses, "{:.0%}"),
             "classifier on real frames": _pair(found.recognised_precision, found.recognised_recall),
+            "look out": _distrust(found),
         }
         for (task, policy), found in results.agreement.items()
     ]
 
 
-def rewards(layout: Layout, tasks: Sequence[str]) -> TextTable:
+def _distrust(found: Agreement) -> str:
+    """Why this dream's verdict is not the simulator's, if so."""
+    reasons = []
+    if found.replayed_auc is not None and found.replayed_auc < _TELLS_APART:
+        reasons.append("cannot tell successes from failures")
+    if abs(found.replayed_bias) > _FAIR:
+        reasons.append("dreams too well" if found.replayed_bias > 0 else "dreams too badly")
+    return "; ".join(reasons)
+
+
+def rewards(layout: Layout, tasks: Sequence[str], least_precision: float) -> TextTable:
     """Scores of the success classifiers by frames, and by whole windows of play."""
+
+    def warning(precision: float | None) -> str:
+        fools = precision is None or precision < least_precision
+        return f"imagined precision below {least_precision:.0%}: PPO may fool it" if fools else ""
+
     return [
         {
             "task": task.replace("_", " "),
@@ -124,6 +143,7 @@ def rewards(layout: Layout, tasks: Sequence[str]) -> TextTable:
             "real": _pair(found.get("precision_real"), found.get("recall_real")),
             "windows missed": formatted(found.get("missed_windows_imagined"), "{:.0%}"),
             "false alarms": formatted(found.get("false_alarm_windows_imagined"), "{:.0%}"),
+            "look out": warning(found.get("precision_imagined")),
         }
         for task, variant, found in _classifiers(layout, tasks)
     ]

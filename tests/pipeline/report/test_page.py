@@ -3,14 +3,16 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.artifacts.layout import Layout
-from pipeline.evaluation.results import agreement_of
+from pipeline.evaluation.results import Agreement, agreement_of
 from pipeline.params import Profile
+from pipeline.report import sections
 from pipeline.stages import report
 from tests.pipeline.artifact import artifact
 from tests.pipeline.report.made_up import make_evaluation
@@ -54,7 +56,28 @@ def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: 
 
 def test_it_shows_how_classifiers_judge_frames_and_whole_windows(run: Layout) -> None:
     text, _ = read_page(run)
-    assert "<td>0.91 / 0.84</td><td>0.97 / 0.93</td><td>7%</td><td>-</td>" in text
+    assert "<td>0.91 / 0.84</td><td>0.97 / 0.93</td><td>7%</td><td>-</td><td></td>" in text
+
+
+def test_warnings_stand_beside_the_numbers_that_they_concern(
+    run: Layout, profile: Profile, tmp_path: Path
+) -> None:
+    layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
+    finetune = replace(profile.finetune, min_imagined_precision=0.95)
+    report.run(replace(profile, finetune=finetune), layout)
+    text, _ = read_page(layout)
+    warning = "imagined precision below 95%: PPO may fool it"
+    assert (
+        f"<td>0.91 / 0.84</td><td>0.97 / 0.93</td><td>7%</td><td>-</td><td>{warning}</td>" in text
+    )
+    for figures, words in (
+        ((0.9, 0.05), ""),
+        ((0.6, 0.05), "cannot tell successes from failures"),
+        ((0.9, -0.2), "dreams too badly"),
+        ((None, 0.2), "dreams too well"),
+    ):
+        found = Agreement(None, None, figures[0], None, figures[1], None, None, 0.5)
+        assert sections._distrust(found) == words
 
 
 def test_the_world_models_are_compared(run: Layout) -> None:
