@@ -173,6 +173,7 @@ COMMANDS = {
         description="Bring a profile up to date, as 'dvc repro report@PROFILE' does, with "
         "independent stages side by side.",
     ),
+    "status": Command("tools.status", "say which stages of a profile are out of date, and why"),
     "profile": Command("tools.profile", "check a profile of params.yaml and say what it does"),
     "results": Command("tools.results", "print the results table of a finished run"),
     "dream": Command(

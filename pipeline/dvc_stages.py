@@ -153,9 +153,7 @@ def reproduce(
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
     if force:
         command.append("--force")
-    # The stage's own commands (wam, python) have to be those of this environment.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    environment = {**dvc_environment(), "PYTHONUNBUFFERED": "1"}
     if threads is not None:
         environment |= dict.fromkeys(_THREADS, str(threads))
     last = ""
@@ -181,6 +179,12 @@ def reproduce(
     if "is not a git repository" in last:
         message += "; 'dvc config --local core.no_scm true' lets DVC do without git"
     return message
+
+
+def dvc_environment() -> dict[str, str]:
+    """For DVC: its own and the stages' commands (wam, python) have to be those of this one."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PATH": path}
 
 
 def _paths(entries: list[Any], profile: str, variant: str | None) -> list[str]:
