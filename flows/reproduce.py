@@ -60,11 +60,13 @@ def reproduce(
         force: run stages even where nothing changed.
     """
     try:
-        load_profile(profile)
+        tasks = load_profile(profile).tasks
         if variant is not None and stage is None:
             raise WamError("variant: needs a stage")
         only = f"{stage}@{profile}-{variant}" if variant else stage
         graph = dvc_stages.chosen_stages(profile, only)
+        if not tasks and only is None:
+            graph = dvc_stages.without_tasks(graph)
     except WamError as error:
         return Failed(message=str(error))
     with dvc_stages.turn(profile, get_run_logger().info):

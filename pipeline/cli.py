@@ -211,7 +211,7 @@ def _parsed(argv: Sequence[str]) -> Namespace:
     parser = _parser()
     if argv and not argv[0].startswith("-") and argv[0] not in COMMANDS:
         close = difflib.get_close_matches(argv[0].replace("_", "-"), COMMANDS, n=1)
-        meant = f"; did you mean '{close[0]}'?" if close else ""
+        meant = f"; did you mean '{close[0]}'?" if close else ";"
         parser.error(f"unknown command '{argv[0]}'{meant} 'wam --help' lists all")
     return parser.parse_args(argv)
 

@@ -72,6 +72,15 @@ def chosen_stages(profile: str, only: str | None) -> dict[str, frozenset[str]]:
     return {name: graph[name] & chosen for name in graph if name in chosen}
 
 
+def without_tasks(graph: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """The stages of ``graph`` that need no annotations: all but ``extract`` and those behind it."""
+    left_out: set[str] = set()
+    for name, needed in graph.items():
+        if name.startswith("extract@") or needed & left_out:
+            left_out.add(name)
+    return {name: needed for name, needed in graph.items() if name not in left_out}
+
+
 def shares(jobs: int | None = None) -> tuple[int, int | None]:
     """How many stages run at a time (None: as many as help), and how many threads each takes.
 

@@ -82,6 +82,8 @@ class Crew:
             for result, printed in map_dask(self.client, told, jobs):
                 if printed:
                     console.note(printed.rstrip("\n"))
+                if isinstance(result, WamError):
+                    raise result
                 yield result
         finally:
             self.client.unsubscribe_topic(topic)
@@ -146,8 +148,10 @@ def map_dask(
         yield result
 
 
-def _telling(function: Callable[[Job, Tell], Result], topic: str, job: Job) -> tuple[Result, str]:
-    """In a worker: the result, and what was printed."""
+def _telling(
+    function: Callable[[Job, Tell], Result], topic: str, job: Job
+) -> tuple[Result | WamError, str]:
+    """In a worker: the result, or why there is none, and what was printed."""
     from distributed import get_worker
 
     worker = get_worker()
@@ -156,7 +160,7 @@ def _telling(function: Callable[[Job, Tell], Result], topic: str, job: Job) -> t
         worker.log_event(topic, [name, count, note])
 
     with console.console.capture() as captured:
-        result = function(job, tell)
+        result = _attempt(function, job, tell)
     return result, captured.get()
 
 
@@ -263,6 +267,8 @@ def _local_cluster(workers: int, section: str) -> Iterator[Any]:
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
+                # Jobs hold what they need: to pause or kill one frees nothing that is not needed.
+                memory_limit=0,
                 dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
                 death_timeout=NO_WORKER_S,
@@ -288,9 +294,9 @@ def _lost(address: str) -> WamError:
     )
 
 
-def _attempt(function: Callable[[Job], Result], job: Job) -> Result | WamError:
+def _attempt(function: Callable[..., Result], *arguments: Any) -> Result | WamError:
     """A WamError travels as a value: raised in a worker it would be logged with a traceback."""
     try:
-        return function(job)
+        return function(*arguments)
     except WamError as error:
         return error

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from pipeline import console
 from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.locks import exclusive
 from pipeline.artifacts.manifests import SUMMARY, read_json, write_json
-from wam.device import one_thread
 from wam.training.checkpoint import StateFile
 from wam.training.journal import Journal
 
@@ -99,15 +99,15 @@ def make_parts(
 
 def _make_part(make: Callable[[Part], None], place: Place, tell: Tell) -> str:
     name, directory, work = place
-    directory.mkdir(parents=True, exist_ok=True)
-    journal = Journal(directory / "metrics.jsonl")
-    checkpoint = StateFile(work / "checkpoint.safetensors", journal)
 
     def advance(count: int = 1, note: str = "") -> None:
         tell(name, count, note)
 
-    # Small networks gain nothing from threads, and results are to be those of any crew.
-    with one_thread():
+    # Nobody can stop what runs on a cluster: who runs the same again waits for it.
+    with exclusive(work):
+        directory.mkdir(parents=True, exist_ok=True)
+        journal = Journal(directory / "metrics.jsonl")
+        checkpoint = StateFile(work / "checkpoint.safetensors", journal)
         make(Part(name, directory, work, journal, checkpoint, checkpoint.load(), advance))
     return name
 

@@ -2,7 +2,7 @@
 
 import multiprocessing
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation import agreement
@@ -24,6 +24,17 @@ KeptRollouts = dict[str, Any]
 """What is kept of a job: ``rollouts``, and ``actions`` [T][7] of the first of them for its clip."""
 
 
+class Work(NamedTuple):
+    """A job with its starts."""
+
+    job: EvaluationJob
+    starts: Sequence[Start]
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+
 class Bench:
     """For the policies of ``variant``, or for the controls if it is None; a context manager."""
 
@@ -42,11 +53,9 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._pool.close()
 
-    def roll_out(
-        self, work: tuple[EvaluationJob, Sequence[Start]], tell: Tell
-    ) -> tuple[EvaluationJob, KeptRollouts]:
+    def roll_out(self, work: Work, tell: Tell) -> tuple[EvaluationJob, KeptRollouts]:
         """Let the job's policy act from all starts."""
-        job, starts = work
+        job, starts = work.job, work.starts
         evaluate, tally = self._profile.evaluate, _tally(job, tell)
         own = episodes(job.task, evaluate.seed, starts)
         seen: dict[str, list[bool]] = {}
@@ -90,7 +99,7 @@ def roll_out_alone(
     layout: Layout,
     simulator: SimulatorConfig,
     variant: str | None,
-    work: tuple[EvaluationJob, Sequence[Start]],
+    work: Work,
     tell: Tell,
 ) -> tuple[EvaluationJob, KeptRollouts]:
     """:meth:`Bench.roll_out` with a bench for this job, in a worker.

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import mannwhitneyu
 
+from pipeline import console
 from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.manifests import SUMMARY, read_json
+from pipeline.artifacts.manifests import MANIFEST, SUMMARY, read_json
 from pipeline.evaluation.statistics import Estimate, success_difference, success_rate
 from pipeline.evaluation.worlds import WORLDS
 from wam.config import VARIANTS
@@ -205,13 +206,33 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
 
 
 def transfers(layout: Layout, tasks: tuple[str, ...]) -> dict[World, Results]:
-    """The results of ``wam evaluate --in``, by world; worlds in which nothing ran are absent."""
+    """The results of ``wam evaluate --in``, by world; worlds in which nothing ran are absent.
+
+    So are, with a warning, those of other policies or starts than have been evaluated here since.
+    """
     found = {}
     for world in WORLDS:
-        places = [layout.transfer(world, name) for name in ("controls", *VARIANTS)]
-        if any((place / SUMMARY).is_file() for place in places):
+        places = []
+        for name in ("controls", *VARIANTS):
+            place = layout.transfer(world, name)
+            if not (place / SUMMARY).is_file():
+                continue
+            if _inputs(place) == _inputs(layout.evaluation(name)):
+                places.append(place)
+            else:
+                console.warn(
+                    f"{place}: of other policies or starts than {layout.evaluation(name)}, and "
+                    f"left out; run 'wam evaluate --policies {name} --in {world}' again"
+                )
+        if places:
             found[world] = merge(places, tasks, VARIANTS)
     return found
+
+
+def _inputs(evaluation: Path) -> Any:
+    """What was evaluated there, from which starts; None without a manifest."""
+    manifest = evaluation / MANIFEST
+    return read_json(manifest).get("inputs") if manifest.is_file() else None
 
 
 def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:

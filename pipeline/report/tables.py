@@ -75,7 +75,8 @@ def verdict(results: Results) -> list[str]:
         answer = "yes" if low > 0 else "no, it harms" if high < 0 else "not shown"
         figures = f"{answer}, {value:+.1f} points [{low:+.1f} to {high:+.1f}]"
         if one.first.variant == one.second.variant:
-            tuned.append((one.first, f"{VARIANT_NAMES[one.first.variant or '']} {figures}"))
+            name = VARIANT_NAMES[one.first.variant or ""]
+            tuned.append((one.first, f"{name} {figures} ({one.scope})"))
         else:
             heads.append(f"after {POLICY_STAGES[one.first.stage]} {figures}")
     said = []

@@ -33,6 +33,7 @@ from wam.envs.factory import make_env
 from wam.envs.pool import EnvPool
 from wam.envs.settings import SimulatorConfig, World, require_packages
 from wam.errors import WamError
+from wam.paths import expanded
 
 _CLIP_STATIC, _CLIP_GRIPPER = 200, 84
 _CLIPPED = ("expert", "bc", *FINETUNED.values())
@@ -100,7 +101,8 @@ def run(
         write_json(directory / "summary.json", summary)
         write_json(directory / "rollouts.json", rollouts)
         write_json(directory / "metrics.json", _metrics(summary))
-        target.manifest.update(origin, **where, device=parts[jobs[0]]["device"])
+        devices = sorted({part["device"] for part in parts.values()})
+        target.manifest.update(origin, **where, device=", ".join(devices))
 
     build(
         output,
@@ -183,27 +185,35 @@ def _roll_out(
 ) -> Iterator[tuple[EvaluationJob, dict[str, Any]]]:
     """Every job with its part, in any order."""
     # Imported here: torch, which the workers and a run that lacks only its clips do without.
-    from pipeline.evaluation.bench import Bench, roll_out_alone
+    from pipeline.evaluation.bench import Bench, Work, roll_out_alone
     from wam.device import resolve
 
     variant = jobs[0].variant
-    work = [(job, starts[job.task]) for job in jobs]
-    total = sum(len(own) for _, own in work)
+    work = [Work(job, starts[job.task]) for job in jobs]
+    total = sum(len(one.starts) for one in work)
     on_gpu = resolve(profile.device).type == "cuda"
     with (
         crew(profile.parallel, len(jobs), on_gpu=on_gpu, cores_each=profile.env.workers) as run_all,
         console.progress(f"evaluate {variant or 'controls'}", total, "episodes") as advance,
     ):
+        left = {one.name: len(one.starts) for one in work}
 
         def tell(name: str, count: int, note: str) -> None:
+            # What a lost worker had begun is begun again elsewhere.
+            count = min(count, left[name])
+            left[name] -= count
             advance(count, note)
 
         if run_all.in_process:
             with Bench(profile, layout, simulator, variant) as bench:
                 yield from run_all(bench.roll_out, work, tell)
         else:
-            place = Layout(layout.root.absolute())
-            alone = partial(roll_out_alone, profile, place, simulator, variant)
+            # Workers may run in another directory.
+            place, assets = Layout(layout.root.absolute()), simulator.assets
+            if assets is not None:
+                assets = str(expanded(assets, "env.assets").absolute())
+            own = replace(simulator, assets=assets)
+            alone = partial(roll_out_alone, profile, place, own, variant)
             yield from run_all(alone, work, tell)
 
 

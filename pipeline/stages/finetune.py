@@ -91,7 +91,8 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         ensemble = None
         if config.disagreement_scale:
             source, model = layout.features(variant), world_model.config
-            ensemble = fit_ensemble(target, ENSEMBLE, source, profile, model, device)
+            with devices.one_thread():
+                ensemble = fit_ensemble(target, ENSEMBLE, source, profile, model, device)
 
         make_parts(
             target,
@@ -150,7 +151,9 @@ def _train(
     else:
         model, _ = load_world_model(layout.world_model(variant), device)
     world = World(model, weights_digest(model), ensemble, simulator)
-    finetune(part, int(seed), _load(profile, layout, variant, task, world, device), profile)
+    inputs = _load(profile, layout, variant, task, world, device)
+    with devices.one_thread():  # small networks gain nothing; results are those of any crew
+        finetune(part, int(seed), inputs, profile)
 
 
 def _growing(config: FinetuneConfig) -> list[str]:

@@ -35,6 +35,8 @@ from wam.paths import expanded
 
 _MAX_STRAY_NAMES = 20
 _MOST_RANGES = 4
+_TRIES = 8
+"""Frames of an episode that are tried before it counts as invalid as a whole."""
 _ADVANCE_EVERY = 1000
 _OTHERWISE = ". For stores and world models alone set tasks to []"
 
@@ -374,14 +376,15 @@ def _line(directory: str, name: str, verify: str) -> str | None:
 def _first_arrays(
     directory: Path, episodes: Episodes, digits: int, settings: Convert
 ) -> dict[str, Kind]:
-    """The arrays of the first frame; of the first valid one where episodes may be skipped."""
-    problem = WamError(f"{directory}: no complete episode is left")
-    for start, _ in episodes:
-        path = on_disk.frame_path(directory, start, digits)
-        try:
-            return read_first_frame(path, (*settings.cameras, *VECTORS))
-        except WamError as error:
-            if settings.on_error == "fail":
-                raise
-            problem = error
+    """The arrays of the first frame; of the first valid one where frames may be left out."""
+    problem = WamError(f"{directory}: no frame is left")
+    for start, stop in episodes:
+        for frame_id in np.linspace(start, stop - 1, _TRIES).astype(int).tolist():
+            path = on_disk.frame_path(directory, frame_id, digits)
+            try:
+                return read_first_frame(path, (*settings.cameras, *VECTORS))
+            except WamError as error:
+                if settings.on_error == "fail":
+                    raise
+                problem = error
     raise problem

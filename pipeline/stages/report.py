@@ -5,7 +5,7 @@ import dataclasses
 from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout
-from pipeline.artifacts.manifests import read_manifest, write_json
+from pipeline.artifacts.manifests import digest, read_manifest, write_json
 from pipeline.evaluation.results import merge, transfers
 from pipeline.params import Profile
 from pipeline.report import facts, sections, tables, world_model
@@ -25,6 +25,8 @@ def run(profile: Profile, layout: Layout) -> None:
     inputs = facts.fingerprints(layout)  # which compares all files with their digests
     results = merge(directories, profile.tasks, VARIANTS)
     elsewhere = transfers(layout, profile.tasks)
+    if elsewhere:
+        inputs["transfers"] = digest({world: found.rows for world, found in elsewhere.items()})
     params = dataclasses.asdict(profile)
     selection = sections.selection(layout, profile.tasks)
     notes = [*tables.notes(results), *([selection] if selection else [])]

@@ -47,7 +47,8 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
 
 def _train(source: Path, profile: Profile, part: Part) -> None:
     device = devices.resolve(profile.device)
-    train_task(part, load_features(source, part.name), profile.policy, device)
+    with devices.one_thread():  # small networks gain nothing; results are those of any crew
+        train_task(part, load_features(source, part.name), profile.policy, device)
 
 
 def train_task(

@@ -67,6 +67,10 @@ class ShardJob:
     """Report invalid frames in the record instead of raising."""
 
     @property
+    def name(self) -> str:
+        return f"{self.split}-{self.index}"
+
+    @property
     def num_frames(self) -> int:
         return sum(piece.stop - piece.start for piece in self.pieces)
 

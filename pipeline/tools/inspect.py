@@ -28,6 +28,8 @@ Rows = Iterator[tuple[str, Any]]
 
 _MODEL, _CONFIG = "model.safetensors", "config.json"
 _RAW = "CALVIN frames"
+_DEPTHS = ("*", "*/*", "transfer/*/*")
+"""Where artifacts of a profile lie."""
 _COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
@@ -261,12 +263,12 @@ def _profile(path: Path) -> Rows:
         size = sum(entry["bytes"] for entry in files.values()) / 1e6
         text = f"{content.get('stage')}, {_origin(manifest, content)}"
         yield str(manifest.parent.relative_to(path)), text + (f", {size:.2f} MB" if files else "")
-    for partial in sorted((*path.glob("*.partial"), *path.glob("*/*.partial"))):
+    for partial in sorted(at for depth in _DEPTHS for at in path.glob(f"{depth}.partial")):
         yield str(partial.relative_to(path)), "begun, and to be gone on with"
 
 
 def _manifests(path: Path) -> list[Path]:
-    found = (*path.glob(f"*/{manifests.MANIFEST}"), *path.glob(f"*/*/{manifests.MANIFEST}"))
+    found = [at for depth in _DEPTHS for at in path.glob(f"{depth}/{manifests.MANIFEST}")]
     return [manifest for manifest in found if ".partial" not in str(manifest.relative_to(path))]
 
 
@@ -274,9 +276,13 @@ def _frame(path: Path) -> Rows:
     """Kind and range of every array of a frame."""
     _, kinds = on_disk.examine_frame(path, ())
     for name, values in on_disk.read_frame(path, kinds).items():
-        low, high = (float(edge) for edge in (values.min(), values.max()))
-        text = f"{values.dtype} {values.shape}, {low:g} to {high:g}"
-        yield name, text if values.ndim > 1 else f"{text}: {[round(float(v), 4) for v in values]}"
+        text = f"{values.dtype} {values.shape}"
+        if values.size and values.dtype.kind in "biuf":
+            low, high = (float(edge) for edge in (values.min(), values.max()))
+            text += f", {low:g} to {high:g}"
+            if values.ndim == 1:
+                text += f": {[round(float(value), 4) for value in values]}"
+        yield name, text
 
 
 def _tensors(path: Path) -> Rows:

@@ -7,6 +7,11 @@ from pipeline.params import Profile
 
 
 def run(profile: Profile, layout: Layout) -> None:
-    """Print the table that the stage ``report`` left. Raises WamError if there is none."""
+    """Print the table that the stage ``report`` left. Raises WamError if there is none.
+
+    Without tasks there is nothing to print.
+    """
+    if not profile.tasks:
+        return
     read_manifest(layout.results, "report")
     console.console.print((layout.results / "table.txt").read_text(), end="")

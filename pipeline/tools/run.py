@@ -7,7 +7,14 @@ import subprocess
 
 from pipeline import console
 from pipeline.artifacts.layout import Layout
-from pipeline.dvc_stages import chosen_stages, reproduce, run_in_order, shares, turn
+from pipeline.dvc_stages import (
+    chosen_stages,
+    reproduce,
+    run_in_order,
+    shares,
+    turn,
+    without_tasks,
+)
 from pipeline.params import Profile
 from wam.errors import WamError
 
@@ -21,6 +28,9 @@ def run(profile: Profile, layout: Layout, jobs: int | None, stage: str | None, f
     """
     name = layout.root.name
     graph = chosen_stages(name, stage)
+    if not profile.tasks and stage is None:
+        graph = without_tasks(graph)
+        console.note("tasks: []; stores and world models alone")
     jobs, threads = shares(jobs)
     processes: list[subprocess.Popen[str]] = []
 

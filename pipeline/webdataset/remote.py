@@ -1,8 +1,8 @@
 """Reading whole files from a directory, or from a URL of any file system that fsspec knows."""
 
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class Source:
         self.location = str(location).rstrip("/")
         self._file_system: Any = None
         self._expected: dict[str, Future[bytes]] = {}
+        self._turn = threading.Lock()
         if "://" in self.location:
             import fsspec  # not needed for local files
 
@@ -35,7 +36,9 @@ class Source:
         It is held until :meth:`read`, which is also where its errors are raised.
         """
         if self._file_system is not None and name not in self._expected:
-            self._expected[name] = self._background.submit(self._read, name)
+            future = self._expected[name] = Future[bytes]()
+            # A daemon: whoever stops reading does not wait for what was expected.
+            threading.Thread(target=self._fetch, args=(name, future), daemon=True).start()
 
     def read(self, name: str) -> bytes:
         """The content of the file ``name`` below the directory.
@@ -46,9 +49,12 @@ class Source:
         expected = self._expected.pop(name, None)
         return self._read(name) if expected is None else expected.result()
 
-    @cached_property
-    def _background(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(1, thread_name_prefix="fetch")
+    def _fetch(self, name: str, future: Future[bytes]) -> None:
+        with self._turn:
+            try:
+                future.set_result(self._read(name))
+            except Exception as error:  # noqa: BLE001 - raised where it is read
+                future.set_exception(error)
 
     def _read(self, name: str) -> bytes:
         path = f"{self.location}/{name}"

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.dvc_stages import chosen_stages, run_in_order, shares, stage_graph, turn
+from pipeline.dvc_stages import (
+    chosen_stages,
+    run_in_order,
+    shares,
+    stage_graph,
+    turn,
+    without_tasks,
+)
 from wam.errors import WamError
 
 DIAMOND = {
@@ -46,6 +53,18 @@ def test_one_stage_can_be_chosen(only: str, expected: list[str]) -> None:
     graph = chosen_stages("demo", only)
     assert list(graph) == expected
     assert not any(graph.values())
+
+
+def test_without_tasks_there_are_stores_and_world_models() -> None:
+    assert list(without_tasks(stage_graph("paper"))) == [
+        "collect@paper",
+        "index@paper",
+        "convert@paper",
+        "export@paper",
+        "train_world_model@paper-wam",
+        "train_world_model@paper-dreamerv2",
+        "evaluate_world_model@paper",
+    ]
 
 
 def test_an_unknown_stage_is_named() -> None:

@@ -160,9 +160,12 @@ def _state_contradiction(split: SplitSurvey, declared: Ranges) -> tuple[str, str
     return None
 
 
-def contradicted(scene_obs: np.ndarray, letter: str) -> tuple[str, str] | None:
-    """Found and expected where many of the states [N, 24] cannot occur in scene ``letter``."""
-    limit = _CONTRADICTED * len(scene_obs)
+def contradicted(
+    scene_obs: np.ndarray, letter: str, share: float = _CONTRADICTED
+) -> tuple[str, str] | None:
+    """Found and expected where more than a ``share`` of the states [N, 24] cannot occur in scene
+    ``letter``."""
+    limit = share * len(scene_obs)
     wrong = {name: int(impossible(scene_obs, scene).sum()) for name, scene in SCENES.items()}
     if wrong[letter] <= limit:
         return None

@@ -77,23 +77,25 @@ def test_the_page_begins_with_what_came_out(run: Layout) -> None:
 @pytest.mark.parametrize(
     ("estimate", "answer"),
     [
-        (Estimate(0.1, 0.05, 0.15), "WAM yes, +10.0 points [+5.0 to +15.0]."),
-        (Estimate(0.1, -0.05, 0.25), "WAM not shown, +10.0 points [-5.0 to +25.0]."),
-        (Estimate(-0.1, -0.15, -0.05), "WAM no, it harms, -10.0 points [-15.0 to -5.0]."),
+        (Estimate(0.1, 0.05, 0.15), "WAM yes, +10.0 points [+5.0 to +15.0]"),
+        (Estimate(0.1, -0.05, 0.25), "WAM not shown, +10.0 points [-5.0 to +25.0]"),
+        (Estimate(-0.1, -0.15, -0.05), "WAM no, it harms, -10.0 points [-15.0 to -5.0]"),
     ],
 )
 def test_the_verdict_follows_the_interval(estimate: Estimate, answer: str) -> None:
     pair = PolicyName("wam", "ppo"), PolicyName("wam", "bc")
     results = Results((), (), [], {}, {}, [Difference(*pair, estimate, (1, 1))], {})
-    assert verdict(results) == [f"Does PPO in imagination help? {answer}"]
+    scope = "(these two trained models)."
+    assert verdict(results) == [f"Does PPO in imagination help? {answer} {scope}"]
     pair = PolicyName("wam", "ppo_simulator"), PolicyName("wam", "bc")
     results = Results((), (), [], {}, {}, [Difference(*pair, estimate, (1, 1))], {})
-    assert verdict(results) == [f"Does PPO in the simulator help? {answer}"]
+    assert verdict(results) == [f"Does PPO in the simulator help? {answer} {scope}"]
 
 
 def test_results_of_another_world_are_a_table_of_their_own(
-    run: Layout, profile: Profile, tmp_path: Path
+    run: Layout, profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before_it = (run.results / "table.txt").read_text()
     layout = Layout(Path(shutil.copytree(run.root, tmp_path / run.root.name)))
     moved = layout.transfer("assets", "wam")
     shutil.copytree(layout.evaluation("wam"), moved)
@@ -117,6 +119,11 @@ def test_results_of_another_world_are_a_table_of_their_own(
     assert "transfer to CALVIN&#39;s scene files · wam" in page
     metrics = json.loads((layout.results / "metrics.json").read_text())
     assert metrics["transfer"]["assets"]["wam"] == metrics["wam"]
+    capsys.readouterr()
+    remade(moved, inputs={"policy": "an earlier one"})
+    report.run(profile, layout)
+    assert "of other policies or starts than" in capsys.readouterr().out
+    assert (layout.results / "table.txt").read_text() == before_it
 
 
 def trained_as(precision: str | None, device: str) -> dict[str, Any]:
