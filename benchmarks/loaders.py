@@ -99,6 +99,7 @@ def prepare(data: Data, raw: Path | None, frames: int) -> None:
         profile = replace(
             base,
             raw=replace(base.raw, path=str(raw)),
+            tasks=(),
             env=replace(base.env, differences="allow"),  # nobody acts in a world here
             convert=replace(base.convert, frames=ranges, workers=1),
         )

@@ -88,6 +88,7 @@ def create(project: Path) -> None:
     tiny = {
         "device": "cpu",
         "tasks": ["close_drawer", "turn_on_led"],
+        "parallel": {"workers": 1},
         "raw": {"path": str(project / "raw")},
         "env": {"workers": 1, "differences": "allow"},
         "collect": {"training_frames": 12, "validation_frames": 6, "episode_frames": 6},
@@ -126,7 +127,7 @@ def create(project: Path) -> None:
         else tiny.get(section, content)
         for section, content in base.items()
     }
-    played = {**profile, "raw": {"path": None}}
+    played = {**profile, "raw": {"path": None, "annotations": None}}
     (project / "params.yaml").write_text(yaml.safe_dump({PROFILE: profile, PLAYED: played}))
 
 

@@ -103,11 +103,13 @@ REFUSED = [
     *_refused("convert.zstd_level", "23"),
     *_refused("convert.cameras", "[rgb_static, rgb_static]", "[]", "rgb_static"),
     *_refused("env.workers", "0", "1000000"),
+    *_refused("parallel.workers", "0", "1000000", "auto"),
+    *_refused("raw.annotations", "a/b", "1", "[]"),
     *_refused("env.backend", "mujoco", "1"),
     # No text, no list, no section
     *_refused("raw.path", "3", "''", '"a\\0b"', "[x]", "2024-01-01", "!!binary aGk=", "!!set {a}"),
     *_refused("raw.path", '"\\ud800"', "x" * 10_000),
-    *_refused("tasks", "[]", "[close_drawer, close_drawer]", "close_drawer", "[open_door]"),
+    *_refused("tasks", "[close_drawer, close_drawer]", "close_drawer", "[open_door]"),
     *_refused("features.context", "1", '"yes"'),
     *_refused("reward", "null", "[]", "3", "{}"),
     # A plain reader takes the last one.

@@ -323,7 +323,7 @@ def test_without_annotations_every_frame_is_play(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (own_raw / "validation" / ANNOTATIONS).unlink()
-    layout, profile = Layout(tmp_path / "data"), make_profile(own_raw)
+    layout, profile = Layout(tmp_path / "data"), make_profile(own_raw, tasks=())
     index.run(profile, layout)
     convert.run(profile, layout)
     export.run(profile, layout, "lerobot")

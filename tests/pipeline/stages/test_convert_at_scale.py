@@ -87,6 +87,7 @@ def project(raw_root: Path, tmp_path: Path) -> Path:
     profile = yaml.safe_load((REPOSITORY / "params.yaml").read_text())["ci"]
     profile["raw"]["path"] = str(tmp_path / "raw")
     profile["env"]["differences"] = "allow"
+    profile["tasks"] = []
     profile["convert"] |= {"shard_frames": 100, "chunk_frames": 25, "workers": 2}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({"many": profile}))
     layout = Layout(tmp_path / "data" / "many")

@@ -119,9 +119,9 @@ def test_imagination_starts_satisfy_the_precondition_and_keep_clear(
             frame = {
                 "rgb_static": np.zeros((64, 64, 3), np.uint8),
                 "rgb_gripper": np.zeros((64, 64, 3), np.uint8),
-                "actions": np.zeros(7),
-                "rel_actions": np.zeros(7),
-                "robot_obs": np.zeros(15),
+                "actions": np.eye(7)[6],
+                "rel_actions": np.eye(7)[6],
+                "robot_obs": np.eye(15)[14],
                 "scene_obs": scene_obs,
             }
             on_disk.write_frame(root / split, frame_id, frame)
