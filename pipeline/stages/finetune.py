@@ -151,6 +151,7 @@ def _train(
     else:
         model, _ = load_world_model(layout.world_model(variant), device)
     world = World(model, weights_digest(model), ensemble, simulator)
+    devices.keep_freed_memory()
     inputs = _load(profile, layout, variant, task, world, device)
     with devices.one_thread():  # small networks gain nothing; results are those of any crew
         finetune(part, int(seed), inputs, profile)
