@@ -64,9 +64,7 @@ def reproduce(
         if variant is not None and stage is None:
             raise WamError("variant: needs a stage")
         only = f"{stage}@{profile}-{variant}" if variant else stage
-        graph = dvc_stages.chosen_stages(profile, only)
-        if not tasks and only is None:
-            graph = dvc_stages.without_tasks(graph)
+        graph = dvc_stages.chosen_stages(profile, only, has_tasks=bool(tasks))
     except WamError as error:
         return Failed(message=str(error))
     with dvc_stages.turn(profile, get_run_logger().info):

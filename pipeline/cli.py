@@ -5,7 +5,7 @@ import importlib
 import logging
 import os
 import sys
-from argparse import Action, ArgumentParser, ArgumentTypeError, Namespace
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +232,7 @@ def _parser() -> ArgumentParser:
         "'dvc repro report@PROFILE' runs whatever is out of date.",
     )
     about = "print version, commit, and the versions of what results depend on"
-    parser.add_argument("--version", action=_Version, nargs=0, help=about)
+    parser.add_argument("--version", action=_Version, nargs=0, default=SUPPRESS, help=about)
     about = "print a script that completes commands and options in this shell"
     shtab.add_argument_to(parser, ["--print-completion"], help=about)
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -251,7 +251,6 @@ def _parser() -> ArgumentParser:
 def _run(command: str, profile: str | None = None, **options: object) -> None:
     """Call the command; one that returns False found something wrong, which ends with status 1."""
     options.pop("print_completion", None)
-    options.pop("version", None)
     if profile is not None:
         # Paths of the repository are relative to its root, those of options to where one is.
         options = {k: v.absolute() if isinstance(v, Path) else v for k, v in options.items()}

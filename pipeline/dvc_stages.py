@@ -54,15 +54,17 @@ def stage_graph(profile: str) -> dict[str, frozenset[str]]:
     return graph
 
 
-def chosen_stages(profile: str, only: str | None) -> dict[str, frozenset[str]]:
+def chosen_stages(
+    profile: str, only: str | None, *, has_tasks: bool = True
+) -> dict[str, frozenset[str]]:
     """The graph of one stage, for all variants (``train_world_model``) or for one
-    (``train_world_model@demo-wam``); of all if it is None.
+    (``train_world_model@demo-wam``); of all that a profile with or without tasks has if it is None.
 
     Raises WamError where ``only`` names nothing.
     """
     graph = stage_graph(profile)
     if only is None:
-        return graph
+        return graph if has_tasks else without_tasks(graph)
     chosen = {name for name in graph if only in (name, name.split("@")[0])}
     if not chosen:
         known = ", ".join(dict.fromkeys(name.split("@")[0] for name in graph))
@@ -81,14 +83,19 @@ def without_tasks(graph: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]
     return {name: needed for name, needed in graph.items() if name not in left_out}
 
 
+def available_cores() -> int:
+    """How many this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def shares(jobs: int | None = None) -> tuple[int, int | None]:
     """How many stages run at a time (None: as many as help), and how many threads each takes.
 
     The threads are None where OMP_NUM_THREADS says it.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jobs = jobs or min(_MOST_JOBS, cores or 1)
-    return jobs, None if _THREADS[0] in os.environ else max(1, (cores or 1) // jobs)
+    cores = available_cores()
+    jobs = jobs or min(_MOST_JOBS, cores)
+    return jobs, None if _THREADS[0] in os.environ else max(1, cores // jobs)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pipeline import console
+from pipeline.artifacts.parts import Tell
+from pipeline.dvc_stages import available_cores
 from pipeline.params import Convert, Parallel
 from wam.errors import WamError
 from wam.reliability.interruption import SIGNALS
@@ -24,9 +26,6 @@ Result = TypeVar("Result")
 JobRunner = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Called with a function and jobs: does them all and yields the results in any order; raises the
 first WamError of a job."""
-Tell = Callable[[str, int, str], None]
-"""Called with the name of a job, how many steps it made, and a note."""
-
 NOTICE_AFTER_S = 10.0
 """Waiting for workers is told after this time."""
 NO_WORKER_S = 60.0
@@ -73,7 +72,8 @@ class Crew:
         What a job prints on a cluster is printed when it has ended: its worker may be anywhere.
         """
         if self.client is None:
-            yield from (function(job, tell) for job in jobs)
+            for job in jobs:
+                yield function(job, tell)
             return
         topic = f"wam-{uuid.uuid4().hex}"
         self.client.subscribe_topic(topic, lambda event: tell(*event[1]))
@@ -111,7 +111,7 @@ def _cores() -> int:
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if told.isdigit() and int(told):
         return int(told)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cores()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Artifacts whose parts are made one by one or side by side; each is kept once it is finished."""
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ class Place(NamedTuple):
 
 
 Tell = Callable[[str, int, str], None]
+"""Called with the name of a part or job, how many steps it made, and a note."""
 Runner = Callable[
     [Callable[[Place, Tell], str], Sequence[Place], Tell],
     Iterable[str],
@@ -55,6 +56,19 @@ def one_by_one(
 ) -> Iterable[str]:
     """The runner that makes parts in this process."""
     return (make(place, tell) for place in places)
+
+
+def counted(advance: Callable[..., None], steps: Mapping[str, int]) -> Tell:
+    """Moves a bar by what each job tells, by no more than its ``steps``: what a lost worker had
+    begun is begun again elsewhere."""
+    left = dict(steps)
+
+    def tell(name: str, count: int, note: str) -> None:
+        count = min(count, left[name])
+        left[name] -= count
+        advance(count, note)
+
+    return tell
 
 
 def make_parts(
@@ -74,15 +88,9 @@ def make_parts(
     part is made longer where ``is_enough(directory)`` does not hold. ``make`` is pickled where
     runners use other processes. Raises WamError if the checkpoint of a begun one is damaged.
     """
-    places, made = [], dict.fromkeys(names, 0)
+    places = []
     with console.progress(title, len(names) * steps, unit) as advance:
-
-        def tell(name: str, count: int, note: str) -> None:
-            # A part that a lost worker had begun is begun again elsewhere.
-            count = min(count, steps - made[name])
-            made[name] += count
-            advance(count, note)
-
+        tell = counted(advance, dict.fromkeys(names, steps))
         for name in names:
             directory = target.directory / name
             if target.is_finished(name) and is_enough(directory):

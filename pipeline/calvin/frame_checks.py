@@ -34,10 +34,13 @@ def read_first_frame(path: Path, keys: Iterable[str]) -> dict[str, Kind]:
     return kinds
 
 
-def check_frame(path: Path, kinds: Mapping[str, Kind], keys: Iterable[str]) -> None:
+def check_frame(
+    path: Path, kinds: Mapping[str, Kind], keys: Iterable[str]
+) -> dict[str, np.ndarray]:
     """Read and check ``keys`` of one frame; errors as :func:`read_checked_frame`, and of values."""
     frame = read_checked_frame(path, kinds, keys)
     check_values([path], {name: frame[name][None] for name in VECTORS if name in frame})
+    return frame
 
 
 def read_checked_frame(

@@ -41,7 +41,7 @@ class Bench:
     def __init__(
         self, profile: Profile, layout: Layout, simulator: SimulatorConfig, variant: str | None
     ) -> None:
-        self._profile, self._layout, self._variant = profile, layout, variant
+        self._profile, self._layout = profile, layout
         self._device = resolve(profile.device)
         if variant is not None:
             self._model = load_world_model(layout.world_model(variant), self._device)

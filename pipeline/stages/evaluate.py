@@ -19,6 +19,7 @@ from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
+from pipeline.artifacts.parts import counted
 from pipeline.evaluation.jobs import EvaluationJob, episodes
 from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, agreement_of
 from pipeline.evaluation.simulator import simulator_for, warn_of_impossible
@@ -196,14 +197,7 @@ def _roll_out(
         crew(profile.parallel, len(jobs), on_gpu=on_gpu, cores_each=profile.env.workers) as run_all,
         console.progress(f"evaluate {variant or 'controls'}", total, "episodes") as advance,
     ):
-        left = {one.name: len(one.starts) for one in work}
-
-        def tell(name: str, count: int, note: str) -> None:
-            # What a lost worker had begun is begun again elsewhere.
-            count = min(count, left[name])
-            left[name] -= count
-            advance(count, note)
-
+        tell = counted(advance, {one.name: len(one.starts) for one in work})
         if run_all.in_process:
             with Bench(profile, layout, simulator, variant) as bench:
                 yield from run_all(bench.roll_out, work, tell)

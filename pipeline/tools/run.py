@@ -7,14 +7,7 @@ import subprocess
 
 from pipeline import console
 from pipeline.artifacts.layout import Layout
-from pipeline.dvc_stages import (
-    chosen_stages,
-    reproduce,
-    run_in_order,
-    shares,
-    turn,
-    without_tasks,
-)
+from pipeline.dvc_stages import chosen_stages, reproduce, run_in_order, shares, turn
 from pipeline.params import Profile
 from wam.errors import WamError
 
@@ -27,9 +20,8 @@ def run(profile: Profile, layout: Layout, jobs: int | None, stage: str | None, f
     interrupts them too.
     """
     name = layout.root.name
-    graph = chosen_stages(name, stage)
+    graph = chosen_stages(name, stage, has_tasks=bool(profile.tasks))
     if not profile.tasks and stage is None:
-        graph = without_tasks(graph)
         console.note("tasks: []; stores and world models alone")
     jobs, threads = shares(jobs)
     processes: list[subprocess.Popen[str]] = []

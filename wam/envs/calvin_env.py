@@ -29,6 +29,7 @@ from wam.envs.simulator.spaces import (
     reset_states,
 )
 from wam.errors import WamError
+from wam.paths import expanded
 
 _CONFIG = "config_data_collection"
 
@@ -158,7 +159,7 @@ def _find(checkout: str | Path | None) -> Path:
             "installed from: git clone https://github.com/mees/calvin_env, then pip install "
             "--no-deps -e ./calvin_env (and env.assets: that directory, or null)"
         )
-    root = installed if checkout is None else Path(checkout).expanduser()
+    root = installed if checkout is None else expanded(checkout, "env.assets")
     for name in ("conf", "data"):
         if not (root / name).is_dir():
             raise WamError(

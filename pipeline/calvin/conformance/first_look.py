@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.calvin import metadata, on_disk
 from pipeline.calvin.conformance.scenes import contradicted
 from pipeline.calvin.fields import VECTORS
-from pipeline.calvin.frame_checks import check_values, read_checked_frame
+from pipeline.calvin.frame_checks import check_frame
 from pipeline.calvin.npz import Kind
 from pipeline.calvin.stretches import Stretch
 from wam.errors import WamError
@@ -44,8 +44,7 @@ def look(
         frame_id = episodes[place][0] + row - int(stops[place] - lengths[place])
         path = on_disk.frame_path(directory, frame_id, digits)
         try:
-            frame = read_checked_frame(path, kinds, (*cameras, *VECTORS))
-            check_values([path], {name: frame[name][None] for name in VECTORS})
+            frame = check_frame(path, kinds, (*cameras, *VECTORS))
         except WamError:
             if not skip_invalid:
                 raise
