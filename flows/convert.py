@@ -42,7 +42,7 @@ from pipeline.params import Profile, load_profile
 from pipeline.stages import convert
 from pipeline.store.shard_job import ShardJob, ShardRecord
 from wam.errors import WamError
-from wam.reliability.interruption import Interrupted
+from wam.reliability.interruption import Interrupted, interrupt
 from wam.reliability.spawn import blocked
 
 BAD_INPUT = "BadInput"
@@ -195,7 +195,7 @@ def _run_flow(name: str, profile: Profile) -> None:
 
 def _terminate(signum: int, frame: FrameType | None) -> None:
     _terminated.append(signum)
-    raise Interrupted(signum)
+    interrupt(signum, frame)
 
 
 def _quiet() -> None:

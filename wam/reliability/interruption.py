@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_AGAIN_S = 0.01
 
 
 class Interrupted(KeyboardInterrupt):
@@ -26,10 +27,19 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
     """Signal handler of a program that is to end: raises :class:`Interrupted` at once.
 
     It may come at any point of any library, whose half-made objects complain in vain afterwards.
+    Python drops what a finaliser raises: then the signal comes again until it is heard.
     """
-    sys.unraisablehook = lambda _: None
+    sys.unraisablehook = _after_unraisable
     warnings.simplefilter("ignore")
     raise Interrupted(signum)
+
+
+def _after_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    if isinstance(unraisable.exc_value, Interrupted):
+        main = threading.main_thread().ident
+        again = threading.Timer(_AGAIN_S, signal.pthread_kill, (main, unraisable.exc_value.signum))
+        again.daemon = True
+        again.start()
 
 
 @contextlib.contextmanager
@@ -47,7 +57,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
     def note(signum: int, frame: FrameType | None) -> None:
         if seen:
-            raise Interrupted(signum)
+            interrupt(signum, frame)
         seen.append(signum)
 
     before = {signum: signal.signal(signum, note) for signum in SIGNALS}

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import sys
 import threading
+import time
+import warnings
 
 import pytest
 
-from wam.reliability.interruption import SIGNALS, Interrupted, deferred
+from wam.reliability.interruption import SIGNALS, Interrupted, deferred, interrupt
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
@@ -42,3 +45,27 @@ def test_nobody_asks_outside_of_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_in_a_finaliser_is_heard_behind_it(
+    signum: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    heard: list[str] = []
+
+    class Half:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signum)
+            heard.append("not at once")
+
+    before = signal.signal(signum, interrupt)
+    try:
+        with warnings.catch_warnings(), pytest.raises(Interrupted) as raised:
+            half = Half()
+            del half  # Python drops what is raised in here
+            time.sleep(30)
+    finally:
+        signal.signal(signum, before)
+    assert raised.value.signum == signum
+    assert heard == []
