@@ -1,6 +1,7 @@
 # make demo   the main job, small enough for a laptop CPU: 30 to 40 minutes with installation
 # make test   every test
 # make run PROFILE=ci|demo|small|paper    the main job with another profile
+# make study  does the inverse-dynamics head help? hours on two cores, resumable
 # make test-compat    the export read by the real LeRobot; the lowest allowed versions
 # make drill  kills and faults at every point of every stage
 
@@ -20,18 +21,24 @@ LOOPBACK := 127.0.0.1,localhost,::1
 export NO_PROXY := $(if $(NO_PROXY),$(NO_PROXY)$(comma))$(LOOPBACK)
 export no_proxy := $(if $(no_proxy),$(no_proxy)$(comma))$(LOOPBACK)
 
-.PHONY: demo run test test-fast test-compat test-lerobot test-lowest drill lint server install clean
+.PHONY: demo run study test test-fast test-compat test-lerobot test-lowest drill lint server install clean no-scm
 
 demo:
 	@$(MAKE) --no-print-directory run PROFILE=demo
 
-run: $(INSTALLED)
-	@wam profile --profile $(PROFILE)
+study: $(INSTALLED) no-scm
+	@wam run-study
+
+# DVC works without git, if it is told to.
+no-scm:
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 		if grep -qs no_scm .dvc/config.local; then dvc config --local --unset core.no_scm; fi; \
 	elif ! grep -qs no_scm .dvc/config.local; then \
 		dvc config --local core.no_scm true && echo "No git repository here: DVC does without one."; \
 	fi
+
+run: $(INSTALLED) no-scm
+	@wam profile --profile $(PROFILE)
 	@before=$$(cksum dvc.lock 2>/dev/null); \
 	wam run --profile $(PROFILE) || exit $$?; \
 	wam results --profile $(PROFILE) || exit $$?; \

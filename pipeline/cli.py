@@ -9,7 +9,7 @@ from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, Namesp
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import shtab
 
@@ -18,12 +18,13 @@ from pipeline.artifacts.provenance import version
 from pipeline.evaluation.worlds import WORLDS
 from pipeline.exit_codes import exit_on_error
 from pipeline.params import PARAMS_FILE, load_profile
+from pipeline.params.study import load_study
 from wam.config import TASKS, VARIANTS
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand, which calls ``module.run(profile, layout, **options)``.
+    """A subcommand, which calls ``module.run(*subject, **options)``.
 
     The module is imported only then: what it depends on need not be installed where others run.
     """
@@ -33,8 +34,8 @@ class Command:
     summary: str
     add_options: Callable[[ArgumentParser], None] = lambda parser: None
     """Adds the options of the command, each by the name of a parameter of ``run``."""
-    has_profile: bool = True
-    """Else ``run`` takes its options alone."""
+    subject: Literal["profile", "study", None] = "profile"
+    """What ``run`` takes beside its options: profile and layout, the study, or nothing."""
     description: str | None = None
     """For its own help; None: the summary."""
 
@@ -71,9 +72,20 @@ def _policies(parser: ArgumentParser) -> None:
     parser.add_argument("--assets", type=Path, metavar="DIR", help=about)
 
 
-def _run_options(parser: ArgumentParser) -> None:
+def _study(parser: ArgumentParser) -> None:
+    about = "a key of study.cells"
+    parser.add_argument("--cell", required=True, metavar="CELL", help=about)
+    about = "one of study.seeds"
+    parser.add_argument("--seed", required=True, type=_count, metavar="N", help=about)
+
+
+def _jobs(parser: ArgumentParser) -> None:
     about = "stages at a time (default: two, or as many as there are cores)"
     parser.add_argument("--jobs", type=_positive, metavar="N", help=about)
+
+
+def _run_options(parser: ArgumentParser) -> None:
+    _jobs(parser)
     about = "one stage of dvc.yaml, such as finetune or finetune@demo-wam (default: all)"
     parser.add_argument("--stage", metavar="STAGE", help=about)
     about = "run stages even where nothing changed"
@@ -166,12 +178,24 @@ COMMANDS = {
         "stages.evaluate", "roll policies out in the simulator from the held-out starts", _policies
     ),
     "report": Command("stages.report", "results table and HTML report of the profile"),
+    "study": Command("stages.study", "one run of the study", _study, subject="study"),
+    "study-report": Command(
+        "stages.study_report", "what the runs of the study say together", subject="study"
+    ),
     "run": Command(
         "tools.run",
         "bring a profile up to date, independent stages side by side",
         _run_options,
         description="Bring a profile up to date, as 'dvc repro report@PROFILE' does, with "
         "independent stages side by side.",
+    ),
+    "run-study": Command(
+        "tools.run_study",
+        "bring the study up to date, runs side by side",
+        _jobs,
+        subject="study",
+        description="Bring the study of params.yaml up to date, as 'dvc repro study_report' does, "
+        "with its runs side by side.",
     ),
     "status": Command("tools.status", "say which stages of a profile are out of date, and why"),
     "profile": Command("tools.profile", "check a profile of params.yaml and say what it does"),
@@ -183,7 +207,7 @@ COMMANDS = {
         "tools.inspect",
         "say what any artifact holds, and check raw frames against CALVIN's format",
         _inspect,
-        has_profile=False,
+        subject=None,
         description="Say what an artifact holds: raw frames, index, store, shards, model, results. "
         "Raw frames are checked against CALVIN's format; the exit status is 1 if the pipeline "
         "cannot use them, or if --verify finds damage.",
@@ -192,7 +216,7 @@ COMMANDS = {
         "tools.replay",
         "repeat a recorded trace of CALVIN's simulator and compare",
         _replay,
-        has_profile=False,
+        subject=None,
         description="Repeat the actions of a recorded trace in a fresh physics client; print the "
         "largest difference of every field, the success step and the recorded one.",
     ),
@@ -239,7 +263,7 @@ def _parser() -> ArgumentParser:
     for name, command in COMMANDS.items():
         description = command.description or f"{command.summary[0].upper()}{command.summary[1:]}."
         subparser = subparsers.add_parser(name, help=command.summary, description=description)
-        if command.has_profile:
+        if command.subject == "profile":
             about = (
                 "top-level key of params.yaml: ci, demo, small, paper or your own (default: demo)"
             )
@@ -251,12 +275,17 @@ def _parser() -> ArgumentParser:
 def _run(command: str, profile: str | None = None, **options: object) -> None:
     """Call the command; one that returns False found something wrong, which ends with status 1."""
     options.pop("print_completion", None)
-    if profile is not None:
+    chosen = COMMANDS[command]
+    if chosen.subject is not None:
         # Paths of the repository are relative to its root, those of options to where one is.
         options = {k: v.absolute() if isinstance(v, Path) else v for k, v in options.items()}
         _enter_root()
-    subject = () if profile is None else (load_profile(profile), Layout.of(profile))
-    module = importlib.import_module(f"pipeline.{COMMANDS[command].module}")
+    module = importlib.import_module(f"pipeline.{chosen.module}")
+    subject: tuple[object, ...] = ()
+    if profile is not None:
+        subject = load_profile(profile), Layout.of(profile)
+    elif chosen.subject == "study":
+        subject = (load_study(),)
     if module.run(*subject, **options) is False:
         sys.exit(1)
 

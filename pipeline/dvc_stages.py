@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,17 @@ _NOISE = (
     "\tdvc config core.autostage",
     "Use `dvc push`",
 )
+STUDY_REPORT = "study_report"
+_FRAMES = ("collect", "index", "convert")
+"""The stages of a profile that a study works on."""
 _MOST_JOBS = 2
 """There are two variants; what else could run beside them is short."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def stage_names() -> list[str]:
-    """The stages of ``dvc.yaml``, each for all variants."""
-    return list(yaml.safe_load(DVC_FILE.read_text())["stages"])
+    """The stages that ``dvc.yaml`` has of every profile, each for all variants."""
+    return [name for name, stage in _stages().items() if "profile" in stage.get("matrix", {})]
 
 
 def stage_graph(profile: str) -> dict[str, frozenset[str]]:
@@ -44,7 +47,8 @@ def stage_graph(profile: str) -> dict[str, frozenset[str]]:
     variants = next(entry["variants"] for entry in document["vars"] if "variants" in entry)
     outs: dict[str, list[str]] = {}
     graph = {}
-    for stage, definition in document["stages"].items():
+    for stage in stage_names():
+        definition = document["stages"][stage]
         for variant in variants if "variant" in definition["matrix"] else [None]:
             name = f"{stage}@{profile}" + (f"-{variant}" if variant else "")
             deps = _paths(definition.get("deps", []), profile, variant)
@@ -72,6 +76,16 @@ def chosen_stages(
             f"stage '{only}' is not in {DVC_FILE} for profile '{profile}'; known: {known}"
         )
     return {name: graph[name] & chosen for name in graph if name in chosen}
+
+
+def study_graph(base: str, runs: Iterable[str]) -> dict[str, frozenset[str]]:
+    """The stages of the study as those of :func:`stage_graph`: the frames of the profile ``base``,
+    then ``runs``, of which none needs another, then what they say together."""
+    profile = stage_graph(base)
+    frames = [f"{name}@{base}" for name in _FRAMES]
+    graph = {name: profile[name] for name in frames}
+    graph |= {name: frozenset(frames) for name in runs}
+    return graph | {STUDY_REPORT: frozenset(runs)}
 
 
 def without_tasks(graph: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]:
@@ -201,6 +215,11 @@ def dvc_environment() -> dict[str, str]:
     """For DVC: its own and the stages' commands (wam, python) have to be those of this one."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return {**os.environ, "PATH": path}
+
+
+def _stages() -> dict[str, Any]:
+    stages: dict[str, Any] = yaml.safe_load(DVC_FILE.read_text())["stages"]
+    return stages
 
 
 def _paths(entries: list[Any], profile: str, variant: str | None) -> list[str]:

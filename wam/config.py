@@ -86,6 +86,9 @@ class WorldModelConfig:
     keep_bias: Annotated[float, Interval(ge=-10, le=10)] = 0.0
     """Initial bias of the plain cell's gate that keeps the old state: above 0 it remembers from the
     beginning (chrono initialisation, arXiv:1804.11188)."""
+    proprioception: bool = True
+    """Whether the embedding has proprioception beside what it makes of the images (the papers);
+    off, it holds zeros there: model, head and policy know the arm from images alone."""
     id_hidden: Annotated[tuple[Width, ...], Len(0, 99)] = (512, 256)
     """Hidden widths of the inverse-dynamics head."""
     id_input: Literal["visual+proprio", "visual", "proprio-dropout"] = "visual+proprio"
@@ -321,4 +324,5 @@ class FinetuneConfig:
     validate_every: Count = 10
     """Iterations between two looks at imagined success on training and on held-out starts."""
     checkpoint_every: Count = 10
-    seeds: Annotated[tuple[Seed, ...], Len(1, 1000)] = (0, 1, 2)
+    seeds: Annotated[tuple[Seed, ...], Len(0, 1000)] = (0, 1, 2)
+    """A policy for each; none: clones are all that is wanted."""

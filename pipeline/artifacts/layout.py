@@ -9,15 +9,19 @@ from wam.errors import WamError
 SPLITS = ("training", "validation")
 
 DATA = Path("data")
+STUDY = DATA / "study"
+STUDY_RESULTS = STUDY / "results"
 
 _PROFILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths of one profile."""
+    """Paths of one profile, or of one run of a study."""
 
     root: Path
+    data: Path | None = None
+    """Root of the profile whose frames are worked on; None: its own."""
 
     @classmethod
     def of(cls, profile: str) -> "Layout":
@@ -28,34 +32,43 @@ class Layout:
         check_profile_name(profile)
         return cls(DATA / profile)
 
+    @classmethod
+    def of_run(cls, cell: str, seed: int, base: str) -> "Layout":
+        """The layout of a study's run, on the frames of the profile ``base``."""
+        return cls(STUDY / "runs" / cell / str(seed), cls.of(base).root)
+
+    def absolute(self) -> "Layout":
+        """The same from any working directory."""
+        return Layout(self.root.absolute(), self.data and self.data.absolute())
+
     @property
     def raw(self) -> Path:
         """CALVIN-format frames made by ``wam collect``: ``training/`` and ``validation/``."""
-        return self.root / "raw"
+        return (self.data or self.root) / "raw"
 
     @property
     def raw_receipt(self) -> Path:
         """What ``wam collect`` left in ``raw`` (the frames themselves stay out of DVC)."""
-        return self.root / "raw.json"
+        return (self.data or self.root) / "raw.json"
 
     @property
     def index(self) -> Path:
-        return self.root / "index"
+        return (self.data or self.root) / "index"
 
     @property
     def store(self) -> Path:
         """``training.zarr`` and ``validation.zarr``."""
-        return self.root / "store"
+        return (self.data or self.root) / "store"
 
     @property
     def shards(self) -> Path:
         """WebDataset tars of the store."""
-        return self.root / "shards"
+        return (self.data or self.root) / "shards"
 
     @property
     def lerobot(self) -> Path:
         """LeRobot data sets of the store, one per split."""
-        return self.root / "lerobot"
+        return (self.data or self.root) / "lerobot"
 
     @property
     def demos(self) -> Path:
@@ -65,7 +78,7 @@ class Layout:
     @property
     def cache(self) -> Path:
         """Decoded frames that training maps into memory; no artifact, made again when needed."""
-        return self.root / "cache"
+        return (self.data or self.root) / "cache"
 
     def world_model(self, variant: str) -> Path:
         return self.root / "world_model" / variant

@@ -20,6 +20,8 @@ from pipeline.untrusted import bounded_yaml
 from wam.errors import WamError
 
 PARAMS_FILE = Path("params.yaml")
+STUDY_KEY = "study"
+"""The only top-level key that is no profile, see ``pipeline.params.study``."""
 _MOST_SHOWN = 100
 """Characters of a value in a message."""
 _MOST_LISTED = 600
@@ -28,7 +30,7 @@ _MOST_LISTED = 600
 
 def profile_names(path: Path = PARAMS_FILE) -> list[str]:
     """The profiles that ``path`` has. Raises WamError as :func:`load_profile`."""
-    return list(_document(path))
+    return [name for name in document(path) if name != STUDY_KEY]
 
 
 def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
@@ -38,31 +40,37 @@ def load_profile(name: str, path: Path = PARAMS_FILE) -> Profile:
     or a bad value; the message names the key and, where one is close, what was probably meant.
     """
     check_profile_name(name)
-    document = _document(path)
-    if name not in document:
-        raise WamError(f"{path}: unknown profile '{name}'{_suggestion(name, document)}")
-    where = f"{path}: {name}"
-    _check_keys(Profile, document[name], where)
+    profiles = {key: content for key, content in document(path).items() if key != STUDY_KEY}
+    if name not in profiles:
+        raise WamError(f"{path}: unknown profile '{name}'{_suggestion(name, profiles)}")
+    return profile_of(profiles[name], f"{path}: {name}")
+
+
+def profile_of(settings: Any, where: str) -> Profile:
+    """The profile that ``settings``, as YAML has them, spell out. Raises WamError, which begins
+    with ``where``, as :func:`load_profile`."""
+    _check_keys(Profile, settings, where)
     try:
         # As JSON, in whose strict reading lists are tuples and mappings sections.
-        profile = TypeAdapter(Profile).validate_json(json.dumps(document[name]))
+        profile = TypeAdapter(Profile).validate_json(json.dumps(settings))
     except ValidationError as error:
-        raise WamError(f"{where}{_sentence(error)}") from None
+        raise WamError(f"{where}{sentence(error)}") from None
     for contradiction in contradictions(profile):
         raise WamError(f"{where}.{contradiction}")
     return profile
 
 
-def _document(path: Path) -> dict[Any, Any]:
+def document(path: Path) -> dict[Any, Any]:
+    """All that ``path`` says. Raises WamError if it cannot be read or is no mapping."""
     if not path.is_file():
         raise WamError(f"{path}: not found; run from the root of the repository")
     try:
-        document = bounded_yaml.load(path.read_text(encoding="utf-8"), path)
+        content = bounded_yaml.load(path.read_text(encoding="utf-8"), path)
     except UnicodeDecodeError as error:
         raise WamError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    if not isinstance(document, dict):
-        raise WamError(f"{path}: expected a mapping of profiles, got {_shown(document)}")
-    return document
+    if not isinstance(content, dict):
+        raise WamError(f"{path}: expected a mapping of profiles, got {_shown(content)}")
+    return content
 
 
 def _check_keys(section: Any, mapping: Any, where: str) -> None:
@@ -88,7 +96,7 @@ def _check_keys(section: Any, mapping: Any, where: str) -> None:
             raise WamError(f"{where}: missing parameter '{key}'")
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError) -> str:
     """The first of the errors, from the key on."""
     first = error.errors()[0]
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])

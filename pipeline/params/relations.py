@@ -76,6 +76,11 @@ def _in_world_model(model: WorldModelConfig, training: WorldModelTraining) -> It
         )
     if model.proprio_state and model.latent != "probabilities":
         yield "world_model.proprio_state=true: with latent: probabilities alone"
+    if model.proprio_state and not model.proprioception:
+        yield (
+            "world_model.proprio_state=true: states carry what the model is not to see; needs "
+            "proprioception"
+        )
     if model.keep_bias and model.gru != "plain":
         yield f"world_model.keep_bias={model.keep_bias}: of the plain cell alone (gru: plain)"
     least, why = model.id_steps + 1, "one more than world_model.id_steps"

@@ -203,7 +203,7 @@ def _roll_out(
                 yield from run_all(bench.roll_out, work, tell)
         else:
             # Workers may run in another directory.
-            place, assets = Layout(layout.root.absolute()), simulator.assets
+            place, assets = layout.absolute(), simulator.assets
             if assets is not None:
                 assets = str(expanded(assets, "env.assets").absolute())
             own = replace(simulator, assets=assets)

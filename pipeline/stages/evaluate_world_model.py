@@ -66,15 +66,15 @@ UNTRAINED = "untrained"
 """The encoder before training: what a probe finds in images that nothing was learned from."""
 
 
-def run(profile: Profile, layout: Layout) -> None:
-    """Evaluate all variants; writes ``world_model.json``, ``open_loop.json`` and ``metrics.json``.
+def run(profile: Profile, layout: Layout, variants: Sequence[str] = VARIANTS) -> None:
+    """Evaluate ``variants``; writes ``world_model.json``, ``open_loop.json`` and ``metrics.json``.
 
     Raises WamError if a world model or the store is absent, or a file of weights is unusable.
     """
     device = devices.resolve(profile.device)
     devices.keep_freed_memory()
     inputs = {"store": fingerprint(layout.store, "convert", deep=False)}
-    for variant in VARIANTS:
+    for variant in variants:
         inputs[variant] = fingerprint(layout.world_model(variant), "train-world-model")
     params = {
         "evaluate_world_model": asdict(profile.evaluate_world_model),
@@ -85,21 +85,21 @@ def run(profile: Profile, layout: Layout) -> None:
     output = layout.world_model_evaluation
 
     def make(target: Build) -> None:
-        result, curves = _evaluate(profile, layout, device)
+        result, curves = _evaluate(profile, layout, variants, device)
         write_json(target.directory / "world_model.json", result)
         write_json(target.directory / "open_loop.json", curves)
         write_json(target.directory / "metrics.json", _metrics(result))
 
     build(output, make, stage=STAGE, params=params, inputs=inputs)
     _show(read_json(output / "world_model.json"))
-    trained = {v: read_manifest(layout.world_model(v), "train-world-model") for v in VARIANTS}
+    trained = {v: read_manifest(layout.world_model(v), "train-world-model") for v in variants}
     if (notice := trained_apart(trained)) is not None:
         console.warn(notice)
     console.done(STAGE, str(output))
 
 
 def _evaluate(
-    profile: Profile, layout: Layout, device: torch.device
+    profile: Profile, layout: Layout, variants: Sequence[str], device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The content of the result's file and of the curves'."""
     settings, filtering = profile.evaluate_world_model, profile.features.filtering
@@ -111,9 +111,9 @@ def _evaluate(
     training, learned = _play(layout, "training", settings.probe_sequences, settings)
     held_out, judged = _play(layout, "validation", settings.open_loop_sequences, settings)
     models = {
-        variant: load_world_model(layout.world_model(variant), device)[0] for variant in VARIANTS
+        variant: load_world_model(layout.world_model(variant), device)[0] for variant in variants
     }
-    untrained = WorldModel(models[VARIANTS[0]].config, profile.train_world_model.seed).to(device)
+    untrained = WorldModel(models[variants[0]].config, profile.train_world_model.seed).to(device)
     seen = [embed_windows(untrained, windows, device) for windows in (training, held_out)]
     probes = {UNTRAINED: _probe(seen, training, held_out, settings.seed)[1]}
     opened: dict[str, OpenLoop] = {}
@@ -213,14 +213,16 @@ def _counted(
 def _compare(opened: Mapping[str, OpenLoop]) -> list[dict[str, Any]]:
     """A row per measure, camera and horizon; horizon None stands for the mean of all frames.
 
-    Mean and standard deviation are over sequences, the difference is that of the same sequences;
-    None for a single one, which tells nothing about others.
+    Mean and standard deviation are over sequences, the difference is that of two variants on the
+    same sequences; None for a single sequence, which tells nothing about others.
     """
-    first = opened[VARIANTS[0]]
+    first = next(iter(opened.values()))
     rows = []
     for name, camera in first.quality:
         frames = {v: entry.quality[name, camera] for v, entry in opened.items()}
-        reached = [horizon for horizon in HORIZONS if horizon <= len(frames[VARIANTS[0]])]
+        reached = [
+            horizon for horizon in HORIZONS if horizon <= first.quality[name, camera].shape[0]
+        ]
         rows += [_row(name, camera, horizon, frames) for horizon in (None, *reached)]
     for camera in first.posterior_psnr:
         frames = {v: entry.posterior_psnr[camera] for v, entry in opened.items()}
@@ -235,13 +237,14 @@ def _row(
     at = {
         v: found.mean(0) if horizon is None else found[horizon - 1] for v, found in frames.items()
     }
-    first, second = (at[variant] for variant in VARIANTS)
+    sides = list(at.values())
+    paired = len(sides) == 2 and len(sides[0]) > 1
     return {
         "measure": name,
         "camera": camera,
         "horizon": horizon,
         **{v: {"mean": float(x.mean()), "std": float(x.std())} for v, x in at.items()},
-        "difference": paired_difference(first, second)._asdict() if len(first) > 1 else None,
+        "difference": paired_difference(*sides)._asdict() if paired else None,
     }
 
 
@@ -269,7 +272,7 @@ def _curve(entry: OpenLoop) -> list[dict[str, float]]:
 def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The headline figures for ``dvc metrics``: variant -> figure."""
     figures: dict[str, dict[str, float]] = {}
-    for variant in VARIANTS:
+    for variant in result["scene_probe"]:
         own = figures[variant] = {}
         for row in result["quality"]:
             if row["camera"] == BOTH:
@@ -289,7 +292,8 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def _show(result: Mapping[str, Any]) -> None:
     title = f"open loop, {result['sequences']} sequences, mean of both cameras"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("measure", "step", *VARIANTS, "difference [95 %]"):
+    variants = list(result["scene_probe"])
+    for column in ("measure", "step", *variants, "difference [95 %]"):
         table.add_column(column, justify="left" if column == "measure" else "right")
     for row in result["quality"]:
         if row["camera"] == BOTH:
@@ -298,7 +302,7 @@ def _show(result: Mapping[str, Any]) -> None:
             table.add_row(
                 row["measure"],
                 "all" if row["horizon"] is None else str(row["horizon"]),
-                *(f"{row[v]['mean']:{form}} ± {row[v]['std']:{form}}" for v in VARIANTS),
+                *(f"{row[v]['mean']:{form}} ± {row[v]['std']:{form}}" for v in variants),
                 Estimate(**difference).signed(form) if difference else "-",
             )
     console.console.print(table)

@@ -77,7 +77,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         }
         params |= {"env": simulator.config, "filtering": profile.features.filtering._asdict()}
         inputs["demos"] = manifests.fingerprint(layout.demos, "extract")
-    else:
+    elif config.seeds:
         check_rewards(layout.reward(variant), profile)
     output = layout.finetune(variant)
     parts = [f"{task}/seed-{seed}" for task in profile.tasks for seed in config.seeds]
@@ -97,7 +97,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         make_parts(
             target,
             parts,
-            partial(_train, profile, Layout(layout.root.absolute()), variant, ensemble, simulator),
+            partial(_train, profile, layout.absolute(), variant, ensemble, simulator),
             title=f"finetune {variant}",
             steps=config.iterations,
             unit="iterations",
@@ -112,7 +112,8 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
             ),
         )
         target.manifest["world_model_weights"] = weights_digest(world_model)
-        summary = {task: _headline(target.directory / task, config) for task in profile.tasks}
+        tasks = profile.tasks if config.seeds else ()
+        summary = {task: _headline(target.directory / task, config) for task in tasks}
         manifests.write_json(target.directory / manifests.SUMMARY, summary)
 
     with simulator or contextlib.nullcontext():
@@ -126,6 +127,9 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
             growing=_growing(config),
         )
     summary = manifests.read_json(output / manifests.SUMMARY)
+    if not config.seeds:
+        console.done(STAGE, f"{variant}: finetune.seeds: []; the clones stay as they are")
+        return
     figures = ", ".join(
         f"{task} {100 * entry['imagined_success_first']:.0f}→"
         f"{100 * entry['imagined_success_last']:.0f}%"

@@ -13,16 +13,23 @@ from wam.errors import WamError
 
 
 def run(profile: Profile, layout: Layout, jobs: int | None, stage: str | None, force: bool) -> None:
-    """Reproduce the stages of the profile, at most ``jobs`` at a time (None: as many as help).
-
-    Threads are divided by the jobs, unless OMP_NUM_THREADS says how many a stage takes. Raises
-    WamError where a stage fails, once those beside it have ended; what interrupts this process
-    interrupts them too.
-    """
+    """Reproduce the stages of the profile, see :func:`side_by_side`."""
     name = layout.root.name
     graph = chosen_stages(name, stage, has_tasks=bool(profile.tasks))
     if not profile.tasks and stage is None:
         console.note("tasks: []; stores and world models alone")
+    side_by_side(name, graph, jobs, force=force)
+
+
+def side_by_side(
+    name: str, graph: dict[str, frozenset[str]], jobs: int | None, *, force: bool = False
+) -> None:
+    """Reproduce the stages of ``graph``, at most ``jobs`` at a time (None: as many as help).
+
+    One process at a time does so under a ``name``. Threads are divided by the jobs, unless
+    OMP_NUM_THREADS says how many a stage takes. Raises WamError where a stage fails, once those
+    beside it have ended; what interrupts this process interrupts them too.
+    """
     jobs, threads = shares(jobs)
     processes: list[subprocess.Popen[str]] = []
 

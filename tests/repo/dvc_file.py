@@ -54,7 +54,8 @@ def derived(text: str, root: Path) -> str:
         name = stage.split(":")[0].strip()
         definition = document["stages"][name]
         code = _code(graph, definition["cmd"])
-        stage = _with_settings(stage, _SIMULATOR in code)
+        if "profile" in definition.get("matrix", {}):
+            stage = _with_settings(stage, _SIMULATOR in code)
         if not definition.get("always_changed"):
             stage = _with_code(stage, _paths(code, root))
         written.append(stage)

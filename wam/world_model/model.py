@@ -237,6 +237,8 @@ class WorldModel(nn.Module):
         """Visual embedding [..., V] and full embedding [..., E]; ``proprio`` is [..., 18]."""
         visual_NV = self.encoder(static_NCHW, gripper_NCHW).float()
         visual = visual_NV.unflatten(0, proprio.shape[:-1])
+        if not self.config.proprioception:
+            proprio = torch.zeros_like(proprio)
         return visual, torch.cat([visual, proprio], dim=-1)
 
     def _image_loss(

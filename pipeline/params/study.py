@@ -1,0 +1,128 @@
+"""``study`` in ``params.yaml``: what is compared, as differences from one profile, over seeds.
+
+A *cell* is a variant of the world model with settings that differ from those of the ``base``
+profile. Every cell is run with every seed, from the world model to the evaluation, on the frames of
+the base; runs of one seed are a pair.
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from pipeline.artifacts.layout import Layout
+from pipeline.params.loading import PARAMS_FILE, STUDY_KEY, document, profile_of, sentence
+from pipeline.params.profile import Profile
+from wam.config import VARIANTS, Seed
+from wam.errors import WamError
+
+CellName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+SEEDED = ("extract", "train_world_model", "refine_world_model", "features", "reward", "policy")
+"""The sections whose ``seed`` is the run's. The starts and random numbers of the evaluation are the
+same in all."""
+_SHARED = ("parallel", "raw", "env", "collect", "index", "convert", "export", "evaluate")
+"""The sections that no cell may change: all runs see the same frames and starts."""
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell with one seed."""
+
+    cell: str
+    seed: int
+    variant: str
+    profile: Profile
+    layout: Layout
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class Cell:
+    """What is trained."""
+
+    variant: Literal[VARIANTS]  # type: ignore[valid-type]
+    set: dict[str, Any]
+    """Sections of a profile with the settings that differ, over those of the whole study."""
+
+
+@checked(frozen=True, kw_only=True, config=_STRICT)
+class Study:
+    """A comparison of cells over seeds."""
+
+    base: str
+    """The profile"""
+    seeds: Annotated[tuple[Seed, ...], Len(1, 1000)]
+    set: dict[str, Any]
+    """As :attr:`Cell.set`, for all cells. ``finetune.seeds`` are the runs' seeds with which clones
+    are fine-tuned too."""
+    cells: Annotated[dict[CellName, Cell], Len(1)]
+    compare: tuple[tuple[CellName, CellName], ...]
+    """Pairs of cells: the first minus the second."""
+
+
+def load_study(path: Path = PARAMS_FILE) -> Study:
+    """The study of ``path``, all runs of which have been checked.
+
+    Raises WamError, which names the key, if there is none or it is unusable.
+    """
+    content = document(path).get(STUDY_KEY)
+    where = f"{path}: {STUDY_KEY}"
+    if content is None:
+        raise WamError(f"{where}: not there; expected base, seeds, set, cells and compare")
+    try:
+        study: Study = TypeAdapter(Study).validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise WamError(f"{where}{sentence(error)}") from None
+    if len(set(study.seeds)) < len(study.seeds):
+        raise WamError(f"{where}.seeds: names one twice")
+    for pair in study.compare:
+        if unknown := next((name for name in pair if name not in study.cells), None):
+            known = ", ".join(study.cells)
+            raise WamError(f"{where}.compare: no cell '{unknown}'; known: {known}")
+    for cell in study.cells:
+        study_run(study, cell, study.seeds[0], path)
+    return study
+
+
+def study_run(study: Study, cell: str, seed: int, path: Path = PARAMS_FILE) -> Run:
+    """The settings and places of one run. Raises WamError for what is no run of the study, or for
+    settings that make no valid profile."""
+    if cell not in study.cells:
+        raise WamError(f"{path}: {STUDY_KEY}.cells: no '{cell}'; known: {', '.join(study.cells)}")
+    if seed not in study.seeds:
+        raise WamError(f"{path}: {STUDY_KEY}.seeds: no {seed}; known: {list(study.seeds)}")
+    base = document(path).get(study.base)
+    if not isinstance(base, dict):
+        raise WamError(f"{path}: {STUDY_KEY}.base: no profile '{study.base}'")
+    where = f"{path}: {STUDY_KEY}.cells.{cell}"
+    settings = copy.deepcopy(base)
+    for override in (study.set, study.cells[cell].set):
+        _merge(settings, override, where)
+    tuned = settings["finetune"]["seeds"]
+    settings["finetune"]["seeds"] = [seed] if seed in tuned else []
+    for section in SEEDED:
+        settings[section]["seed"] = seed
+    profile = profile_of(settings, where)
+    layout = Layout.of_run(cell, seed, study.base)
+    return Run(cell, seed, study.cells[cell].variant, profile, layout)
+
+
+def run_stages(study: Study) -> list[str]:
+    """The runs as DVC calls them: ``study@wam-0`` and so on."""
+    return [f"study@{cell}-{seed}" for cell in study.cells for seed in study.seeds]
+
+
+def _merge(settings: dict[str, Any], override: Mapping[str, Any], where: str) -> None:
+    for section, values in override.items():
+        if section in _SHARED:
+            raise WamError(f"{where}: '{section}' is the base's: all runs share frames and starts")
+        if isinstance(values, Mapping) and isinstance(settings.get(section), dict):
+            settings[section].update(values)
+        else:
+            settings[section] = values

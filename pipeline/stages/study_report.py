@@ -1,0 +1,286 @@
+"""Stage ``study-report``: what the runs of the study say together (docs/study.md)."""
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline import console
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.layout import STUDY_RESULTS
+from pipeline.artifacts.manifests import digest, fingerprint, read_json, write_json
+from pipeline.evaluation.across_seeds import (
+    macro,
+    mean_over_seeds,
+    smallest_seen,
+    two_level_bootstrap,
+)
+from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, PolicyName, merge
+from pipeline.evaluation.statistics import Estimate
+from pipeline.params.study import Run, Study, study_run
+
+STAGE = "study-report"
+ENDPOINTS = {
+    "bc": "BC success",
+    "ppo": "PPO success",
+    "gain": "PPO - BC",
+    "dream_auc": "area under ROC of BC's dreams",
+    "action_probe_r2": "visual action probe R²",
+    "scene_latent_r2": "scene probe R², latents",
+    "scene_imagined_r2": "scene probe R², 16 imagined steps",
+    "open_loop_psnr": "open-loop PSNR (dB)",
+}
+"""One figure per run each, in the order of docs/study.md: the first is the primary one."""
+_SHARES = ("bc", "ppo", "gain")
+"""Told in points."""
+
+
+class Found(NamedTuple):
+    """What one run has to say."""
+
+    run: Run
+    figures: dict[str, float]
+    """By endpoint; those that it has"""
+    outcomes: dict[str, dict[str, np.ndarray]]
+    """Stage -> task -> successes bool [starts]"""
+
+
+def run(study: Study) -> None:
+    """Write ``data/study/results``. Raises WamError if a run is missing or damaged."""
+    runs = [study_run(study, cell, seed) for cell in study.cells for seed in study.seeds]
+    inputs = {}
+    for one in runs:
+        name = f"{one.cell}/{one.seed}"
+        evaluation = fingerprint(one.layout.evaluation(one.variant), f"evaluate-{one.variant}")
+        models = fingerprint(one.layout.world_model_evaluation, "evaluate-world-model")
+        inputs[name] = digest([evaluation, models])
+    found = [_read(one) for one in runs]
+    content = _summary(study, found)
+
+    def make(target: Build) -> None:
+        path = target.directory
+        write_json(path / "summary.json", content)
+        write_json(path / "metrics.json", _metrics(content))
+        (path / "runs.csv").write_text(_runs(found))
+        (path / "table.md").write_text(_markdown(study, content))
+
+    build(STUDY_RESULTS, make, stage=STAGE, params=asdict(study), inputs=inputs)
+    console.console.print((STUDY_RESULTS / "table.md").read_text(), markup=False, end="")
+    console.done(STAGE, str(STUDY_RESULTS))
+
+
+def _read(one: Run) -> Found:
+    tasks, variant = one.profile.tasks, one.variant
+    results = merge([one.layout.evaluation(variant)], tasks, (variant,))
+    outcomes: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for (task, policy), cell in results.cells.items():
+        outcomes[policy.stage][task] = cell.outcomes[:, 0]
+    figures = {stage: macro(list(by_task.values())) for stage, by_task in outcomes.items()}
+    if "ppo" in figures:
+        figures["gain"] = figures["ppo"] - figures["bc"]
+    areas = [
+        dream.replayed_auc
+        for (_, policy), dream in results.agreement.items()
+        if policy == PolicyName(variant, "bc") and dream.replayed_auc is not None
+    ]
+    if areas:
+        figures["dream_auc"] = float(np.mean(areas))
+    model = read_json(one.layout.world_model_evaluation / "metrics.json")[variant]
+    figures |= {
+        "action_probe_r2": model["probe_mlp_r2"],
+        "scene_latent_r2": model["scene_latent_r2"],
+        "scene_imagined_r2": model["scene_imagined_16_r2"],
+        "open_loop_psnr": model["psnr"],
+    }
+    return Found(one, figures, outcomes)
+
+
+def _summary(study: Study, found: Sequence[Found]) -> dict[str, Any]:
+    """Everything that was found, by cell and by comparison."""
+    by_cell: dict[str, dict[int, Found]] = defaultdict(dict)
+    for one in found:
+        by_cell[one.run.cell][one.run.seed] = one
+    cells = {
+        cell: {
+            "variant": study.cells[cell].variant,
+            "set": study.cells[cell].set,
+            "figures": {
+                name: {str(s): one.figures[name] for s, one in own.items() if name in one.figures}
+                for name in ENDPOINTS
+            },
+        }
+        for cell, own in by_cell.items()
+    }
+    compared = []
+    for first, second in study.compare:
+        for name in ENDPOINTS:
+            pairs = {
+                seed: (one.figures[name], other.figures[name])
+                for seed, one in by_cell[first].items()
+                if (other := by_cell[second][seed]) and name in one.figures.keys() & other.figures
+            }
+            if len(pairs) < 2:
+                continue
+            compared.append(_compared(first, second, name, pairs, by_cell))
+    return {"base": study.base, "seeds": study.seeds, "cells": cells, "differences": compared}
+
+
+def _compared(
+    first: str,
+    second: str,
+    name: str,
+    pairs: Mapping[int, tuple[float, float]],
+    by_cell: Mapping[str, Mapping[int, Found]],
+) -> dict[str, Any]:
+    differences = [one - other for one, other in pairs.values()]
+    stages = [stage for stage in ("bc", *FINETUNED.values()) if stage == name]
+    bootstrap = None
+    for stage in stages:
+        sides = [
+            {seed: _in_order(by_cell[cell][seed], stage) for seed in pairs}
+            for cell in (first, second)
+        ]
+        bootstrap = two_level_bootstrap(*sides)._asdict()
+    return {
+        "first": first,
+        "second": second,
+        "endpoint": name,
+        "pairs": len(pairs),
+        "difference": mean_over_seeds(differences)._asdict(),
+        "bootstrap": bootstrap,
+        "smallest_seen": smallest_seen(differences),
+    }
+
+
+def _in_order(found: Found, stage: str) -> list[np.ndarray]:
+    return [found.outcomes[stage][task] for task in found.run.profile.tasks]
+
+
+def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The mean of every endpoint by cell, and the differences, for ``dvc metrics``."""
+    means = {
+        cell: {
+            name: float(np.mean(list(by_seed.values())))
+            for name, by_seed in own["figures"].items()
+            if by_seed
+        }
+        for cell, own in content["cells"].items()
+    }
+    for one in content["differences"]:
+        pair = means.setdefault(f"{one['first']} - {one['second']}", {})
+        pair[one["endpoint"]] = one["difference"]["value"]
+    return means
+
+
+def _runs(found: Sequence[Found]) -> str:
+    """A line per run and task, and one for the run's figures, to be read by anything."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["cell", "variant", "seed", "name", "task", "value", "episodes"])
+    for one in found:
+        own = [one.run.cell, one.run.variant, one.run.seed]
+        for stage, by_task in one.outcomes.items():
+            for task, success in by_task.items():
+                writer.writerow([*own, stage, task, int(success.sum()), len(success)])
+        for name, value in one.figures.items():
+            if name not in one.outcomes:
+                writer.writerow([*own, name, "", f"{value:.6g}", ""])
+    return text.getvalue()
+
+
+def _markdown(study: Study, content: Mapping[str, Any]) -> str:
+    lines = [f"**{sentence}**\n" for sentence in _verdicts(content)]
+    lines += _table(
+        ["success % by seed", *map(str, study.seeds), "mean [95 % over seeds]"],
+        [
+            [
+                f"{cell} {POLICY_STAGES[stage]}",
+                *(
+                    f"{100 * by_seed[str(s)]:.1f}" if str(s) in by_seed else "-"
+                    for s in study.seeds
+                ),
+                _mean(list(by_seed.values())),
+            ]
+            for cell, own in content["cells"].items()
+            for stage in ("bc", "ppo")
+            if (by_seed := own["figures"][stage])
+        ],
+    )
+    lines += [
+        "",
+        *_table(
+            [
+                "difference [95 %, Student over pairs of seeds]",
+                "pairs",
+                "difference",
+                "two-level bootstrap",
+                "smallest that would be seen",
+            ],
+            [
+                [
+                    f"{one['first']} - {one['second']}: {ENDPOINTS[one['endpoint']]}",
+                    str(one["pairs"]),
+                    _told(one["endpoint"], one["difference"]),
+                    _told(one["endpoint"], one["bootstrap"]) if one["bootstrap"] else "",
+                    _size(one["endpoint"], one["smallest_seen"]),
+                ]
+                for one in content["differences"]
+            ],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _verdicts(content: Mapping[str, Any]) -> Iterator[str]:
+    """The primary endpoint of every comparison as a sentence."""
+    primary = next(iter(ENDPOINTS))
+    for one in content["differences"]:
+        if one["endpoint"] != primary:
+            continue
+        estimate = Estimate(**one["difference"])
+        names = f"{one['first']} against {one['second']}"
+        told = f"{_told(primary, one['difference'])} over {one['pairs']} seeds"
+        if estimate.low > 0:
+            yield f"{names}: more successes, {told}."
+        elif estimate.high < 0:
+            yield f"{names}: fewer successes, {told}."
+        else:
+            seen = one["smallest_seen"]
+            limit = (
+                ""
+                if seen is None
+                else (
+                    f"; a true difference of {100 * seen:.0f} points would have shown in four "
+                    "of five such studies"
+                )
+            )
+            yield f"{names}: no difference shown, {told}{limit}."
+
+
+def _mean(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return "one seed"
+    value, low, high = (100 * share for share in mean_over_seeds(values))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _told(endpoint: str, estimate: Mapping[str, float]) -> str:
+    value = Estimate(**estimate)
+    if endpoint in _SHARES:
+        return f"{Estimate(*(100 * share for share in value)).signed('.1f')} points"
+    return value.signed(".3f")
+
+
+def _size(endpoint: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value:.1f} points" if endpoint in _SHARES else f"{value:.3f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]

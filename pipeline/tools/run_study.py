@@ -1,0 +1,16 @@
+"""``wam run-study``: bring the study of ``params.yaml`` up to date, runs side by side."""
+
+from pipeline import console
+from pipeline.dvc_stages import study_graph
+from pipeline.params.study import Study, run_stages
+from pipeline.tools.run import side_by_side
+
+
+def run(study: Study, jobs: int | None) -> None:
+    """Reproduce all runs and the report, at most ``jobs`` runs at a time (None: as many as help).
+
+    Raises WamError where a run fails, once those beside it have ended.
+    """
+    runs = run_stages(study)
+    console.note(f"{len(study.cells)} cells x {len(study.seeds)} seeds on {study.base}")
+    side_by_side("study", study_graph(study.base, runs), jobs)
