@@ -5,6 +5,7 @@ side by side. Nothing runs beside DVC, so a deployment run leaves the same ``dvc
 repro``.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow, get_run_logger, task
@@ -15,8 +16,9 @@ from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipeline import dvc_stages
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import STUDY_RESULTS, Layout
 from pipeline.params import load_profile, profile_names
+from pipeline.params.study import load_study, run_stages
 from wam.config import VARIANTS
 from wam.errors import WamError
 
@@ -67,22 +69,56 @@ def reproduce(
         graph = dvc_stages.chosen_stages(profile, only, has_tasks=bool(tasks))
     except WamError as error:
         return Failed(message=str(error))
-    with dvc_stages.turn(profile, get_run_logger().info):
+    if failed := _in_order(profile, graph, force=force):
+        return failed
+    if stage is None:
+        _show_table(profile, Layout.of(profile).results)
+    return None
+
+
+@flow(
+    name="study",
+    persist_result=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=_JOBS),  # type: ignore[arg-type]
+)
+def study(force: bool = False) -> State[Any] | None:
+    """Bring the study of ``params.yaml`` up to date, runs side by side.
+
+    Args:
+        force: run stages even where nothing changed.
+    """
+    try:
+        chosen = load_study()
+    except WamError as error:
+        return Failed(message=str(error))
+    graph = dvc_stages.study_graph(chosen.base, run_stages(chosen))
+    if failed := _in_order("study", graph, force=force):
+        return failed
+    _show_table("study", STUDY_RESULTS)
+    return None
+
+
+def _in_order(name: str, graph: dict[str, frozenset[str]], *, force: bool) -> State[Any] | None:
+    """A task per stage of ``graph``, each behind those that it needs; what failed, or None."""
+    with dvc_stages.turn(name, get_run_logger().info):
         runs: dict[str, PrefectFuture[Any]] = {}
-        for name, needed in graph.items():
+        for stage, needed in graph.items():
             before = [runs[other] for other in needed]
-            runs[name] = reproduce_stage.submit(
-                stage=name, threads=_THREADS, force=force, return_state=False, wait_for=before
+            runs[stage] = reproduce_stage.submit(
+                stage=stage, threads=_THREADS, force=force, return_state=False, wait_for=before
             )
         wait(list(runs.values()))
         states = [run.state for run in runs.values()]
-        if not all(state.is_completed() for state in states):
-            # Those behind a failure never began, and have nothing to say of their own.
-            told = [state.message for state in states if state.is_failed() or state.is_crashed()]
-            return Failed(message="; ".join(filter(None, told)))
-    table = Layout.of(profile).results / "table.md"
-    if stage is None and table.is_file():
+        if all(state.is_completed() for state in states):
+            return None
+        # Those behind a failure never began, and have nothing to say of their own.
+        told = [state.message for state in states if state.is_failed() or state.is_crashed()]
+        return Failed(message="; ".join(filter(None, told)))
+
+
+def _show_table(name: str, results: Path) -> None:
+    table = results / "table.md"
+    if table.is_file():
         create_markdown_artifact(
-            key=f"results-{profile.replace('_', '-')}", markdown=table.read_text()
+            key=f"results-{name.replace('_', '-')}", markdown=table.read_text()
         )
-    return None

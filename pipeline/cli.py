@@ -178,9 +178,9 @@ COMMANDS = {
         "stages.evaluate", "roll policies out in the simulator from the held-out starts", _policies
     ),
     "report": Command("stages.report", "results table and HTML report of the profile"),
-    "study": Command("stages.study", "one run of the study", _study, subject="study"),
+    "study": Command("study.one_run", "one run of the study", _study, subject="study"),
     "study-report": Command(
-        "stages.study_report", "what the runs of the study say together", subject="study"
+        "study.report", "what the runs of the study say together", subject="study"
     ),
     "run": Command(
         "tools.run",

@@ -122,7 +122,9 @@ def _merge(settings: dict[str, Any], override: Mapping[str, Any], where: str) ->
     for section, values in override.items():
         if section in _SHARED:
             raise WamError(f"{where}: '{section}' is the base's: all runs share frames and starts")
-        if isinstance(values, Mapping) and isinstance(settings.get(section), dict):
+        if isinstance(settings.get(section), dict):
+            if not isinstance(values, Mapping):
+                raise WamError(f"{where}.{section}: expected settings, got {values!r:.100}")
             settings[section].update(values)
         else:
             settings[section] = values

@@ -1,11 +1,13 @@
 """What the outer flow leaves to Prefect: the stages' order is tested in test_dvc_stages.py."""
 
+from pathlib import Path
+
 import pytest
 from prefect.exceptions import ParameterTypeError
 from prefect.states import State
 from prefect.utilities.callables import parameter_schema
 
-from flows.reproduce import reproduce
+from flows.reproduce import reproduce, study
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,14 @@ def test_the_form_of_a_run_offers_what_there_is() -> None:
     assert "train_world_model" in offered[0]
     with pytest.raises(ParameterTypeError, match=r"profile: Input should be 'ci', 'demo'"):
         reproduce(profile="demmo")
+
+
+def test_a_study_without_settings_fails_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "params.yaml").write_text("demo: {}\n")
+    monkeypatch.chdir(tmp_path)
+    state = study.fn()
+    assert isinstance(state, State)
+    assert state.is_failed()
+    assert "study: not there; expected base, seeds" in (state.message or "")

@@ -21,6 +21,7 @@ NEEDED = {
     "evaluate": ("--policies", "controls"),
     "inspect": ("data",),
     "replay": ("trace.npz",),
+    "study": ("--cell", "wam", "--seed", "0"),
 }
 """What commands cannot do without."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+from pipeline.cli import COMMANDS
 from pipeline.params.profile import Env
 from tests.repo.import_graph import reachable, read_imports
 from wam.reliability.atomic import replacing
@@ -54,7 +55,7 @@ def derived(text: str, root: Path) -> str:
         name = stage.split(":")[0].strip()
         definition = document["stages"][name]
         code = _code(graph, definition["cmd"])
-        if "profile" in definition.get("matrix", {}):
+        if "${item.profile}" in stage:
             stage = _with_settings(stage, _SIMULATOR in code)
         if not definition.get("always_changed"):
             stage = _with_code(stage, _paths(code, root))
@@ -66,8 +67,7 @@ def _code(graph: Mapping[str, set[str]], command: str) -> set[str]:
     """The modules whose change can change what ``command`` makes."""
     match = _ENTRY.match(command)
     assert match, command
-    stage = f"pipeline.stages.{match[1].replace('-', '_')}"
-    return reachable(graph, [stage], _LEFT_OUT)
+    return reachable(graph, [f"pipeline.{COMMANDS[match[1]].module}"], _LEFT_OUT)
 
 
 def _paths(code: Iterable[str], root: Path) -> list[str]:

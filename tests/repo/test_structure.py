@@ -1,13 +1,14 @@
 """Rules of the repository that nobody should have to remember."""
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.params import load_profile
+from pipeline.params import load_profile, profile_names
 from tests.repo.dvc_file import derived
 from tests.repo.import_graph import cycles, reachable, read_imports
 from wam.config import VARIANTS
@@ -62,13 +63,14 @@ def test_there_are_no_import_cycles() -> None:
     assert cycles(IMPORTS) == []
 
 
-def test_stages_are_imported_by_the_command_line_and_the_flows_alone() -> None:
+def test_stages_are_imported_by_the_command_line_the_flows_and_the_study_alone() -> None:
     importers = {
         name
         for name, imported in IMPORTS.items()
         if any(other.startswith("pipeline.stages.") for other in imported)
     }
-    assert all(name == "pipeline.cli" or name.startswith("flows.") for name in importers)
+    known = ("pipeline.cli", "pipeline.study.one_run")
+    assert all(name in known or name.startswith("flows.") for name in importers)
 
 
 def test_reading_a_store_needs_neither_conformance_nor_the_simulator() -> None:
@@ -122,9 +124,10 @@ def test_no_parameter_name_breaks_the_run_cache_of_dvc() -> None:
 
 
 def test_every_profile_is_in_the_pipeline_and_valid() -> None:
-    assert list(PARAMS) == MATRIX["profiles"]
+    profiles = profile_names(ROOT / "params.yaml")
+    assert profiles == MATRIX["profiles"]
     assert MATRIX["variants"] == list(VARIANTS)
-    for name in PARAMS:
+    for name in profiles:
         profile = load_profile(name, ROOT / "params.yaml")
         assert profile.finetune.environment == "world_model", "beyond the paper, so off"
 
@@ -148,15 +151,18 @@ def test_stage_depends_on_files_and_parameters_that_exist(name: str) -> None:
         for out in entry
     }
     outputs |= {out.replace("${item.variant}", variant) for out in outputs for variant in VARIANTS}
-    outputs |= {"data/${item.profile}/evaluation/controls"}
+    outputs |= {"data/${item.profile}/evaluation/controls", "data/study/runs"}
     for dependency in stage.get("deps", []):
         if dependency.startswith("data/"):
-            assert dependency in outputs, dependency
+            assert dependency.replace("study.base", "item.profile") in outputs, dependency
         else:
             assert (ROOT / dependency).exists(), dependency
     for parameter in stage["params"]:
-        value = PARAMS["demo"]
-        for key in parameter.split(".")[2:]:
+        if parameter.startswith("study"):
+            value, names = PARAMS["study"], parameter.replace("${item.cell}", "wam").split(".")[1:]
+        else:
+            value, names = PARAMS["demo"], re.sub(r"\$\{[\w.]+\}\.?", "", parameter).split(".")
+        for key in filter(None, names):
             value = value[key]
 
 

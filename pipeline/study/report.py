@@ -13,15 +13,16 @@ from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import STUDY_RESULTS
 from pipeline.artifacts.manifests import digest, fingerprint, read_json, write_json
-from pipeline.evaluation.across_seeds import (
+from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, PolicyName, merge
+from pipeline.evaluation.statistics import Estimate
+from pipeline.params.study import Run, Study, study_run
+from pipeline.study.across_seeds import (
     macro,
     mean_over_seeds,
     smallest_seen,
     two_level_bootstrap,
 )
-from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, PolicyName, merge
-from pipeline.evaluation.statistics import Estimate
-from pipeline.params.study import Run, Study, study_run
+from wam.errors import WamError
 
 STAGE = "study-report"
 ENDPOINTS = {
@@ -52,10 +53,19 @@ class Found(NamedTuple):
 def run(study: Study) -> None:
     """Write ``data/study/results``. Raises WamError if a run is missing or damaged."""
     runs = [study_run(study, cell, seed) for cell in study.cells for seed in study.seeds]
+    unfinished = [one for one in runs if not (one.layout.evaluation(one.variant)).is_dir()]
+    if unfinished:
+        first = unfinished[0]
+        raise WamError(
+            f"{len(unfinished)} of {len(runs)} runs are not finished, among them {first.cell} with "
+            f"seed {first.seed}; 'wam run-study' does all that are missing"
+        )
     inputs = {}
     for one in runs:
         name = f"{one.cell}/{one.seed}"
-        evaluation = fingerprint(one.layout.evaluation(one.variant), f"evaluate-{one.variant}")
+        evaluation = fingerprint(
+            one.layout.evaluation(one.variant), f"evaluate --policies {one.variant}"
+        )
         models = fingerprint(one.layout.world_model_evaluation, "evaluate-world-model")
         inputs[name] = digest([evaluation, models])
     found = [_read(one) for one in runs]
@@ -93,9 +103,10 @@ def _read(one: Run) -> Found:
     figures |= {
         "action_probe_r2": model["probe_mlp_r2"],
         "scene_latent_r2": model["scene_latent_r2"],
-        "scene_imagined_r2": model["scene_imagined_16_r2"],
         "open_loop_psnr": model["psnr"],
     }
+    if (imagined := model.get("scene_imagined_16_r2")) is not None:  # windows may be shorter
+        figures["scene_imagined_r2"] = imagined
     return Found(one, figures, outcomes)
 
 

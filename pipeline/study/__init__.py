@@ -1,0 +1,1 @@
+"""A study: runs of many seeds, and what they say together (docs/study.md)."""

@@ -1,0 +1,171 @@
+"""The study: settings of its runs, and runs of it from the world model to the table."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.cli import main
+from pipeline.dvc_stages import study_graph
+from pipeline.params import load_profile
+from pipeline.params.study import SEEDED, load_study, run_stages, study_run
+from wam.errors import WamError
+
+ROOT = Path(__file__).parents[3]
+Edit = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Callable[[Edit], Path]:
+    """Writes the repository's ``params.yaml`` after an edit of its study."""
+
+    def write(edit: Edit = lambda study: None) -> Path:
+        content = yaml.safe_load((ROOT / "params.yaml").read_text())
+        edit(content["study"])
+        path = tmp_path / "params.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return path
+
+    return write
+
+
+def test_the_seed_of_a_run_is_that_of_everything_that_is_trained() -> None:
+    study = load_study(ROOT / "params.yaml")
+    profile = study_run(study, "wam", 3, ROOT / "params.yaml").profile
+    base = load_profile(study.base, ROOT / "params.yaml")
+    for section in SEEDED:
+        assert getattr(profile, section).seed == 3
+    for shared in ("collect", "evaluate", "evaluate_world_model"):
+        assert getattr(profile, shared) == getattr(base, shared)
+
+
+def test_cells_differ_in_what_they_say_alone() -> None:
+    path = ROOT / "params.yaml"
+    study = load_study(path)
+    first, second = (study_run(study, name, 0, path) for name in ("wam", "wam_images"))
+    assert first.profile.world_model.proprioception
+    assert not second.profile.world_model.proprioception
+    assert first.profile.train_world_model == second.profile.train_world_model
+    assert first.layout.root != second.layout.root
+    assert first.layout.store == second.layout.store == Path("data") / study.base / "store"
+
+
+def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[..., Path]) -> None:
+    path = params(lambda study: study["set"].update(finetune={"seeds": [0, 2]}))
+    study = load_study(path)
+    assert study_run(study, "wam", 2, path).profile.finetune.seeds == (2,)
+    assert study_run(study, "wam", 1, path).profile.finetune.seeds == ()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda s: s.update(seeds=[1, 1]), "study.seeds: names one twice"),
+        (lambda s: s.update(seeds=[]), "study.seeds"),
+        (lambda s: s.update(base="demmo"), "study.base: no profile 'demmo'"),
+        (lambda s: s["compare"].append(["wam", "wm"]), "no cell 'wm'; known: wam, dreamerv2"),
+        (lambda s: s["cells"]["wam"].update(variant="wma"), "study.cells.wam.variant = 'wma'"),
+        (
+            lambda s: s["cells"]["wam"].update(set={"world_model": {"kl_scal": 1.0}}),
+            r"cells.wam.world_model: unknown parameter 'kl_scal'; did you mean 'kl_scale'",
+        ),
+        (
+            lambda s: s["cells"]["wam"].update(set={"collect": {"seed": 1}}),
+            "'collect' is the base's",
+        ),
+        (lambda s: s["set"].update(policy=3), "policy: expected settings, got 3"),
+        (lambda s: s["cells"].update({"../up": {"variant": "wam", "set": {}}}), "study.cells"),
+    ],
+)
+def test_what_is_wrong_is_named(params: Callable[..., Path], edit: Edit, message: str) -> None:
+    with pytest.raises(WamError, match=message):
+        load_study(params(edit))
+
+
+def test_the_study_is_no_profile() -> None:
+    with pytest.raises(WamError, match="unknown profile 'study'"):
+        load_profile("study", ROOT / "params.yaml")
+
+
+def test_dvc_knows_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    study = load_study()
+    graph = study_graph(study.base, run_stages(study))
+    runs = [name for name in graph if name.startswith("study@")]
+    assert len(runs) == len(study.cells) * len(study.seeds)
+    assert graph["study_report"] == set(runs)
+    assert all(f"convert@{study.base}" in graph[name] for name in runs)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a study of two cells and two seeds, as small as studies get."""
+    pytest.importorskip("pybullet")
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    base = content["ci"]
+    base["env"]["workers"] = 1
+    base["collect"] |= {"training_frames": 800}
+    base["parallel"]["workers"] = 1
+    base["convert"] |= {"shard_frames": 50, "chunk_frames": 25, "workers": 1}
+    base["extract"] |= {"demos_per_task": 2, "play_starts_per_task": 2}
+    base["world_model"] |= {"cnn_depth": 2, "visual_embedding": 16, "deter": 16, "hidden": 16}
+    base["train_world_model"] |= {"updates": 2, "validate_every": 2, "action_warmup": 0}
+    base["policy"] |= {"updates": 2, "warmup": 1, "log_every": 1}
+    base["finetune"] |= {"iterations": 1, "steps": 2, "critic_warmup": 0}
+    base["evaluate"] |= {"max_steps": 8, "max_episodes": 2, "clips": False}
+    study = {
+        "base": "ci",
+        "seeds": [0, 1],
+        "set": {"finetune": {"seeds": [1]}},
+        "cells": {
+            "wam": {"variant": "wam", "set": {}},
+            "images": {"variant": "dreamerv2", "set": {"world_model": {"proprioception": False}}},
+        },
+        "compare": [["wam", "images"]],
+    }
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({"ci": base, "study": study}, sort_keys=False)
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_study_runs_from_the_store_to_the_table(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stage in ("collect", "index", "convert"):
+        main([stage, "--profile", "ci"])
+    main(["study", "--cell", "wam", "--seed", "0"])
+    with pytest.raises(SystemExit):
+        main(["study-report"])
+    output = capsys.readouterr().out.replace("\n", "")
+    assert "3 of 4 runs are not finished, among them wam with seed 1" in output
+    for cell, seed in (("wam", "1"), ("images", "0"), ("images", "1")):
+        main(["study", "--cell", cell, "--seed", seed])
+    main(["study-report"])
+    results = project / "data" / "study" / "results"
+    summary = json.loads((results / "summary.json").read_text())
+    with (results / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    clones = [row for row in rows if row["name"] == "bc"]
+    assert len(clones) == 4
+    assert {row["episodes"] for row in clones} == {"2"}
+    # Only the named seed is fine-tuned: too few pairs for an interval.
+    assert [row["seed"] for row in rows if row["name"] == "ppo"] == ["1", "1"]
+    found = {one["endpoint"]: one for one in summary["differences"]}
+    assert "ppo" not in found
+    assert found["bc"]["pairs"] == 2
+    by_seed = [summary["cells"][cell]["figures"]["bc"] for cell in ("wam", "images")]
+    expected = np.mean([by_seed[0][seed] - by_seed[1][seed] for seed in ("0", "1")])
+    assert found["bc"]["difference"]["value"] == pytest.approx(expected)
+    assert "wam against images" in (results / "table.md").read_text()
+    # Everything is there: nothing is done twice.
+    capsys.readouterr()
+    main(["study", "--cell", "wam", "--seed", "0"])
+    assert capsys.readouterr().out.count("nothing to do") == 8
