@@ -42,9 +42,15 @@ def stage_names() -> list[str]:
 
 def stage_graph(profile: str) -> dict[str, frozenset[str]]:
     """The stages of ``profile`` in the order of ``dvc.yaml``, a topological one, each with those
-    that make what it depends on."""
+    that make what it depends on. Raises WamError for a profile that DVC does not know."""
     document = yaml.safe_load(DVC_FILE.read_text())
-    variants = next(entry["variants"] for entry in document["vars"] if "variants" in entry)
+    matrix = {name: values for entry in document["vars"] for name, values in entry.items()}
+    if profile not in matrix["profiles"]:
+        raise WamError(
+            f"{DVC_FILE}: vars: profiles does not list '{profile}'; with its name there, DVC knows "
+            f"the stages of that profile, as it does those of {', '.join(matrix['profiles'])}"
+        )
+    variants = matrix["variants"]
     outs: dict[str, list[str]] = {}
     graph = {}
     for stage in stage_names():

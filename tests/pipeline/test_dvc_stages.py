@@ -41,6 +41,11 @@ def test_a_stage_needs_what_makes_its_dependencies() -> None:
     assert graph["report@ci"] >= {"evaluate@ci-wam", "evaluate@ci-dreamerv2", "export@ci"}
 
 
+def test_a_profile_that_dvc_does_not_know_is_named() -> None:
+    with pytest.raises(WamError, match="profiles does not list 'mine'"):
+        stage_graph("mine")
+
+
 @pytest.mark.parametrize(
     ("only", "expected"),
     [

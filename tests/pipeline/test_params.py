@@ -1,3 +1,4 @@
+import difflib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
@@ -5,12 +6,14 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 import pytest
 import yaml
 from annotated_types import Interval
+from dvc.utils.hydra import apply_overrides
 
 from pipeline.artifacts.layout import Layout
 from pipeline.params import Profile, load_profile
 from wam.errors import WamError
 
 ROOT = Path(__file__).parents[2]
+PARAMS = ROOT / "params.yaml"
 
 
 @pytest.fixture
@@ -218,3 +221,25 @@ def test_no_profile_leads_out_of_its_directory(name: str) -> None:
         with pytest.raises(WamError, match="expected up to 64 letters, digits"):
             take(name)
     assert Layout.of("my-own_profile.2").root == Path("data/my-own_profile.2")
+
+
+def test_dvc_changes_the_lines_that_it_is_told_to(tmp_path: Path) -> None:
+    """And no others, nor another profile: ``dvc exp run -S`` writes the file anew."""
+    before = PARAMS.read_text()
+    path = tmp_path / "params.yaml"
+    path.write_text(before)
+    apply_overrides(path, ["small.extract.demos_per_task=3", "study.seeds=[0, 1]"])
+    change = difflib.ndiff(before.splitlines(), path.read_text().splitlines())
+    changed = [line for line in change if line[0] in "+-"]
+    assert changed == [
+        "-     demos_per_task: 50",
+        "+     demos_per_task: 3",
+        "-   - 2",
+        "-   - 3",
+        "-   - 4",
+    ]
+
+
+def test_no_value_of_a_profile_lies_in_another_one() -> None:
+    tokens = yaml.scan(PARAMS.read_text())
+    assert not [one for one in tokens if isinstance(one, yaml.AnchorToken | yaml.AliasToken)]
