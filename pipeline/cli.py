@@ -116,6 +116,13 @@ def _inspect(parser: ArgumentParser) -> None:
     _json(parser)
 
 
+def _compare(parser: ArgumentParser) -> None:
+    about = "an artifact, a directory of artifacts, or a profile of params.yaml"
+    parser.add_argument("first", metavar="A", help=about)
+    parser.add_argument("second", metavar="B", help=about)
+    _json(parser)
+
+
 def _replay(parser: ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="TRACE.npz")
     about = "directory of CALVIN's scene assets (default: the embedded scene)"
@@ -211,6 +218,15 @@ COMMANDS = {
         description="Say what an artifact holds: raw frames, index, store, shards, model, results. "
         "Raw frames are checked against CALVIN's format; the exit status is 1 if the pipeline "
         "cannot use them, or if --verify finds damage.",
+    ),
+    "compare": Command(
+        "tools.compare",
+        "say what differs between two artifacts, runs or profiles",
+        _compare,
+        subject=None,
+        description="Say what differs between two artifacts, two directories of them (runs, "
+        "profiles' data) or two profiles of params.yaml: settings, inputs, code, figures, and at "
+        "which artifact it begins.",
     ),
     "replay": Command(
         "tools.replay",

@@ -19,6 +19,7 @@ OF_A_VARIANT = "train-world-model featurize train-reward train-policy finetune d
 NEEDED = {
     **dict.fromkeys(OF_A_VARIANT, ("--variant", "wam")),
     "evaluate": ("--policies", "controls"),
+    "compare": ("demo", "small"),
     "inspect": ("data",),
     "replay": ("trace.npz",),
     "study": ("--cell", "wam", "--seed", "0"),

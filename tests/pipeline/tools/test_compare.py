@@ -1,0 +1,93 @@
+"""``wam compare``: where two runs part, and what of it explains the rest."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.artifacts.building import Build, build
+from pipeline.artifacts.manifests import fingerprint, write_json
+from pipeline.cli import main
+from wam.errors import WamError
+
+ROOT = Path(__file__).parents[3]
+
+
+def make(root: Path, *, updates: int = 10, rate: float = 0.5, colour: str = "red") -> Path:
+    """A run of three artifacts: a store, a model of it, its evaluation."""
+
+    def store(target: Build) -> None:
+        (target.directory / "frames").write_text(colour)
+
+    def model(target: Build) -> None:
+        (target.directory / "weights").write_text(f"{colour} {updates}")
+        write_json(target.directory / "summary.json", {"loss": 1 / updates, "seconds": updates})
+
+    def evaluation(target: Build) -> None:
+        write_json(target.directory / "metrics.json", {"bc": {"average": rate}})
+
+    build(root / "store", store, stage="convert", params={"colour": colour}, inputs={})
+    inputs = {"store": fingerprint(root / "store", "convert")}
+    params = {"training": {"updates": updates, "batch": 4}}
+    build(root / "world_model" / "wam", model, stage="train", params=params, inputs=inputs)
+    inputs = {"world_model": fingerprint(root / "world_model" / "wam", "train")}
+    build(root / "evaluation" / "wam", evaluation, stage="evaluate", params={}, inputs=inputs)
+    return root
+
+
+def compared(*arguments: object, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    main(["compare", *map(str, arguments)])
+    return capsys.readouterr().out
+
+
+def test_equal_runs_are_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = make(tmp_path / "a"), make(tmp_path / "b")
+    output = compared(first, second, capsys=capsys)
+    assert "✔ compare  equal contents" in output
+    assert "differs" not in output
+
+
+def test_what_differs_begins_at_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = make(tmp_path / "a"), make(tmp_path / "b", updates=20, rate=0.75)
+    output = compared(first, second, capsys=capsys)
+    assert "begins at world_model/wam (settings)" in output
+    assert "equal  store" in output
+    assert "evaluation/wam: inputs" in output
+    content = json.loads(compared(first, second, "--json", capsys=capsys))["artifacts"]
+    model = content["world_model/wam"]
+    assert model["settings"] == {"training.updates": [10, 20]}
+    assert model["figures"] == {"loss": [0.1, 0.05]}  # not how many seconds it took
+    assert content["evaluation/wam"]["figures"] == {"bc.average": [0.5, 0.75]}
+    assert content["evaluation/wam"]["causes"] == ["inputs"]
+
+
+def test_an_artifact_alone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = make(tmp_path / "a"), make(tmp_path / "b", colour="blue")
+    (second / "evaluation").rename(tmp_path / "away")
+    output = compared(first, second, capsys=capsys)
+    assert f"only {first}  evaluation/wam" in output.replace("\n", "")
+    assert "begins at store (settings)" in output
+    output = compared(first / "store", second / "store", capsys=capsys)
+    assert "begins at . (settings)" in output
+
+
+def test_profiles_are_compared_by_their_settings(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    found = json.loads(compared("demo", "small", "--json", capsys=capsys))["settings"]
+    assert found["extract.demos_per_task"] == [3, 50]
+    assert "extract.seed" not in found
+
+
+def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
+    from pipeline.tools.compare import run
+
+    first = make(tmp_path / "a")
+    with pytest.raises(WamError, match=r"nothing: no artifact; expected a directory"):
+        run(str(first), str(tmp_path / "nothing"), as_json=False)
+    with pytest.raises(WamError, match="no artifact in common"):
+        run(str(first / "store"), str(first / "world_model"), as_json=False)
