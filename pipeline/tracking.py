@@ -17,9 +17,12 @@ DVCLIVE, TENSORBOARD = "dvclive", "tensorboard"
 
 
 class Tracker:
-    """Follows the journals in ``directory``; says so where a library is not installed."""
+    """Follows the journals in ``directory`` and shows them in ``log``.
 
-    def __init__(self, directory: Path) -> None:
+    Says so where a library is not installed.
+    """
+
+    def __init__(self, directory: Path, log: Path) -> None:
         self._journals = {
             "train": Journal(directory / METRICS_FILE),
             "validation": Journal(directory / VALIDATION_FILE),
@@ -29,19 +32,17 @@ class Tracker:
         """The last record of a validation; empty before the first."""
         self._live = self._writer = None
         for name in (DVCLIVE, TENSORBOARD):
-            shutil.rmtree(directory / name, ignore_errors=True)
+            shutil.rmtree(log / name, ignore_errors=True)
             if importlib.util.find_spec(name) is None:
                 console.warn(f"{name} is not installed: no scalars for it (wam[pipeline] has it)")
         if importlib.util.find_spec(DVCLIVE):
             from dvclive import Live
 
-            self._live = Live(
-                str(directory / DVCLIVE), save_dvc_exp=False, dvcyaml=None, report=None
-            )
+            self._live = Live(str(log / DVCLIVE), save_dvc_exp=False, dvcyaml=None, report=None)
         if importlib.util.find_spec(TENSORBOARD):
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(directory / TENSORBOARD))
+            self._writer = SummaryWriter(str(log / TENSORBOARD))
         self.catch_up()
 
     def catch_up(self) -> None:

@@ -83,6 +83,11 @@ class Layout:
     def world_model(self, variant: str) -> Path:
         return self.root / "world_model" / variant
 
+    def log(self, variant: str) -> Path:
+        """Speed and event files of a world model's training. No artifact: they tell of the machine
+        and the hour, and equal runs are to leave equal artifacts."""
+        return self.root / "logs" / "world_model" / variant
+
     def dream(self, variant: str, name: str) -> Path:
         """A film of ``wam dream``; no artifact, made at any time."""
         return self.root / "dreams" / f"{variant}-{name}.mp4"

@@ -50,8 +50,11 @@ def world_model_curves(layout: Layout) -> Markup | None:
 
 def validation(layout: Layout) -> TextTable:
     """The world models on held-out play."""
-    summaries = {v: optional_json(layout.world_model(v) / SUMMARY) for v in VARIANTS}
-    found = {VARIANT_NAMES[v]: summary for v, summary in summaries.items() if summary}
+    found = {
+        VARIANT_NAMES[v]: {**summary, **(optional_json(layout.log(v) / "speed.json") or {})}
+        for v in VARIANTS
+        if (summary := optional_json(layout.world_model(v) / SUMMARY))
+    }
     return [
         {"measure": label, **{name: formatted(s.get(key), form) for name, s in found.items()}}
         for key, label, form in _MEASURES

@@ -48,6 +48,8 @@ from wam.world_model.model import WorldModel
 STAGE = "train-world-model"
 CURVE_FILE = "learning_curve.csv"
 """The records of ``metrics.jsonl`` once more, in a form that ``dvc plots`` reads."""
+SPEED_FILE = "speed.json"
+"""In the log: what depends on the machine."""
 REFINEMENT_FILE = "refinement.jsonl"
 """The records of the second stage: its weighted losses."""
 _FILM_COLUMNS = 11
@@ -112,7 +114,7 @@ def _run(
     summary = manifests.read_json(output / manifests.SUMMARY)
     console.done(
         STAGE,
-        f"{variant}: {summary['updates']:,} updates at {summary['frames_per_s']:.0f} frames/s; "
+        f"{variant}: {summary['updates']:,} updates; "
         f"PSNR {summary['posterior_psnr']:.1f} dB filtered, "
         f"{summary['open_loop_psnr']:.1f} dB open loop → {output}",
     )
@@ -164,7 +166,8 @@ def _train_into(
     if ranks.rank > 0:
         trainer.run()
         return
-    outcome = _train(trainer, directory, f"world model {variant}")
+    log = layout.log(variant)
+    outcome = _train(trainer, directory, log, f"world model {variant}")
     updates = trainer.use_best() if training.weights == "best" else outcome.updates
     validations = Journal(directory / VALIDATION_FILE).records()
     figures = next(record for record in validations if record["step"] == updates)
@@ -191,15 +194,16 @@ def _train_into(
     )
 
 
-def _train(trainer: Trainer, directory: Path, description: str) -> TrainingOutcome:
+def _train(trainer: Trainer, directory: Path, log: Path, description: str) -> TrainingOutcome:
+    log.mkdir(parents=True, exist_ok=True)
     with (
         console.progress(description, trainer.updates, "updates", done=trainer.step) as advance,
-        Tracker(directory) as tracker,
+        Tracker(directory, log) as tracker,
     ):
         said: set[str] = set()
 
         def on_step(step: int, record: Record | None) -> None:
-            advance(1, _note(record) if record else "")
+            advance(1, _note(record, trainer.frames_per_s) if record else "")
             if step == first:
                 console.note(f"networks compute in {trainer.precision.name}")
             if record:
@@ -210,7 +214,11 @@ def _train(trainer: Trainer, directory: Path, description: str) -> TrainingOutco
                         console.warn(f"update {step}: {warning}")
 
         first = trainer.step + 1
-        return trainer.run(on_step)
+        outcome = trainer.run(on_step)
+    speed = {"frames_per_s": trainer.frames_per_s, "seconds": trainer.seconds}
+    rounded = {name: round(value, 1) for name, value in speed.items()}
+    manifests.write_json(log / SPEED_FILE, {**rounded, "precision": trainer.precision.name})
+    return outcome
 
 
 def _refine(
@@ -239,16 +247,16 @@ def _refine(
         refiner.run(log, checkpoint)
 
 
-def _note(record: Record) -> str:
-    """The loss terms of a record, for the progress bar."""
+def _note(record: Record, frames_per_s: float) -> str:
+    """The loss terms of a record and the speed, for the progress bar."""
     parts = [
         ("image", "image_loss", ".0f"),
         ("KL", "kl", ".1f"),
         ("action", "action_loss", ".3f"),
         ("PSNR", "psnr_static", ".1f"),
-        ("frames/s", "frames_per_s", ".0f"),
     ]
-    return "  ".join(f"{label} {record[key]:{form}}" for label, key, form in parts if key in record)
+    said = [f"{label} {record[key]:{form}}" for label, key, form in parts if key in record]
+    return "  ".join([*said, f"frames/s {frames_per_s:.0f}"])
 
 
 def _write_film_strips(directory: Path, part: Predictions) -> None:

@@ -1,9 +1,6 @@
 """Complete artifacts for tests, as stages leave them."""
 
 import contextlib
-import csv
-import io
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +8,6 @@ from typing import Any
 
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.manifests import MANIFEST, digest, new_digest, read_json
-
-_TIMES = ("frames_per_s",)
-"""What records tell of the clock."""
-OF_THE_CLOCK = ("tensorboard", "dvclive")
-"""Directories whose files are stamped with the time."""
 
 
 @contextlib.contextmanager
@@ -52,37 +44,15 @@ def remade(directory: Path, **manifest: Any) -> None:
 
 
 def content(directory: Path) -> dict[str, str]:
-    """Digests of all files of an artifact, by name, without what depends on the clock.
-
-    That is: files stamped with the time, speeds in records, and their digests in the manifest.
-    """
+    """Digests of all files of an artifact, by name; of its manifest without how it was made."""
     found = {}
     for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory)
-        if path.is_file() and name.parts[0] not in OF_THE_CLOCK:
-            found[str(name)] = new_digest(_timeless(path)).hexdigest()
+        if path.is_file():
+            found[str(path.relative_to(directory))] = new_digest(_content(path)).hexdigest()
     return found
 
 
-def _timeless(path: Path) -> bytes:
-    text = path.read_bytes()
-    if path.name == MANIFEST:
-        manifest = json.loads(text)
-        manifest["files"] = sorted(
-            name for name in manifest.get("files", {}) if name.split("/")[0] not in OF_THE_CLOCK
-        )
-        return digest({**manifest, "manifest_digest": None, "provenance": None}).encode()
-    if path.suffix == ".json":
-        return digest(_without_times(json.loads(text))).encode()
-    if path.suffix == ".jsonl":
-        return digest([_without_times(json.loads(line)) for line in text.splitlines()]).encode()
-    if path.suffix == ".csv":
-        rows = csv.DictReader(io.StringIO(text.decode()))
-        return digest([_without_times(row) for row in rows]).encode()
-    return text
-
-
-def _without_times(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_times(v) for name, v in value.items() if name not in _TIMES}
-    return value
+def _content(path: Path) -> bytes:
+    if path.name != MANIFEST:
+        return path.read_bytes()
+    return digest({**read_json(path), "manifest_digest": None, "provenance": None}).encode()

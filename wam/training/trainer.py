@@ -62,7 +62,6 @@ class TrainingOutcome(NamedTuple):
     updates: int
     frames: int
     skipped_updates: int
-    frames_per_s: float
 
 
 class Trainer:
@@ -164,7 +163,7 @@ class Trainer:
             else:
                 # A run that was to be longer has no figures of its end.
                 self._judge_if_missing()
-        return TrainingOutcome(self.step, self._frames, self._skipped, self._frames_per_s)
+        return TrainingOutcome(self.step, self._frames, self._skipped)
 
     def use_best(self) -> int:
         """Give the model the weights of its best validation; the update that they are from."""
@@ -289,7 +288,6 @@ class Trainer:
             "frames": self._frames,
             **means,
             "skipped_updates": self._skipped,
-            "frames_per_s": round(self._frames_per_s, 1),
         }
         self._sums, self._summed = {}, 0
         if self._writes:
@@ -323,7 +321,13 @@ class Trainer:
         return self.step * self._frames_per_update
 
     @property
-    def _frames_per_s(self) -> float:
+    def seconds(self) -> float:
+        """Spent in updates, those of earlier processes of the run too."""
+        return self._seconds
+
+    @property
+    def frames_per_s(self) -> float:
+        """Of all updates so far."""
         return self._frames / self._seconds if self._seconds else 0.0
 
     def _save(self) -> None:

@@ -46,14 +46,14 @@ def state(directory: Path) -> dict:
 
 def records(directory: Path, file: str = METRICS_FILE) -> list[dict]:
     lines = Journal(directory / file).records()
-    return [{k: v for k, v in line.items() if k != "frames_per_s"} for line in lines]
+    return lines
 
 
 def assert_equal(found: object, expected: object) -> None:
     if isinstance(expected, dict):
         assert isinstance(found, dict) and found.keys() == expected.keys()
         for name, value in expected.items():
-            if name not in ("seconds", "frames_per_s"):
+            if name != "seconds":
                 assert_equal(found[name], value)
     elif isinstance(expected, list):
         assert isinstance(found, list) and len(found) == len(expected)
