@@ -17,6 +17,7 @@ from pipeline.stages import (
     train_reward,
     train_world_model,
 )
+from pipeline.study.outcomes import outcome_path, write_outcome
 
 
 def run(study: Study, cell: str, seed: int) -> None:
@@ -32,4 +33,5 @@ def run(study: Study, cell: str, seed: int) -> None:
     train_policy.run(profile, layout, variant)
     finetune.run(profile, layout, variant)
     evaluate.run(profile, layout, variant)
-    console.done("study", f"{cell}, seed {seed} → {layout.root}")
+    write_outcome(one)
+    console.done("study", f"{cell}, seed {seed} → {layout.root}, {outcome_path(cell, seed)}")

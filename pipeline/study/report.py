@@ -5,23 +5,23 @@ import io
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import STUDY_RESULTS
-from pipeline.artifacts.manifests import digest, fingerprint, read_json, write_json
-from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, PolicyName, merge
+from pipeline.artifacts.manifests import file_digest, write_json
+from pipeline.evaluation.results import FINETUNED, POLICY_STAGES
 from pipeline.evaluation.statistics import Estimate
-from pipeline.params.study import Run, Study, study_run
+from pipeline.params.study import Study, study_run
 from pipeline.study.across_seeds import (
-    macro,
     mean_over_seeds,
     smallest_seen,
     two_level_bootstrap,
 )
+from pipeline.study.outcomes import Outcome, outcome_path, read_outcome
 from wam.errors import WamError
 
 STAGE = "study-report"
@@ -40,35 +40,23 @@ _SHARES = ("bc", "ppo", "gain")
 """Told in points."""
 
 
-class Found(NamedTuple):
-    """What one run has to say."""
-
-    run: Run
-    figures: dict[str, float]
-    """By endpoint; those that it has"""
-    outcomes: dict[str, dict[str, np.ndarray]]
-    """Stage -> task -> successes bool [starts]"""
-
-
 def run(study: Study) -> None:
-    """Write ``data/study/results``. Raises WamError if a run is missing or damaged."""
+    """Write ``data/study/results``. Raises WamError if a run is missing, damaged or of other
+    settings."""
     runs = [study_run(study, cell, seed) for cell in study.cells for seed in study.seeds]
-    unfinished = [one for one in runs if not (one.layout.evaluation(one.variant)).is_dir()]
+    unfinished = [one for one in runs if not outcome_path(one.cell, one.seed).is_file()]
     if unfinished:
         first = unfinished[0]
         raise WamError(
             f"{len(unfinished)} of {len(runs)} runs are not finished, among them {first.cell} with "
             f"seed {first.seed}; 'wam run-study' does all that are missing"
         )
-    inputs = {}
-    for one in runs:
-        name = f"{one.cell}/{one.seed}"
-        evaluation = fingerprint(
-            one.layout.evaluation(one.variant), f"evaluate --policies {one.variant}"
-        )
-        models = fingerprint(one.layout.world_model_evaluation, "evaluate-world-model")
-        inputs[name] = digest([evaluation, models])
-    found = [_read(one) for one in runs]
+    found = [read_outcome(one) for one in runs]
+    for one in found:
+        if one.frame_ids != found[0].frame_ids:
+            path = outcome_path(one.run.cell, one.run.seed)
+            raise WamError(f"{path}: from other starts than the other runs; evaluate it again")
+    inputs = {path.stem: file_digest(path) for path in (outcome_path(r.cell, r.seed) for r in runs)}
     content = _summary(study, found)
 
     def make(target: Build) -> None:
@@ -83,36 +71,9 @@ def run(study: Study) -> None:
     console.done(STAGE, str(STUDY_RESULTS))
 
 
-def _read(one: Run) -> Found:
-    tasks, variant = one.profile.tasks, one.variant
-    results = merge([one.layout.evaluation(variant)], tasks, (variant,))
-    outcomes: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
-    for (task, policy), cell in results.cells.items():
-        outcomes[policy.stage][task] = cell.outcomes[:, 0]
-    figures = {stage: macro(list(by_task.values())) for stage, by_task in outcomes.items()}
-    if "ppo" in figures:
-        figures["gain"] = figures["ppo"] - figures["bc"]
-    areas = [
-        dream.replayed_auc
-        for (_, policy), dream in results.agreement.items()
-        if policy == PolicyName(variant, "bc") and dream.replayed_auc is not None
-    ]
-    if areas:
-        figures["dream_auc"] = float(np.mean(areas))
-    model = read_json(one.layout.world_model_evaluation / "metrics.json")[variant]
-    figures |= {
-        "action_probe_r2": model["probe_mlp_r2"],
-        "scene_latent_r2": model["scene_latent_r2"],
-        "open_loop_psnr": model["psnr"],
-    }
-    if (imagined := model.get("scene_imagined_16_r2")) is not None:  # windows may be shorter
-        figures["scene_imagined_r2"] = imagined
-    return Found(one, figures, outcomes)
-
-
-def _summary(study: Study, found: Sequence[Found]) -> dict[str, Any]:
+def _summary(study: Study, found: Sequence[Outcome]) -> dict[str, Any]:
     """Everything that was found, by cell and by comparison."""
-    by_cell: dict[str, dict[int, Found]] = defaultdict(dict)
+    by_cell: dict[str, dict[int, Outcome]] = defaultdict(dict)
     for one in found:
         by_cell[one.run.cell][one.run.seed] = one
     cells = {
@@ -137,7 +98,13 @@ def _summary(study: Study, found: Sequence[Found]) -> dict[str, Any]:
             if len(pairs) < 2:
                 continue
             compared.append(_compared(first, second, name, pairs, by_cell))
-    return {"base": study.base, "seeds": study.seeds, "cells": cells, "differences": compared}
+    return {
+        "base": study.base,
+        "seeds": study.seeds,
+        "commits": sorted({one.commit or "none" for one in found}),
+        "cells": cells,
+        "differences": compared,
+    }
 
 
 def _compared(
@@ -145,7 +112,7 @@ def _compared(
     second: str,
     name: str,
     pairs: Mapping[int, tuple[float, float]],
-    by_cell: Mapping[str, Mapping[int, Found]],
+    by_cell: Mapping[str, Mapping[int, Outcome]],
 ) -> dict[str, Any]:
     differences = [one - other for one, other in pairs.values()]
     stages = [stage for stage in ("bc", *FINETUNED.values()) if stage == name]
@@ -167,8 +134,8 @@ def _compared(
     }
 
 
-def _in_order(found: Found, stage: str) -> list[np.ndarray]:
-    return [found.outcomes[stage][task] for task in found.run.profile.tasks]
+def _in_order(found: Outcome, stage: str) -> list[np.ndarray]:
+    return [found.success[stage][task] for task in found.run.profile.tasks]
 
 
 def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,18 +154,18 @@ def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
     return means
 
 
-def _runs(found: Sequence[Found]) -> str:
+def _runs(found: Sequence[Outcome]) -> str:
     """A line per run and task, and one for the run's figures, to be read by anything."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["cell", "variant", "seed", "name", "task", "value", "episodes"])
     for one in found:
         own = [one.run.cell, one.run.variant, one.run.seed]
-        for stage, by_task in one.outcomes.items():
+        for stage, by_task in one.success.items():
             for task, success in by_task.items():
                 writer.writerow([*own, stage, task, int(success.sum()), len(success)])
         for name, value in one.figures.items():
-            if name not in one.outcomes:
+            if name not in one.success:
                 writer.writerow([*own, name, "", f"{value:.6g}", ""])
     return text.getvalue()
 

@@ -137,7 +137,8 @@ def test_no_output_is_deleted_before_its_stage_runs(name: str) -> None:
     for entry in PIPELINE["stages"][name]["outs"]:
         (path, options), *others = entry.items()
         # Results are small and lie in git itself.
-        in_git = {"cache": False} if path.endswith("/results") else {}
+        small = path.endswith("/results") or path.startswith("data/study/outcomes/")
+        in_git = {"cache": False} if small else {}
         assert options == {"persist": True, **in_git} and not others, entry
 
 
@@ -151,7 +152,7 @@ def test_stage_depends_on_files_and_parameters_that_exist(name: str) -> None:
         for out in entry
     }
     outputs |= {out.replace("${item.variant}", variant) for out in outputs for variant in VARIANTS}
-    outputs |= {"data/${item.profile}/evaluation/controls", "data/study/runs"}
+    outputs |= {"data/${item.profile}/evaluation/controls", "data/study/outcomes"}
     for dependency in stage.get("deps", []):
         if dependency.startswith("data/"):
             assert dependency.replace("study.base", "item.profile") in outputs, dependency

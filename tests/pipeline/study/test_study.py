@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,22 @@ def test_a_study_runs_from_the_store_to_the_table(
     capsys.readouterr()
     main(["study", "--cell", "wam", "--seed", "0"])
     assert capsys.readouterr().out.count("nothing to do") == 8
+    # The study is told from its small files alone, and only of the settings that they are of.
+    shutil.rmtree(project / "data" / "study" / "runs")
+    main(["study-report"])
+    path = project / "data" / "study" / "outcomes" / "wam-1.json"
+    intact = path.read_text()
+    for change, message in (
+        (lambda content: content["settings"]["policy"].update(updates=3), "settings of 'policy'"),
+        (lambda content: content["success"]["bc"]["close_drawer"].pop(), "damaged (2 starts"),
+        (lambda content: content["frame_ids"].update(close_drawer=[1, 2]), "from other starts"),
+    ):
+        content = json.loads(intact)
+        change(content)
+        path.write_text(json.dumps(content))
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(["study-report"])
+        output = capsys.readouterr().out.replace("\n", "")
+        assert "outcomes/wam-1.json" in output
+        assert message in output
