@@ -5,6 +5,7 @@ import fcntl
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def replacing(path: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield temporary
-            os.fsync(descriptor)
+            # Some libraries put a file of their own in its place, which others may not read.
+            with temporary.open("rb") as written:
+                os.fchmod(written.fileno(), stat.S_IMODE(os.fstat(descriptor).st_mode))
+                os.fsync(written.fileno())
             temporary.replace(path)
         finally:
             os.close(descriptor)

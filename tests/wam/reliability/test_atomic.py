@@ -71,3 +71,23 @@ def test_what_a_killed_writer_left_is_swept_up_and_nothing_else(tmp_path: Path) 
         assert len(list((tmp_path / "below").iterdir())) == 3
         sweep(tmp_path, recursive=True)
     assert sorted((tmp_path / "below").iterdir()) == [mine, tmp_path / "below" / "other"]
+
+
+def test_a_file_that_a_library_has_replaced_is_as_readable_and_as_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """safetensors renames a file of its own, with mode 600, onto the one that it is given."""
+    path, plain = tmp_path / "weights", tmp_path / "plain"
+    plain.write_text("as the user's mask has it")
+    on_disk: list[int] = []
+    fsync = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (on_disk.append(os.fstat(file).st_ino), fsync(file))
+    )
+    with replacing(path) as temporary:
+        other = tmp_path / "other"
+        other.write_text("tensors")
+        other.chmod(0o600)
+        other.replace(temporary)
+    assert path.stat().st_mode == plain.stat().st_mode
+    assert on_disk == [path.stat().st_ino]
