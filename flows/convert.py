@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 from uuid import UUID
@@ -20,7 +21,6 @@ import httpx
 from prefect import flow, task
 from prefect.artifacts import (
     create_progress_artifact,
-    create_table_artifact,
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
@@ -34,8 +34,8 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect_dask import DaskTaskRunner
 from prefect_dask.task_runners import PrefectDaskFuture
 
+from flows.artifacts import key, publish_store
 from pipeline import console, workers
-from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout
 from pipeline.exit_codes import exit_on_error
 from pipeline.params import Profile, load_profile
@@ -96,24 +96,10 @@ def convert_flow(profile: str) -> State[Any] | None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)  # Prefect's flow engine puts the earlier one back
     try:
-        convert.run(load_profile(profile), layout, run_jobs=_run_tasks)
+        convert.run(load_profile(profile), layout, run_jobs=partial(_run_tasks, profile))
     except WamError as error:
         return Failed(name=BAD_INPUT, message=str(error))
-    manifest = manifests.read_manifest(layout.store, "convert")
-    create_table_artifact(
-        key="store",
-        table=[
-            {
-                "split": split,
-                "frames": content["num_frames"],
-                "episodes": content["num_episodes"],
-                "shards": content["num_shards"],
-            }
-            for split, content in manifest["splits"].items()
-        ],
-        description=f"Store of profile `{profile}` at `{layout.store}`, "
-        f"source {manifest['source_digest']}",
-    )
+    publish_store(profile)
     return None
 
 
@@ -125,10 +111,12 @@ def task_runner(address: str | None) -> TaskRunner[Any]:
 
 
 def _run_tasks(
-    function: Callable[[ShardJob], ShardRecord], jobs: Sequence[ShardJob]
+    profile: str, function: Callable[[ShardJob], ShardRecord], jobs: Sequence[ShardJob]
 ) -> Iterator[ShardRecord]:
     """Run every job as a task; the first failure ends the flow."""
-    progress = create_progress_artifact(0.0, key="convert", description="shards written")
+    progress = create_progress_artifact(
+        0.0, key=key(profile, "convert"), description="shards written"
+    )
     assert isinstance(progress, UUID)
     for number, state in enumerate(_states(function, jobs), start=1):
         if state.name == BAD_INPUT:

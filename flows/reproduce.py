@@ -5,24 +5,25 @@ side by side. Nothing runs beside DVC, so a deployment run leaves the same ``dvc
 repro``.
 """
 
-from pathlib import Path
+import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.artifacts import publish
 from pipeline import dvc_stages
-from pipeline.artifacts.layout import STUDY_RESULTS, Layout
 from pipeline.params import load_profile, profile_names
 from pipeline.params.study import load_study, run_stages
 from wam.config import VARIANTS
 from wam.errors import WamError
 
 _JOBS, _THREADS = dvc_stages.shares()
+_LEVELS = {"! ": logging.WARNING, "error ": logging.ERROR}
+"""By how a line of our own begins."""
 if TYPE_CHECKING:
     Profile = str
     Stage = str
@@ -37,8 +38,17 @@ else:
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def reproduce_stage(stage: str, threads: int | None, force: bool = False) -> State[Any] | None:
     """Bring one DVC stage up to date, streaming its output to the run's log."""
-    failure = dvc_stages.reproduce(stage, get_run_logger().info, threads=threads, force=force)
-    return Failed(message=failure) if failure else None
+    failure = dvc_stages.reproduce(stage, _logged, threads=threads, force=force)
+    if failure:
+        return Failed(message=failure)
+    publish(stage)
+    return None
+
+
+def _logged(line: str) -> None:
+    """A line of a stage's output in the run's log, at the level that it speaks of."""
+    level = next((level for word, level in _LEVELS.items() if line.startswith(word)), logging.INFO)
+    get_run_logger().log(level, line)
 
 
 @flow(
@@ -69,11 +79,7 @@ def reproduce(
         graph = dvc_stages.chosen_stages(profile, only, has_tasks=bool(tasks))
     except WamError as error:
         return Failed(message=str(error))
-    if failed := _in_order(profile, graph, force=force):
-        return failed
-    if stage is None:
-        _show_table(profile, Layout.of(profile).results)
-    return None
+    return _in_order(profile, graph, force=force)
 
 
 @flow(
@@ -92,10 +98,7 @@ def study(force: bool = False) -> State[Any] | None:
     except WamError as error:
         return Failed(message=str(error))
     graph = dvc_stages.study_graph(chosen.base, run_stages(chosen))
-    if failed := _in_order("study", graph, force=force):
-        return failed
-    _show_table("study", STUDY_RESULTS)
-    return None
+    return _in_order("study", graph, force=force)
 
 
 def _in_order(name: str, graph: dict[str, frozenset[str]], *, force: bool) -> State[Any] | None:
@@ -114,11 +117,3 @@ def _in_order(name: str, graph: dict[str, frozenset[str]], *, force: bool) -> St
         # Those behind a failure never began, and have nothing to say of their own.
         told = [state.message for state in states if state.is_failed() or state.is_crashed()]
         return Failed(message="; ".join(filter(None, told)))
-
-
-def _show_table(name: str, results: Path) -> None:
-    table = results / "table.md"
-    if table.is_file():
-        create_markdown_artifact(
-            key=f"results-{name.replace('_', '-')}", markdown=table.read_text()
-        )

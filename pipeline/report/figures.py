@@ -1,5 +1,6 @@
 """Charts of the report as inline SVG that follows the page's light or dark colours."""
 
+import base64
 import io
 import re
 import textwrap
@@ -24,6 +25,9 @@ COLOURS = {
 }
 _LIGHT = {"wam": "#a9b8fa", "dreamerv2": "#f1c49d"}
 """For behaviour cloning beside the full colour of PPO."""
+
+_FIXED = {"currentColor": "#30363d", "var(--line)": "#d0d7de", "var(--muted)": "#6e7781"}
+"""Where there is no page that a figure takes its colours from."""
 
 # Stand-ins that become CSS colours of the page in the finished SVG.
 _TEXT, _LINE, _FAINT = "#010203", "#040506", "#070809"
@@ -207,6 +211,14 @@ def trust(results: Results) -> Markup | None:
     for axes in (area, bias):
         _name_lines(axes, keys)
     return _svg(figure, "agreement of imagination and simulator")
+
+
+def data_address(svg: Markup) -> str:
+    """A figure as a ``data:`` address, to be shown anywhere, on white."""
+    text = str(svg)
+    for css, colour in _FIXED.items():
+        text = text.replace(css, colour)
+    return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _name_lines(axes: Axes, keys: Sequence[tuple[str, PolicyName]]) -> None:
