@@ -2,8 +2,10 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import dvc.rwlock
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -88,3 +90,25 @@ def test_modules_and_files_that_are_named_are_there(page: Path) -> None:
         folder = ROOT / name.replace(".", "/")
         places = (folder, folder.with_suffix(".py"), folder.parent.with_suffix(".py"))
         assert any(place.exists() for place in places), name
+
+
+def strings(path: Path) -> Iterator[str]:
+    """The texts of a module, with a NUL for everything that is put into them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "\0" for part in node.values)
+            yield "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_the_messages_that_are_explained_are_said() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text().split("## Messages")[1]
+    told: list[str] = []
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            told += re.findall(r"`([^`]+)`", line.split(" | ")[0])
+    assert len(told) > 8
+    modules = [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "wam").rglob("*.py")]
+    said = [text for path in [*modules, Path(dvc.rwlock.__file__)] for text in strings(path)]
+    assert [m for m in told if not any(m.strip(". ") in text for text in said)] == []
