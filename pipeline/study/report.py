@@ -21,6 +21,7 @@ from pipeline.study.across_seeds import (
     smallest_seen,
     two_level_bootstrap,
 )
+from pipeline.study.figure import write_figure
 from pipeline.study.outcomes import Outcome, outcome_path, read_outcome
 from wam.errors import WamError
 
@@ -65,6 +66,7 @@ def run(study: Study) -> None:
         write_json(path / "metrics.json", _metrics(content))
         (path / "runs.csv").write_text(_runs(found))
         (path / "table.md").write_text(_markdown(study, content))
+        write_figure(path / "pairs.svg", content, next(iter(ENDPOINTS)))
 
     build(STUDY_RESULTS, make, stage=STAGE, params=asdict(study), inputs=inputs)
     console.console.print((STUDY_RESULTS / "table.md").read_text(), markup=False, end="")

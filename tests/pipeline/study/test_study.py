@@ -166,6 +166,7 @@ def test_a_study_runs_from_the_store_to_the_table(
     expected = np.mean([by_seed[0][seed] - by_seed[1][seed] for seed in ("0", "1")])
     assert found["bc"]["difference"]["value"] == pytest.approx(expected)
     assert "wam against images" in (results / "table.md").read_text()
+    assert (results / "pairs.svg").read_text().count("<svg") == 1
     # Everything is there: nothing is done twice.
     capsys.readouterr()
     main(["study", "--cell", "wam", "--seed", "0"])
