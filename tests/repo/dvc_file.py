@@ -109,7 +109,7 @@ def _with_settings(stage: str, simulates: bool) -> str:
 
 def _metrics_and_plots(profiles: Sequence[str], variants: Sequence[str]) -> str:
     """What ``dvc metrics`` and ``dvc plots`` show of every profile."""
-    metrics, plots = [], []
+    metrics, plots = ["data/study/results/metrics.json"], []
     for profile in profiles:
         data = f"data/{profile}"
         models = [f"{data}/world_model/{variant}" for variant in variants]
