@@ -45,7 +45,8 @@ def run(profile: Profile, layout: Layout, run_jobs: workers.JobRunner | None = N
             raise WamError(
                 f"{split.directory}: the raw frames are not here, and the store has to be made of "
                 "them; get a finished one with 'dvc pull', or restore the frames (raw.path, or "
-                "'wam collect') and run 'wam index'"
+                "'wam collect') and run 'wam index'; in an experiment's copy of the repository "
+                "only an absolute raw.path leads to them"
             )
     settings = profile.convert
     arrays = _arrays(index, settings)
