@@ -90,7 +90,7 @@ REFUSED = [
     *_refused("finetune.critic_hidden", "[]", "[16, 16]"),
     *_refused("finetune.clip_base", "0.5"),
     *_refused("finetune.finetuned_steps", "11"),
-    *_refused("finetune.seeds", "[]", "[0, 0]", "[-1]", "[18446744073709551616]", "0", "[true]"),
+    *_refused("finetune.seeds", "[0, 0]", "[-1]", "[18446744073709551616]", "0", "[true]"),
     Case("train_world_model.seed", "4294967296", thread="NVIDIA/Megatron-LM#88"),
     *_refused("features.draws", "1000000000"),
     *_refused("collect.static_size", "1000000000"),
