@@ -1,6 +1,6 @@
 """What a stage left, as artifacts of its run in Prefect: tables, pictures, the way to the page.
 
-Keys begin with the profile, so that each shows its own history.
+Keys hold the profile, so that each shows its own history.
 """
 
 import re
@@ -33,10 +33,10 @@ def publish(stage: str) -> None:
         _markdown("study", STUDY_RESULTS)
     if name not in _SHOWN:
         return
-    profile, _, variant = item.rpartition("-")
-    if variant not in VARIANT_NAMES:  # the name of a profile may have hyphens
-        profile, variant = item, ""
-    _SHOWN[name](profile, Layout.of(profile), variant)
+    show, has_variant = _SHOWN[name]
+    # The name of a profile may have hyphens, too.
+    profile, _, variant = item.rpartition("-") if has_variant else (item, "", "")
+    show(profile, Layout.of(profile), variant)
 
 
 def key(*parts: str) -> str:
@@ -100,8 +100,9 @@ def _table(name: str, rows: Sequence[dict[str, Any]], description: str) -> None:
     create_table_artifact(list(rows), name, description)
 
 
-_SHOWN: dict[str, Callable[[str, Layout, str], None]] = {
-    "train_world_model": _world_model,
-    "evaluate": _success,
-    "report": _results,
+_SHOWN: dict[str, tuple[Callable[[str, Layout, str], None], bool]] = {
+    "train_world_model": (_world_model, True),
+    "evaluate": (_success, True),
+    "report": (_results, False),
 }
+"""What shows a stage, and whether it has variants"""

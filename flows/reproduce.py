@@ -6,10 +6,13 @@ repro``.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture, wait
 from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -22,6 +25,7 @@ from wam.config import VARIANTS
 from wam.errors import WamError
 
 _JOBS, _THREADS = dvc_stages.shares()
+_STUDY_JOBS, _STUDY_THREADS = dvc_stages.shares(most=dvc_stages.available_cores())
 _LEVELS = {"! ": logging.WARNING, "error ": logging.ERROR}
 """By how a line of our own begins."""
 if TYPE_CHECKING:
@@ -41,7 +45,11 @@ def reproduce_stage(stage: str, threads: int | None, force: bool = False) -> Sta
     failure = dvc_stages.reproduce(stage, _logged, threads=threads, force=force)
     if failure:
         return Failed(message=failure)
-    publish(stage)
+    try:
+        publish(stage)
+    except (PrefectException, httpx.HTTPError) as error:
+        # The stage is done: what is behind it need not know that nobody could be shown.
+        get_run_logger().warning("no artifacts in Prefect of %s (%s)", stage, error)
     return None
 
 
@@ -79,13 +87,13 @@ def reproduce(
         graph = dvc_stages.chosen_stages(profile, only, has_tasks=bool(tasks))
     except WamError as error:
         return Failed(message=str(error))
-    return _in_order(profile, graph, force=force)
+    return _in_order([profile], graph, _THREADS, force=force)
 
 
 @flow(
     name="study",
     persist_result=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=_JOBS),  # type: ignore[arg-type]
+    task_runner=ThreadPoolTaskRunner(max_workers=_STUDY_JOBS),  # type: ignore[arg-type]
 )
 def study(force: bool = False) -> State[Any] | None:
     """Bring the study of ``params.yaml`` up to date, runs side by side.
@@ -98,17 +106,19 @@ def study(force: bool = False) -> State[Any] | None:
     except WamError as error:
         return Failed(message=str(error))
     graph = dvc_stages.study_graph(chosen.base, run_stages(chosen))
-    return _in_order("study", graph, force=force)
+    return _in_order(["study", chosen.base], graph, _STUDY_THREADS, force=force)
 
 
-def _in_order(name: str, graph: dict[str, frozenset[str]], *, force: bool) -> State[Any] | None:
+def _in_order(
+    names: Sequence[str], graph: dict[str, frozenset[str]], threads: int | None, *, force: bool
+) -> State[Any] | None:
     """A task per stage of ``graph``, each behind those that it needs; what failed, or None."""
-    with dvc_stages.turn(name, get_run_logger().info):
+    with dvc_stages.turn(names, get_run_logger().info):
         runs: dict[str, PrefectFuture[Any]] = {}
         for stage, needed in graph.items():
             before = [runs[other] for other in needed]
             runs[stage] = reproduce_stage.submit(
-                stage=stage, threads=_THREADS, force=force, return_state=False, wait_for=before
+                stage=stage, threads=threads, force=force, return_state=False, wait_for=before
             )
         wait(list(runs.values()))
         states = [run.state for run in runs.values()]

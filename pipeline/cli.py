@@ -34,8 +34,9 @@ class Command:
     summary: str
     add_options: Callable[[ArgumentParser], None] = lambda parser: None
     """Adds the options of the command, each by the name of a parameter of ``run``."""
-    subject: Literal["profile", "study", None] = "profile"
-    """What ``run`` takes beside its options: profile and layout, the study, or nothing."""
+    subject: Literal["profile", "study", "root", None] = "profile"
+    """What ``run`` takes beside its options: profile and layout, the study, or nothing. But for
+    None it is called in the root of the repository."""
     description: str | None = None
     """For its own help; None: the summary."""
 
@@ -79,13 +80,14 @@ def _study(parser: ArgumentParser) -> None:
     parser.add_argument("--seed", required=True, type=_count, metavar="N", help=about)
 
 
-def _jobs(parser: ArgumentParser) -> None:
-    about = "stages at a time (default: two, or as many as there are cores)"
+def _study_jobs(parser: ArgumentParser) -> None:
+    about = "runs at a time (default: as many as there are cores)"
     parser.add_argument("--jobs", type=_positive, metavar="N", help=about)
 
 
 def _run_options(parser: ArgumentParser) -> None:
-    _jobs(parser)
+    about = "stages at a time (default: two, or as many as there are cores)"
+    parser.add_argument("--jobs", type=_positive, metavar="N", help=about)
     about = "one stage of dvc.yaml, such as finetune or finetune@demo-wam (default: all)"
     parser.add_argument("--stage", metavar="STAGE", help=about)
     about = "run stages even where nothing changed"
@@ -118,8 +120,8 @@ def _inspect(parser: ArgumentParser) -> None:
 
 def _compare(parser: ArgumentParser) -> None:
     about = "an artifact, a directory of artifacts, or a profile of params.yaml"
-    parser.add_argument("first", metavar="A", help=about)
-    parser.add_argument("second", metavar="B", help=about)
+    parser.add_argument("first", metavar="A", type=_place_or_name, help=about)
+    parser.add_argument("second", metavar="B", type=_place_or_name, help=about)
     _json(parser)
 
 
@@ -133,6 +135,12 @@ def _replay(parser: ArgumentParser) -> None:
 def _json(parser: ArgumentParser) -> None:
     about = "print one JSON object"
     parser.add_argument("--json", dest="as_json", action="store_true", help=about)
+
+
+def _place_or_name(text: str) -> Path | str:
+    """A directory that is there, and else what has to be the name of a profile."""
+    path = Path(text)
+    return path if path.is_dir() or len(path.parts) > 1 else text
 
 
 def _count(text: str) -> int:
@@ -199,7 +207,7 @@ COMMANDS = {
     "run-study": Command(
         "tools.run_study",
         "bring the study up to date, runs side by side",
-        _jobs,
+        _study_jobs,
         subject="study",
         description="Bring the study of params.yaml up to date, as 'dvc repro study_report' does, "
         "with its runs side by side.",
@@ -223,7 +231,7 @@ COMMANDS = {
         "tools.compare",
         "say what differs between two artifacts, runs or profiles",
         _compare,
-        subject=None,
+        subject="root",
         description="Say what differs between two artifacts, two directories of them (runs, "
         "profiles' data) or two profiles of params.yaml: settings, inputs, code, figures, and at "
         "which artifact it begins.",

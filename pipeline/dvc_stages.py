@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -108,33 +108,35 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shares(jobs: int | None = None) -> tuple[int, int | None]:
-    """How many stages run at a time (None: as many as help), and how many threads each takes.
+def shares(jobs: int | None = None, most: int = _MOST_JOBS) -> tuple[int, int | None]:
+    """How many stages run at a time (None: at most ``most``), and how many threads each takes.
 
     The threads are None where OMP_NUM_THREADS says it.
     """
     cores = available_cores()
-    jobs = jobs or min(_MOST_JOBS, cores)
+    jobs = jobs or min(most, cores)
     return jobs, None if _THREADS[0] in os.environ else max(1, cores // jobs)
 
 
 @contextlib.contextmanager
-def turn(profile: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Waits for another run of the same profile, and makes others wait.
+def turn(names: Sequence[str], say: Callable[[str], None]) -> Iterator[None]:
+    """Waits for other runs of all that is named, a profile or the study, and makes them wait.
 
     ``--wait-for-lock`` does not: it waits for DVC itself, but not for a stage that another DVC
     runs, whose outputs are busy.
     """
-    path = Path(".dvc") / "tmp" / f"run-{profile}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another run of profile '{profile}' ...")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            say(f"{path}: no locks on this file system ({error.strerror})")
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            path = Path(".dvc") / "tmp" / f"run-{name}.lock"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"waiting for another run of '{name}' ...")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                say(f"{path}: no locks on this file system ({error.strerror})")
         yield
 
 

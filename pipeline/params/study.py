@@ -8,7 +8,7 @@ the base; runs of one seed are a pair.
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +17,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from pipeline.artifacts.layout import Layout
-from pipeline.params.loading import PARAMS_FILE, STUDY_KEY, document, profile_of, sentence
+from pipeline.params.loading import (
+    PARAMS_FILE,
+    STUDY_KEY,
+    document,
+    load_profile,
+    profile_of,
+    sentence,
+)
 from pipeline.params.profile import Profile
 from wam.config import VARIANTS, Seed
 from wam.errors import WamError
@@ -82,6 +89,8 @@ def load_study(path: Path = PARAMS_FILE) -> Study:
     if len(set(study.seeds)) < len(study.seeds):
         raise WamError(f"{where}.seeds: names one twice")
     for pair in study.compare:
+        if pair[0] == pair[1]:
+            raise WamError(f"{where}.compare: '{pair[0]}' with itself")
         if unknown := next((name for name in pair if name not in study.cells), None):
             known = ", ".join(study.cells)
             raise WamError(f"{where}.compare: no cell '{unknown}'; known: {known}")
@@ -97,18 +106,25 @@ def study_run(study: Study, cell: str, seed: int, path: Path = PARAMS_FILE) -> R
         raise WamError(f"{path}: {STUDY_KEY}.cells: no '{cell}'; known: {', '.join(study.cells)}")
     if seed not in study.seeds:
         raise WamError(f"{path}: {STUDY_KEY}.seeds: no {seed}; known: {list(study.seeds)}")
-    base = document(path).get(study.base)
-    if not isinstance(base, dict):
-        raise WamError(f"{path}: {STUDY_KEY}.base: no profile '{study.base}'")
+    load_profile(study.base, path)
+    settings = copy.deepcopy(document(path)[study.base])
     where = f"{path}: {STUDY_KEY}.cells.{cell}"
-    settings = copy.deepcopy(base)
-    for override in (study.set, study.cells[cell].set):
-        _merge(settings, override, where)
-    tuned = settings["finetune"]["seeds"]
-    settings["finetune"]["seeds"] = [seed] if seed in tuned else []
-    for section in SEEDED:
-        settings[section]["seed"] = seed
+    _merge(settings, study.set, f"{path}: {STUDY_KEY}")
+    if "tasks" in study.cells[cell].set:
+        raise WamError(f"{where}: 'tasks' is the study's: all runs are judged from the same starts")
+    _merge(settings, study.cells[cell].set, where)
     profile = profile_of(settings, where)
+    if not profile.tasks:
+        raise WamError(f"{where}.tasks: []; a study evaluates policies")
+    tuned = profile.finetune.seeds
+    if not set(tuned) <= set(study.seeds):
+        raise WamError(
+            f"{where}.finetune.seeds = {list(tuned)}: expected some of study.seeds, "
+            f"{list(study.seeds)}, or []"
+        )
+    seeded = {name: replace(getattr(profile, name), seed=seed) for name in SEEDED}
+    own = replace(profile.finetune, seeds=(seed,) if seed in tuned else ())
+    profile = replace(profile, finetune=own, **seeded)
     layout = Layout.of_run(cell, seed, study.base)
     return Run(cell, seed, study.cells[cell].variant, profile, layout)
 
@@ -125,6 +141,8 @@ def _merge(settings: dict[str, Any], override: Mapping[str, Any], where: str) ->
         if isinstance(settings.get(section), dict):
             if not isinstance(values, Mapping):
                 raise WamError(f"{where}.{section}: expected settings, got {values!r:.100}")
+            if section in SEEDED and "seed" in values:
+                raise WamError(f"{where}.{section}.seed: is that of the run, one of study.seeds")
             settings[section].update(values)
         else:
             settings[section] = values

@@ -92,7 +92,7 @@ def provenance(profile: Profile, layout: Layout, found: dict[str, Store]) -> Fac
         "code": " · ".join(dict.fromkeys(filter(None, commits))) or "unknown",
         "trained on": ", ".join(sorted({m["params"]["device"] for m in trained})) or "unknown",
         "seeds": f"world model {profile.train_world_model.seed} · cloning {profile.policy.seed} · "
-        f"PPO {', '.join(str(seed) for seed in profile.finetune.seeds)} · "
+        f"PPO {', '.join(str(seed) for seed in profile.finetune.seeds) or 'none'} · "
         f"evaluation {profile.evaluate.seed}",
         "versions": " · ".join(f"{name} {version}" for name, version in versions.items()),
         "report made on": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores",

@@ -26,7 +26,6 @@ _MEASURES = (
     ("gripper_accuracy", "gripper command recognised", "{:.1%}"),
     ("updates", "updates", "{:,}"),
     ("frames", "frames seen", "{:,}"),
-    ("frames_per_s", "training frames per second", "{:,.0f}"),
 )
 
 _TELLS_APART, _FAIR = 0.7, 0.1
@@ -50,11 +49,8 @@ def world_model_curves(layout: Layout) -> Markup | None:
 
 def validation(layout: Layout) -> TextTable:
     """The world models on held-out play."""
-    found = {
-        VARIANT_NAMES[v]: {**summary, **(optional_json(layout.log(v) / "speed.json") or {})}
-        for v in VARIANTS
-        if (summary := optional_json(layout.world_model(v) / SUMMARY))
-    }
+    summaries = {v: optional_json(layout.world_model(v) / SUMMARY) for v in VARIANTS}
+    found = {VARIANT_NAMES[v]: summary for v, summary in summaries.items() if summary}
     return [
         {"measure": label, **{name: formatted(s.get(key), form) for name, s in found.items()}}
         for key, label, form in _MEASURES

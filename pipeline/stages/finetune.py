@@ -65,7 +65,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     }
     simulator: Simulator | None = None
     origin: dict[str, Any] = {}
-    if config.environment == "simulator":
+    if config.environment == "simulator" and config.seeds:
         # Imported here: imagination does without the simulator.
         from pipeline.finetuning import simulator as in_simulator
 
@@ -89,7 +89,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     def make(target: Build) -> None:
         target.manifest.update(environment=config.environment, **origin)
         ensemble = None
-        if config.disagreement_scale:
+        if config.disagreement_scale and config.seeds:
             source, model = layout.features(variant), world_model.config
             with devices.one_thread():
                 ensemble = fit_ensemble(target, ENSEMBLE, source, profile, model, device)

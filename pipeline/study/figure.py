@@ -38,8 +38,9 @@ def _draw(axes: Axes, one: Mapping[str, Any], cells: Mapping[str, Any], endpoint
     """A line per seed from the second cell to the first."""
     names = one["second"], one["first"]
     sides = [cells[name]["figures"][endpoint] for name in names]
-    for seed in sides[0].keys() & sides[1].keys():
-        axes.plot([0, 1], [100 * side[seed] for side in sides], color="#9aa3ad", linewidth=1)
+    for seed in sides[0]:
+        if seed in sides[1]:
+            axes.plot([0, 1], [100 * side[seed] for side in sides], color="#9aa3ad", linewidth=1)
     for place, (name, side) in enumerate(zip(names, sides, strict=True)):
         values = [100 * value for value in side.values()]
         axes.scatter([place] * len(values), values, color=COLOURS[cells[name]["variant"]], zorder=3)

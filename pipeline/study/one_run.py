@@ -6,7 +6,7 @@ All of it is what the stages of a profile do, one after the other; each keeps wh
 from collections.abc import Sequence
 
 from pipeline import console
-from pipeline.params.study import Study, study_run
+from pipeline.params.study import Run, Study, study_run
 from pipeline.stages import (
     evaluate,
     evaluate_world_model,
@@ -18,11 +18,20 @@ from pipeline.stages import (
     train_world_model,
 )
 from pipeline.study.outcomes import outcome_path, write_outcome
+from wam.errors import WamError
 
 
 def run(study: Study, cell: str, seed: int) -> None:
     """Bring a run up to date in its own directory. Raises WamError as its stages do."""
     one = study_run(study, cell, seed)
+    try:
+        _run(one)
+    except WamError as error:
+        raise WamError(f"study, cell {cell}, seed {seed}: {error}") from None
+    console.done("study", f"{cell}, seed {seed} → {one.layout.root}, {outcome_path(cell, seed)}")
+
+
+def _run(one: Run) -> None:
     profile, layout, variant = one.profile, one.layout, one.variant
     only: Sequence[str] = (variant,)
     extract.run(profile, layout)
@@ -34,4 +43,3 @@ def run(study: Study, cell: str, seed: int) -> None:
     finetune.run(profile, layout, variant)
     evaluate.run(profile, layout, variant)
     write_outcome(one)
-    console.done("study", f"{cell}, seed {seed} → {layout.root}, {outcome_path(cell, seed)}")

@@ -17,8 +17,12 @@ from pipeline.params.study import Run
 from pipeline.study.across_seeds import macro
 from wam.errors import WamError
 
-_OF_THE_MACHINE = ("parallel", "raw")
-"""Sections that shape no result, or tell where the frames lie."""
+_LEFT_OUT = {
+    *("device", "parallel", "raw", "index", "export"),
+    *("assets", "workers", "dask_address", "cache", "shards", "lpips_weights", "fvd_weights"),
+    *("log_every", "checkpoint_every", "keep_checkpoints", "clips"),
+}
+"""What shapes no result, or tells where something lies."""
 
 
 class Outcome(NamedTuple):
@@ -31,8 +35,8 @@ class Outcome(NamedTuple):
     """Stage -> task -> bool [starts], in the order of ``frame_ids``"""
     frame_ids: dict[str, list[int]]
     """The starts of every task"""
-    commit: str | None
-    """Of the code that made the run"""
+    commit: str
+    """Of the code that made the run, and whether it was changed since"""
 
 
 def outcome_path(cell: str, seed: int) -> Path:
@@ -61,7 +65,7 @@ def write_outcome(run: Run) -> None:
         for (_, policy), dream in results.agreement.items()
         if policy == PolicyName(variant, "bc") and dream.replayed_auc is not None
     ]
-    if areas:
+    if len(areas) == len(tasks):  # else it would be of other tasks than another run's
         figures["dream_auc"] = float(np.mean(areas))
     model = read_json(layout.world_model_evaluation / "metrics.json")[variant]
     figures |= {
@@ -111,17 +115,23 @@ def read_outcome(run: Run) -> Outcome:
             for stage, by_task in content["success"].items()
         }
         figures = {name: float(value) for name, value in content["figures"].items()}
-        return Outcome(run, figures, success, frame_ids, content["made"]["commit"])
+        made = content["made"]
+        commit = (made["commit"] or "no commit")[:10] + (", changed" if made["dirty"] else "")
+        return Outcome(run, figures, success, frame_ids, commit)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WamError(f"{path}: damaged ({error}); {again} anew") from None
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    settings: dict[str, Any] = plain(asdict(run.profile))
-    for section in _OF_THE_MACHINE:
-        del settings[section]
-    del settings["env"]["workers"], settings["convert"]["workers"]
-    del settings["convert"]["dask_address"]
+    """The settings that a run's figures follow from."""
+
+    def chosen(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: chosen(inner) for key, inner in value.items() if key not in _LEFT_OUT}
+
+    settings: dict[str, Any] = chosen(plain(asdict(run.profile)))
+    settings["env"]["scene_source"] = run.profile.env.scene_source
     return settings
 
 

@@ -103,7 +103,7 @@ def _summary(study: Study, found: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "base": study.base,
         "seeds": study.seeds,
-        "commits": sorted({one.commit or "none" for one in found}),
+        "commits": sorted({one.commit for one in found}),
         "cells": cells,
         "differences": compared,
     }
@@ -117,11 +117,10 @@ def _compared(
     by_cell: Mapping[str, Mapping[int, Outcome]],
 ) -> dict[str, Any]:
     differences = [one - other for one, other in pairs.values()]
-    stages = [stage for stage in ("bc", *FINETUNED.values()) if stage == name]
     bootstrap = None
-    for stage in stages:
+    if name in ("bc", *FINETUNED.values()):
         sides = [
-            {seed: _in_order(by_cell[cell][seed], stage) for seed in pairs}
+            {seed: _in_order(by_cell[cell][seed], name) for seed in pairs}
             for cell in (first, second)
         ]
         bootstrap = two_level_bootstrap(*sides)._asdict()
@@ -212,6 +211,13 @@ def _markdown(study: Study, content: Mapping[str, Any]) -> str:
             ],
         ),
     ]
+    lines += ["", f"Runs made at commit {', '.join(content['commits'])}.  "]
+    calibrated = study_run(study, next(iter(study.cells)), study.seeds[0]).profile.reward
+    if calibrated.calibration == "frames":
+        lines.append(
+            "Classifiers are calibrated on the validation demonstrations, whose first frames are "
+            "these starts: areas of dreams and PPO are not wholly held out, clones are.  "
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline import console
 from pipeline.artifacts.manifests import MANIFEST, SUMMARY, content_digest, read_json
-from pipeline.params import PARAMS_FILE, load_profile, profile_names
+from pipeline.params import load_profile
 from wam.errors import WamError
 
 _DEPTHS = ("", "*/", "*/*/")
@@ -42,13 +42,13 @@ class Pair:
         return [name for name, found in {**named, "versions": self.versions}.items() if found]
 
 
-def run(first: str, second: str, *, as_json: bool) -> None:
-    """Print what differs.
+def run(first: Path | str, second: Path | str, *, as_json: bool) -> None:
+    """Print what differs between two directories, or two profiles by their names.
 
-    Raises WamError where a side is neither a profile of ``params.yaml`` nor a directory with
+    Raises WamError where one is neither a profile of ``params.yaml`` nor a directory with
     artifacts, or both have none in common.
     """
-    if _is_profile(first) and _is_profile(second):
+    if isinstance(first, str) and isinstance(second, str):
         settings = _changes(*(_flat(asdict(load_profile(name))) for name in (first, second)))
         if as_json:
             console.console.print(json.dumps({"settings": settings}, default=str))
@@ -56,6 +56,7 @@ def run(first: str, second: str, *, as_json: bool) -> None:
         _show(f"settings of {first} and {second}", settings, first, second)
         return
     sides = [_artifacts(Path(side)) for side in (first, second)]
+    first, second = str(first), str(second)
     common = [name for name in sides[0] if name in sides[1]]
     if not common:
         raise WamError(f"{first} and {second} have no artifact in common to compare")
@@ -70,10 +71,6 @@ def run(first: str, second: str, *, as_json: bool) -> None:
         console.console.print(json.dumps(content, default=str))
         return
     _print(pairs, alone, first, second)
-
-
-def _is_profile(side: str) -> bool:
-    return PARAMS_FILE.is_file() and side in profile_names()
 
 
 def _artifacts(root: Path) -> dict[str, Path]:
@@ -165,16 +162,18 @@ def _print(pairs: Mapping[str, Pair], alone: list[list[str]], first: str, second
     equal = [name for name, pair in pairs.items() if pair.same_content]
     if equal:
         console.titled("equal", ", ".join(equal))
-    begins = []
-    # Inputs are called as the folders that they lie in.
-    different = {name.split("/")[0] for name, pair in pairs.items() if not pair.same_content}
+    begins: list[str] = []
+    known: set[str] = set()
     for name, pair in pairs.items():
         if pair.same_content:
             continue
         causes = pair.causes or ["nothing that is recorded"]
         console.titled("differs", f"{name}: {', '.join(causes)}")
-        if not different & set(pair.inputs):
+        # The report's settings are those of all stages, each of which is told where it comes first.
+        own = {setting.split(".")[-1] for setting in pair.settings}
+        if not begins or not own <= known:
             begins.append(f"{name} ({', '.join(causes)})")
+        known |= own
     for side, names in zip((first, second), alone, strict=True):
         if names:
             console.titled(f"only {side}", ", ".join(names))

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Sequence
 
 from pipeline import console
 from pipeline.artifacts.layout import Layout
@@ -18,23 +19,26 @@ def run(profile: Profile, layout: Layout, jobs: int | None, stage: str | None, f
     graph = chosen_stages(name, stage, has_tasks=bool(profile.tasks))
     if not profile.tasks and stage is None:
         console.note("tasks: []; stores and world models alone")
-    side_by_side(name, graph, jobs, force=force)
+    side_by_side([name], graph, shares(jobs), force=force)
 
 
 def side_by_side(
-    name: str, graph: dict[str, frozenset[str]], jobs: int | None, *, force: bool = False
+    names: Sequence[str],
+    graph: dict[str, frozenset[str]],
+    shares: tuple[int, int | None],
+    *,
+    force: bool = False,
 ) -> None:
-    """Reproduce the stages of ``graph``, at most ``jobs`` at a time (None: as many as help).
+    """Reproduce the stages of ``graph`` in the turn of ``names``, with so many jobs and threads.
 
-    One process at a time does so under a ``name``. Threads are divided by the jobs, unless
-    OMP_NUM_THREADS says how many a stage takes. Raises WamError where a stage fails, once those
-    beside it have ended; what interrupts this process interrupts them too.
+    Raises WamError where a stage fails, once those beside it have ended; what interrupts this
+    process interrupts them too.
     """
-    jobs, threads = shares(jobs)
+    jobs, threads = shares
     processes: list[subprocess.Popen[str]] = []
 
     def one(stage: str) -> str | None:
-        title = stage.replace(f"@{name}-", " ").replace(f"@{name}", "")
+        title = stage.replace(f"@{names[0]}-", " ").replace(f"@{names[0]}", "")
         return reproduce(
             stage,
             lambda line: console.titled(title, line),
@@ -49,7 +53,7 @@ def side_by_side(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
 
-    with turn(name, console.note):
+    with turn(names, console.note):
         failed = run_in_order(graph, jobs, one, stop)
     if failed:
         raise WamError("; ".join(failed.values()))

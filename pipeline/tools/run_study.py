@@ -1,16 +1,18 @@
 """``wam run-study``: bring the study of ``params.yaml`` up to date, runs side by side."""
 
 from pipeline import console
-from pipeline.dvc_stages import study_graph
+from pipeline.dvc_stages import available_cores, shares, study_graph
 from pipeline.params.study import Study, run_stages
 from pipeline.tools.run import side_by_side
 
 
 def run(study: Study, jobs: int | None) -> None:
-    """Reproduce all runs and the report, at most ``jobs`` runs at a time (None: as many as help).
+    """Reproduce all runs and the report, ``jobs`` runs at a time (None: one per core).
 
     Raises WamError where a run fails, once those beside it have ended.
     """
     runs = run_stages(study)
     console.note(f"{len(study.cells)} cells x {len(study.seeds)} seeds on {study.base}")
-    side_by_side("study", study_graph(study.base, runs), jobs)
+    # Its first stages are the base's, which nobody else may run meanwhile.
+    names = ["study", study.base]
+    side_by_side(names, study_graph(study.base, runs), shares(jobs, most=available_cores()))

@@ -157,15 +157,15 @@ def test_runs_of_a_profile_take_turns_and_those_of_others_do_not(
     waits, order = threading.Event(), []
 
     def say(line: str) -> None:
-        assert line == "waiting for another run of profile 'ci' ..."
+        assert line == "waiting for another run of 'ci' ..."
         waits.set()
 
     def second() -> None:
-        with turn("ci", say):
+        with turn(["study", "ci"], say):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with turn("ci", pytest.fail), turn("demo", pytest.fail):
+    with turn(["ci"], pytest.fail), turn(["demo"], pytest.fail):
         thread.start()
         assert waits.wait(20)
         order.append("first")

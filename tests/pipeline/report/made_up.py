@@ -36,7 +36,6 @@ def make_run(profile: Profile, layout: Layout, starts: int = 29) -> None:
     for variant in VARIANTS:
         with artifact(layout.world_model(variant), params={"device": "cpu"}) as directory:
             _world_model(directory, variant, rng)
-        write(layout.log(variant) / "speed.json", {"frames_per_s": 410.0})
         for place in (layout.policy, layout.reward, layout.finetune):
             with artifact(place(variant)) as directory:
                 for task in profile.tasks:

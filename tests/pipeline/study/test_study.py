@@ -68,7 +68,7 @@ def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[...
     [
         (lambda s: s.update(seeds=[1, 1]), "study.seeds: names one twice"),
         (lambda s: s.update(seeds=[]), "study.seeds"),
-        (lambda s: s.update(base="demmo"), "study.base: no profile 'demmo'"),
+        (lambda s: s.update(base="demmo"), "unknown profile 'demmo'; did you mean 'demo'"),
         (lambda s: s["compare"].append(["wam", "wm"]), "no cell 'wm'; known: wam, dreamerv2"),
         (lambda s: s["cells"]["wam"].update(variant="wma"), "study.cells.wam.variant = 'wma'"),
         (
@@ -80,6 +80,13 @@ def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[...
             "'collect' is the base's",
         ),
         (lambda s: s["set"].update(policy=3), "policy: expected settings, got 3"),
+        (lambda s: s["set"].update(tasks=[]), r"wam.tasks: \[\]; a study evaluates policies"),
+        (lambda s: s["set"].update(policy={"seed": 9}), "policy.seed: is that of the run"),
+        (lambda s: s["set"].update(finetune={"seeds": None}), "wam.finetune.seeds = None"),
+        (lambda s: s["set"].update(finetune={"seeds": [77]}), "expected some of study.seeds"),
+        (lambda s: s["cells"]["wam"].update(set={"tasks": ["open_drawer"]}), "is the study's"),
+        (lambda s: s["compare"].append(["wam", "wam"]), "'wam' with itself"),
+        (lambda s: s.update(base="study"), "unknown profile 'study'"),
         (lambda s: s["cells"].update({"../up": {"variant": "wam", "set": {}}}), "study.cells"),
     ],
 )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def make(root: Path, *, updates: int = 10, rate: float = 0.5, colour: str = "red") -> Path:
-    """A run of three artifacts: a store, a model of it, its evaluation."""
+    """A store, a model of it, evaluations of that, and results, whose settings are those of all."""
 
     def store(target: Build) -> None:
         (target.directory / "frames").write_text(colour)
@@ -30,8 +30,14 @@ def make(root: Path, *, updates: int = 10, rate: float = 0.5, colour: str = "red
     inputs = {"store": fingerprint(root / "store", "convert")}
     params = {"training": {"updates": updates, "batch": 4}}
     build(root / "world_model" / "wam", model, stage="train", params=params, inputs=inputs)
-    inputs = {"world_model": fingerprint(root / "world_model" / "wam", "train")}
-    build(root / "evaluation" / "wam", evaluation, stage="evaluate", params={}, inputs=inputs)
+    model_digest = fingerprint(root / "world_model" / "wam", "train")
+    # Stages call their inputs as they like.
+    for place, name in (("evaluation/wam", "world_model"), ("evaluation/world_model", "wam")):
+        inputs = {name: model_digest}
+        build(root / place, evaluation, stage="evaluate", params={}, inputs=inputs)
+    everything = {"collect": {"colour": colour}, **params}
+    inputs = {"world model · WAM": model_digest}
+    build(root / "results", evaluation, stage="results", params=everything, inputs=inputs)
     return root
 
 
@@ -53,7 +59,7 @@ def test_what_differs_begins_at_the_model(
 ) -> None:
     first, second = make(tmp_path / "a"), make(tmp_path / "b", updates=20, rate=0.75)
     output = compared(first, second, capsys=capsys)
-    assert "begins at world_model/wam (settings)" in output
+    assert output.splitlines()[-1].endswith("begins at world_model/wam (settings)")
     assert "equal  store" in output
     assert "evaluation/wam: inputs" in output
     content = json.loads(compared(first, second, "--json", capsys=capsys))["artifacts"]
@@ -66,7 +72,7 @@ def test_what_differs_begins_at_the_model(
 
 def test_an_artifact_alone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, second = make(tmp_path / "a"), make(tmp_path / "b", colour="blue")
-    (second / "evaluation").rename(tmp_path / "away")
+    (second / "evaluation" / "wam").rename(tmp_path / "away")
     output = compared(first, second, capsys=capsys)
     assert f"only {first}  evaluation/wam" in output.replace("\n", "")
     assert "begins at store (settings)" in output
@@ -77,7 +83,7 @@ def test_an_artifact_alone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_profiles_are_compared_by_their_settings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(ROOT / "docs")  # and from anywhere below the root
     found = json.loads(compared("demo", "small", "--json", capsys=capsys))["settings"]
     assert found["extract.demos_per_task"] == [3, 50]
     assert "extract.seed" not in found
@@ -88,6 +94,6 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
 
     first = make(tmp_path / "a")
     with pytest.raises(WamError, match=r"nothing: no artifact; expected a directory"):
-        run(str(first), str(tmp_path / "nothing"), as_json=False)
+        run(first, tmp_path / "nothing", as_json=False)
     with pytest.raises(WamError, match="no artifact in common"):
-        run(str(first / "store"), str(first / "world_model"), as_json=False)
+        run(first / "store", first / "world_model", as_json=False)

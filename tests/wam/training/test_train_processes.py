@@ -45,8 +45,7 @@ def state(directory: Path) -> dict:
 
 
 def records(directory: Path, file: str = METRICS_FILE) -> list[dict]:
-    lines = Journal(directory / file).records()
-    return lines
+    return Journal(directory / file).records()
 
 
 def assert_equal(found: object, expected: object) -> None:

@@ -62,8 +62,7 @@ def final_state(directory: Path) -> dict:
 
 
 def records(directory: Path) -> list[dict]:
-    lines = Journal(directory / METRICS_FILE).records()
-    return lines
+    return Journal(directory / METRICS_FILE).records()
 
 
 @pytest.mark.parametrize("killed_after", [2, 3, 5, 7])

@@ -68,7 +68,7 @@ def figures(option: str) -> dict[str, float]:
 def records(
     model: WorldModel, training: WorldModelTraining, action_scale: float
 ) -> list[dict[str, float]]:
-    """Those of a training, without its speed."""
+    """Those of a training."""
     batches, cpu = SquareWorld(ROWS, WINDOW, seed=1), torch.device("cpu")
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
