@@ -1,6 +1,7 @@
 """Stage ``report``: the results of a profile as tables, and as one page to look at."""
 
 import dataclasses
+import shutil
 
 from pipeline import console
 from pipeline.artifacts.building import Build, build
@@ -15,7 +16,7 @@ from wam.config import VARIANTS
 
 
 def run(profile: Profile, layout: Layout) -> None:
-    """Write ``layout.results`` (summary, tables) and ``layout.report`` (the page), print the table.
+    """Write ``layout.results`` (summary, tables, curves) and ``layout.report`` (the page), print the table.
 
     What has not been computed is shown as such. Raises WamError if nothing was evaluated at all.
     """
@@ -39,6 +40,10 @@ def run(profile: Profile, layout: Layout) -> None:
         write_json(path / "metrics.json", {**metrics, **({"transfer": moved} if moved else {})})
         if evaluated := world_model.result(layout):
             write_json(path / world_model.RESULT_FILE, evaluated)
+        for variant in VARIANTS:
+            curve = layout.world_model(variant) / "learning_curve.csv"
+            if curve.is_file():
+                shutil.copyfile(curve, path / f"learning_curve_{variant}.csv")
         (path / "table.md").write_text(tables.markdown(results, notes, elsewhere))
         (path / "table.txt").write_text(tables.plain(results, notes, elsewhere))
 

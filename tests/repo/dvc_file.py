@@ -119,7 +119,7 @@ def _metrics_and_plots(profiles: Sequence[str], variants: Sequence[str]) -> str:
             *(f"{model}/summary.json" for model in models),
         ]
         curves = {
-            f"{data}/world_model/{variant}/learning_curve.csv": [
+            f"{data}/results/learning_curve_{variant}.csv": [
                 "image_loss",
                 "kl",
                 *(["action_loss"] if variant == "wam" else []),
