@@ -16,7 +16,7 @@ from wam.config import VARIANTS
 
 
 def run(profile: Profile, layout: Layout) -> None:
-    """Write ``layout.results`` (summary, tables, curves) and ``layout.report`` (the page), print the table.
+    """Write ``layout.results`` (summary, tables, curves) and ``layout.report``, print the table.
 
     What has not been computed is shown as such. Raises WamError if nothing was evaluated at all.
     """

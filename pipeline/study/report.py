@@ -172,7 +172,7 @@ def _runs(found: Sequence[Outcome]) -> str:
 
 
 def _markdown(study: Study, content: Mapping[str, Any]) -> str:
-    lines = [f"**{sentence}**\n" for sentence in _verdicts(content)]
+    lines = [f"**{sentence}**\n" for sentence in verdicts(content)]
     lines += _table(
         ["success % by seed", *map(str, study.seeds), "mean [95 % over seeds]"],
         [
@@ -221,7 +221,7 @@ def _markdown(study: Study, content: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _verdicts(content: Mapping[str, Any]) -> Iterator[str]:
+def verdicts(content: Mapping[str, Any]) -> Iterator[str]:
     """The primary endpoint of every comparison as a sentence."""
     primary = next(iter(ENDPOINTS))
     for one in content["differences"]:
@@ -230,10 +230,17 @@ def _verdicts(content: Mapping[str, Any]) -> Iterator[str]:
         estimate = Estimate(**one["difference"])
         names = f"{one['first']} against {one['second']}"
         told = f"{_told(primary, one['difference'])} over {one['pairs']} seeds"
-        if estimate.low > 0:
-            yield f"{names}: more successes, {told}."
-        elif estimate.high < 0:
-            yield f"{names}: fewer successes, {told}."
+        if not estimate.low <= 0 <= estimate.high:
+            answer = "more" if estimate.low > 0 else "fewer"
+            # Seeds share their starts: that these are lucky for one side no spread of seeds shows.
+            wider = one["bootstrap"]
+            limit = ""
+            if wider["low"] <= 0 <= wider["high"]:
+                limit = (
+                    f"; on these starts, that is: drawn anew with the seeds they give "
+                    f"{_told(primary, wider)}"
+                )
+            yield f"{names}: {answer} successes, {told}{limit}."
         else:
             seen = one["smallest_seen"]
             limit = (

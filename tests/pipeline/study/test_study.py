@@ -15,6 +15,7 @@ from pipeline.cli import main
 from pipeline.dvc_stages import study_graph
 from pipeline.params import load_profile
 from pipeline.params.study import SEEDED, load_study, run_stages, study_run
+from pipeline.study.report import verdicts
 from wam.errors import WamError
 
 ROOT = Path(__file__).parents[3]
@@ -197,3 +198,26 @@ def test_a_study_runs_from_the_store_to_the_table(
         output = capsys.readouterr().out.replace("\n", "")
         assert "outcomes/wam-1.json" in output
         assert message in output
+
+
+def test_what_rests_on_the_starts_is_told_as_such() -> None:
+    """Seeds that agree to the point, but on few starts."""
+    content: dict[str, Any] = {
+        "differences": [
+            {
+                "endpoint": "bc",
+                "first": "wam",
+                "second": "dreamerv2",
+                "pairs": 5,
+                "difference": {"value": 0.03, "low": 0.02, "high": 0.04},
+                "bootstrap": {"value": 0.03, "low": -0.02, "high": 0.08},
+                "smallest_seen": 0.01,
+            }
+        ]
+    }
+    (sentence,) = verdicts(content)
+    assert "more successes, +3.0 [+2.0, +4.0] points over 5 seeds; on these starts" in sentence
+    assert "[-2.0, +8.0]" in sentence
+    content["differences"][0]["bootstrap"]["low"] = 0.01
+    (sentence,) = verdicts(content)
+    assert sentence.endswith("over 5 seeds.")
