@@ -4,9 +4,8 @@ Keys hold the profile, so that each shows its own history.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import (
     create_image_artifact,
@@ -53,7 +52,8 @@ def publish_store(profile: str) -> None:
         {"split": split, **{label: content[name] for name, label in counts.items()}}
         for split, content in manifest["splits"].items()
     ]
-    _table(key(profile, "store"), rows, f"{layout.store}, source {manifest['source_digest']}")
+    about = f"{layout.store}, source {manifest['source_digest']}"
+    create_table_artifact(rows, key(profile, "store"), about)
 
 
 def _world_model(profile: str, layout: Layout, variant: str) -> None:
@@ -68,7 +68,7 @@ def _world_model(profile: str, layout: Layout, variant: str) -> None:
         create_image_artifact(picture, key(profile, "film", variant, camera), about)
     figures_of = read_json(directory / SUMMARY, dict)
     rows = [{"figure": name, "value": value} for name, value in figures_of.items()]
-    _table(key(profile, "world-model", variant), rows, label)
+    create_table_artifact(rows, key(profile, "world-model", variant), label)
 
 
 def _success(profile: str, layout: Layout, variant: str) -> None:
@@ -83,7 +83,7 @@ def _success(profile: str, layout: Layout, variant: str) -> None:
         }
         for row in read_json(layout.evaluation(variant) / SUMMARY)
     ]
-    _table(key(profile, "success", variant), rows, VARIANT_NAMES[variant])
+    create_table_artifact(rows, key(profile, "success", variant), VARIANT_NAMES[variant])
 
 
 def _results(profile: str, layout: Layout, variant: str) -> None:
@@ -94,10 +94,6 @@ def _results(profile: str, layout: Layout, variant: str) -> None:
 
 def _markdown(name: str, results: Path) -> None:
     create_markdown_artifact((results / "table.md").read_text(), key("results", name))
-
-
-def _table(name: str, rows: Sequence[dict[str, Any]], description: str) -> None:
-    create_table_artifact(list(rows), name, description)
 
 
 _SHOWN: dict[str, tuple[Callable[[str, Layout, str], None], bool]] = {

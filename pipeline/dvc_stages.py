@@ -37,7 +37,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 def stage_names() -> list[str]:
     """The stages that ``dvc.yaml`` has of every profile, each for all variants."""
-    return [name for name, stage in _stages().items() if "profile" in stage.get("matrix", {})]
+    return list(_of_every_profile(yaml.safe_load(DVC_FILE.read_text())))
 
 
 def stage_graph(profile: str) -> dict[str, frozenset[str]]:
@@ -53,8 +53,7 @@ def stage_graph(profile: str) -> dict[str, frozenset[str]]:
     variants = matrix["variants"]
     outs: dict[str, list[str]] = {}
     graph = {}
-    for stage in stage_names():
-        definition = document["stages"][stage]
+    for stage, definition in _of_every_profile(document).items():
         for variant in variants if "variant" in definition["matrix"] else [None]:
             name = f"{stage}@{profile}" + (f"-{variant}" if variant else "")
             deps = _paths(definition.get("deps", []), profile, variant)
@@ -225,9 +224,10 @@ def dvc_environment() -> dict[str, str]:
     return {**os.environ, "PATH": path}
 
 
-def _stages() -> dict[str, Any]:
-    stages: dict[str, Any] = yaml.safe_load(DVC_FILE.read_text())["stages"]
-    return stages
+def _of_every_profile(document: dict[str, Any]) -> dict[str, Any]:
+    """The definitions of the stages that each profile has."""
+    stages = document["stages"].items()
+    return {name: stage for name, stage in stages if "profile" in stage.get("matrix", {})}
 
 
 def _paths(entries: list[Any], profile: str, variant: str | None) -> list[str]:

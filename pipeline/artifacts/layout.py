@@ -42,33 +42,38 @@ class Layout:
         return Layout(self.root.absolute(), self.data and self.data.absolute())
 
     @property
+    def _frames(self) -> Path:
+        """Below it lies what is made of frames alone."""
+        return self.data or self.root
+
+    @property
     def raw(self) -> Path:
         """CALVIN-format frames made by ``wam collect``: ``training/`` and ``validation/``."""
-        return (self.data or self.root) / "raw"
+        return self._frames / "raw"
 
     @property
     def raw_receipt(self) -> Path:
         """What ``wam collect`` left in ``raw`` (the frames themselves stay out of DVC)."""
-        return (self.data or self.root) / "raw.json"
+        return self._frames / "raw.json"
 
     @property
     def index(self) -> Path:
-        return (self.data or self.root) / "index"
+        return self._frames / "index"
 
     @property
     def store(self) -> Path:
         """``training.zarr`` and ``validation.zarr``."""
-        return (self.data or self.root) / "store"
+        return self._frames / "store"
 
     @property
     def shards(self) -> Path:
         """WebDataset tars of the store."""
-        return (self.data or self.root) / "shards"
+        return self._frames / "shards"
 
     @property
     def lerobot(self) -> Path:
         """LeRobot data sets of the store, one per split."""
-        return (self.data or self.root) / "lerobot"
+        return self._frames / "lerobot"
 
     @property
     def demos(self) -> Path:
@@ -78,7 +83,7 @@ class Layout:
     @property
     def cache(self) -> Path:
         """Decoded frames that training maps into memory; no artifact, made again when needed."""
-        return (self.data or self.root) / "cache"
+        return self._frames / "cache"
 
     def world_model(self, variant: str) -> Path:
         return self.root / "world_model" / variant

@@ -136,9 +136,14 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
             "expected as many and at least two"
         )
     difference = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-    count = len(difference)
-    half = t.ppf(_TAIL, count - 1) * difference.std(ddof=1) / np.sqrt(count)
-    value = difference.mean()
+    return student_interval(difference)
+
+
+def student_interval(values: np.ndarray) -> Estimate:
+    """The mean of at least two independent ``values`` with Student's interval."""
+    count = len(values)
+    half = t.ppf(_TAIL, count - 1) * values.std(ddof=1) / np.sqrt(count)
+    value = values.mean()
     return Estimate(float(value), float(value - half), float(value + half))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import nct, t
 
-from pipeline.evaluation.statistics import CONFIDENCE, Estimate
+from pipeline.evaluation.statistics import CONFIDENCE, Estimate, student_interval
 from wam.errors import WamError
 
 POWER = 0.8
@@ -28,9 +28,7 @@ def mean_over_seeds(figures: Sequence[float]) -> Estimate:
     values = np.asarray(figures, np.float64)
     if len(values) < 2:
         raise WamError(f"{len(values)} seed(s): an interval over seeds needs at least two")
-    half = t.ppf(_TAIL, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    mean = values.mean()
-    return Estimate(float(mean), float(mean - half), float(mean + half))
+    return student_interval(values)
 
 
 def macro(tasks: Sequence[np.ndarray]) -> float:

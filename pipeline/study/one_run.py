@@ -3,8 +3,6 @@
 All of it is what the stages of a profile do, one after the other; each keeps what it has finished.
 """
 
-from collections.abc import Sequence
-
 from pipeline import console
 from pipeline.params.study import Run, Study, study_run
 from pipeline.stages import (
@@ -33,10 +31,9 @@ def run(study: Study, cell: str, seed: int) -> None:
 
 def _run(one: Run) -> None:
     profile, layout, variant = one.profile, one.layout, one.variant
-    only: Sequence[str] = (variant,)
     extract.run(profile, layout)
     train_world_model.run(profile, layout, variant)
-    evaluate_world_model.run(profile, layout, only)
+    evaluate_world_model.run(profile, layout, (variant,))
     featurize.run(profile, layout, variant)
     train_reward.run(profile, layout, variant)
     train_policy.run(profile, layout, variant)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.artifacts.layout import STUDY
-from pipeline.artifacts.manifests import fingerprint, plain, read_json, read_manifest, write_json
+from pipeline.artifacts.manifests import checked_manifest, plain, read_json, write_json
 from pipeline.evaluation.results import PolicyName, merge
 from pipeline.params.study import Run
 from pipeline.study.across_seeds import macro
@@ -48,8 +48,8 @@ def write_outcome(run: Run) -> None:
     """Note what the finished run says. Raises WamError if it is not finished, or damaged."""
     tasks, variant, layout = run.profile.tasks, run.variant, run.layout
     evaluation = layout.evaluation(variant)
-    fingerprint(evaluation, f"evaluate --policies {variant}")
-    fingerprint(layout.world_model_evaluation, "evaluate-world-model")
+    made = checked_manifest(evaluation, f"evaluate --policies {variant}")
+    checked_manifest(layout.world_model_evaluation, "evaluate-world-model")
     results = merge([evaluation], tasks, (variant,))
     success: dict[str, dict[str, list[int]]] = defaultdict(dict)
     for (task, policy), cell in results.cells.items():
@@ -75,7 +75,6 @@ def write_outcome(run: Run) -> None:
     }
     if (imagined := model.get("scene_imagined_16_r2")) is not None:  # windows may be shorter
         figures["scene_imagined_r2"] = imagined
-    made = read_manifest(evaluation, f"evaluate --policies {variant}")
     content = {
         "cell": run.cell,
         "seed": run.seed,

@@ -65,7 +65,7 @@ def run(study: Study) -> None:
         write_json(path / "summary.json", content)
         write_json(path / "metrics.json", _metrics(content))
         (path / "runs.csv").write_text(_runs(found))
-        (path / "table.md").write_text(_markdown(study, content))
+        (path / "table.md").write_text(_markdown(study, content, found))
         write_figure(path / "pairs.svg", content, next(iter(ENDPOINTS)))
 
     build(STUDY_RESULTS, make, stage=STAGE, params=asdict(study), inputs=inputs)
@@ -171,7 +171,7 @@ def _runs(found: Sequence[Outcome]) -> str:
     return text.getvalue()
 
 
-def _markdown(study: Study, content: Mapping[str, Any]) -> str:
+def _markdown(study: Study, content: Mapping[str, Any], found: Sequence[Outcome]) -> str:
     lines = [f"**{sentence}**\n" for sentence in verdicts(content)]
     lines += _table(
         ["success % by seed", *map(str, study.seeds), "mean [95 % over seeds]"],
@@ -212,8 +212,7 @@ def _markdown(study: Study, content: Mapping[str, Any]) -> str:
         ),
     ]
     lines += ["", f"Runs made at commit {', '.join(content['commits'])}.  "]
-    calibrated = study_run(study, next(iter(study.cells)), study.seeds[0]).profile.reward
-    if calibrated.calibration == "frames":
+    if any(one.run.profile.reward.calibration == "frames" for one in found):
         lines.append(
             "Classifiers are calibrated on the validation demonstrations, whose first frames are "
             "these starts: areas of dreams and PPO are not wholly held out, clones are.  "
