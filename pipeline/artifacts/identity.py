@@ -47,16 +47,16 @@ class Identity:
         content = {name: record[name] for name in ("stage", "params", "inputs")}
         return {
             name.removeprefix("params."): value
-            for name, value in _flat(content)
+            for name, value in flat(content)
             if name.removeprefix("params.") not in left_out
         }
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of nested mappings by their names, joined with dots."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+            yield from flat(inner, f"{name}.{key}" if name else str(key))
     else:
         yield name, value
 

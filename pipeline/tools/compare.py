@@ -1,7 +1,7 @@
 """``wam compare A B``: what differs between two artifacts, runs or profiles, and why."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from pipeline import console
+from pipeline.artifacts.identity import flat
 from pipeline.artifacts.manifests import MANIFEST, SUMMARY, content_digest, read_json
 from pipeline.params import load_profile
 from wam.errors import WamError
@@ -49,7 +50,7 @@ def run(first: Path | str, second: Path | str, *, as_json: bool) -> None:
     artifacts, or both have none in common.
     """
     if isinstance(first, str) and isinstance(second, str):
-        settings = _changes(*(_flat(asdict(load_profile(name))) for name in (first, second)))
+        settings = _changes(*(dict(flat(asdict(load_profile(name)))) for name in (first, second)))
         if as_json:
             console.console.print(json.dumps({"settings": settings}, default=str))
             return
@@ -102,7 +103,7 @@ def _pair(first: Path, second: Path) -> Pair:
         code = made[0].get("commit"), made[1].get("commit")
     return Pair(
         same_content=content_digest(manifests[0]) == content_digest(manifests[1]),
-        settings=_changes(*map(_flat, params)),
+        settings=_changes(*(dict(flat(side)) for side in params)),
         inputs=list(_changes(*inputs)),
         code=code,
         versions=_changes(*versions),
@@ -121,7 +122,7 @@ def _figures(first: Path, second: Path) -> dict[str, Change]:
             sides = [
                 {
                     key: value
-                    for key, value in _flat(content).items()
+                    for key, value in flat(content)
                     if isinstance(value, int | float)
                     and not any(part in key for part in _OF_THE_MACHINE)
                 }
@@ -130,19 +131,6 @@ def _figures(first: Path, second: Path) -> dict[str, Change]:
             changed = _changes(*sides)
             return {key: pair for key, pair in changed.items() if None not in pair}
     return {}
-
-
-def _flat(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The leaves of nested mappings by their names, joined with dots."""
-
-    def leaves(inner: Any, name: str) -> Iterator[tuple[str, Any]]:
-        if isinstance(inner, Mapping):
-            for key, further in inner.items():
-                yield from leaves(further, f"{name}.{key}" if name else str(key))
-        else:
-            yield name, inner
-
-    return dict(leaves(value, ""))
 
 
 def _changes(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Change]:
