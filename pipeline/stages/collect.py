@@ -174,6 +174,7 @@ def _jobs(
             simulator=simulator,
             noise=settings["noise"],
             fumbles=settings["fumbles"],
+            partial_moves=settings["partial_moves"],
             commanded=settings["actions"] == "commanded",
             seed=(settings["seed"], SPLITS.index(split), index),
             first_id=offset + start,

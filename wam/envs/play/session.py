@@ -38,6 +38,11 @@ _BREAK_OFF_STEPS = (8, 40)
 _HESITANT_STEPS = (4, 16)
 _HESITANT_SPEED = (0.15, 0.5)
 _HOLD_STEPS = (0, 12)
+_PART_OF_MOVE = (0.0, 0.8)
+"""Of the way that counts as success; the door runs on by some 2 cm, with the arm behind it."""
+_SLIP_PROBABILITY = 0.5
+_SLIP_M = (0.04, 0.10)
+_SLIP_STEPS = 16
 _SHAKINESS = 3.0
 """At most this many times the noise of an execution."""
 _RETREAT_PROBABILITY = 0.5
@@ -64,13 +69,15 @@ class Play:
 
     ``noise`` is the standard deviation of the noise on the experts' motion, in units of an action.
     ``fumbles`` is the chance that the first attempt at a task is a careless one: without failures,
-    and those by a hair above all, no model learns where success ends.
+    and those by a hair above all, no model learns where success ends. ``partial_moves`` is the
+    share of such attempts at a door or the drawer that get hold of it and leave it half-way.
     """
 
     env: PlayTableEnv
     rng: np.random.Generator
     noise: float
     fumbles: float
+    partial_moves: float = 0.0
     executions: list[Execution] = field(default_factory=list)
     action: np.ndarray = field(init=False)
     """float64 [7], the command behind the last observation"""
@@ -102,7 +109,7 @@ class Play:
             task = self._choose(counts)
             counts[task] += 1
             if self.rng.random() < self.fumbles:
-                yield from self._fumble(task)
+                yield from self._fail(task)
                 if self.rng.random() < _RETREAT_PROBABILITY:
                     yield from self._follow([self._detour()])
                 free = self._frame
@@ -136,6 +143,48 @@ class Play:
         weights = np.array([1.0 / (1 + counts[task]) ** 3 for task in ready])
         return ready[self.rng.choice(len(ready), p=weights / weights.sum())]
 
+    def _fail(self, task: str) -> Iterator[np.ndarray]:
+        rule = tasks.RULES[task]
+        # No draw where nothing asks for it: play without partial moves stays what it was.
+        if (
+            self.partial_moves
+            and isinstance(rule, tasks.Move)
+            and self.rng.random() < self.partial_moves
+        ):
+            yield from self._move_partly(task, rule)
+        else:
+            yield from self._fumble(task)
+
+    def _move_partly(self, task: str, rule: tasks.Move) -> Iterator[np.ndarray]:
+        """Move a door or the drawer part of the way; then slip off it, or wait."""
+        start = float(self._observation["scene_obs"][rule.index])
+        goal = start + self.rng.uniform(*_PART_OF_MOVE) * rule.distance
+        direction = np.sign(rule.distance)
+        for action in self._attempt(self._expert(task), _TASK_STEPS):
+            if direction * (float(self._observation["scene_obs"][rule.index]) - goal) >= 0:
+                break
+            yield action
+        if self.rng.random() < _SLIP_PROBABILITY:
+            yield from self._slip()
+        else:
+            yield from self._hold()
+        yield from self._follow([self._detour()])
+
+    def _slip(self) -> Iterator[np.ndarray]:
+        """On past whatever the fingers are at: to any side, or over it."""
+        direction = self.rng.normal(size=3)
+        direction[2] = abs(direction[2])
+        way = self.rng.uniform(*_SLIP_M) * direction / np.linalg.norm(direction)
+        target = self.env.target_pose
+        gripper = last_gripper(self._observation["robot_obs"])
+        x, y, z = (target[:3] + way).tolist()
+        waypoint = Waypoint((x, y, z), tuple(target[3:].tolist()), gripper, 0.02, _SLIP_STEPS)
+        for _ in range(_SLIP_STEPS):
+            if reached(waypoint, self._observation["robot_obs"]):
+                return
+            action = toward(waypoint, self._observation["robot_obs"], self.env.target_pose)
+            yield with_noise(action, self.rng, self.noise)
+
     def _fumble(self, task: str) -> Iterator[np.ndarray]:
         """Go for ``task`` shakily, and beside its object or not to the end."""
         shift, steps = (0.0, 0.0, 0.0), _TASK_STEPS
@@ -152,7 +201,10 @@ class Play:
         hesitant = replace(manner, speed=self.rng.uniform(*_HESITANT_SPEED))
         steps = int(self.rng.integers(*_HESITANT_STEPS))
         yield from self._attempt(self._expert(task, hesitant), steps)
-        # Waiting at an object changes nothing either.
+        yield from self._hold()
+
+    def _hold(self) -> Iterator[np.ndarray]:
+        """Waiting at an object changes nothing either."""
         held = self.env.target_pose
         gripper = last_gripper(self._observation["robot_obs"])
         waypoint = Waypoint(tuple(held[:3]), tuple(held[3:]), gripper)

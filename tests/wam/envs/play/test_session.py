@@ -24,9 +24,9 @@ class Episode:
     windows: list[Window]
 
 
-def record(env: PlayTableEnv, seed: int, frames: int = 400) -> Episode:
+def record(env: PlayTableEnv, seed: int, frames: int = 400, partial_moves: float = 0.0) -> Episode:
     rng = np.random.default_rng(seed)
-    play = Play(env, rng, noise=0.1, fumbles=0.33)
+    play = Play(env, rng, noise=0.1, fumbles=0.33, partial_moves=partial_moves)
     observations = list(play.frames(frames))
     robot_obs, scene_obs = (
         np.stack([observation[name] for observation in observations])
@@ -71,6 +71,29 @@ def test_play_fails_as_policies_do(env: PlayTableEnv) -> None:
             assert not stopped[-300:].all()
     assert left >= 2
     assert done >= 12 * 5
+
+
+def test_partial_moves_stop_all_along_the_way(env: PlayTableEnv) -> None:
+    """Without them a door that is moved nearly always goes to its end."""
+
+    def moved(partial_moves: float) -> np.ndarray:
+        """How far doors went from one rest to the next, as a share of what a task asks for."""
+        shares = []
+        for seed in range(12):
+            play = Play(env, np.random.default_rng(seed), 0.1, 1.0, partial_moves)
+            scene_obs = np.stack([observation["scene_obs"] for observation in play.frames(400)])
+            for index, distance in ((tasks.DRAWER, 0.12), (tasks.SLIDER, 0.15)):
+                value = scene_obs[:, index]
+                rests = np.flatnonzero(np.abs(value[5:] - value[:-5]) < 1e-4)
+                first = rests[np.r_[True, np.diff(rests) > 1]]
+                shares.append(np.abs(np.diff(value[first])) / distance)
+        every = np.concatenate(shares)
+        return every[every > 0.05]
+
+    without, partial = moved(0.0), moved(1.0)
+    assert (without > 1.3).mean() > 0.6
+    assert (partial > 1.3).mean() < 0.3
+    assert (partial < 1.0).mean() > 0.5
 
 
 def test_motion_fits_into_relative_actions(episodes: list[Episode]) -> None:
