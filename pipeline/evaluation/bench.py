@@ -4,6 +4,8 @@ import multiprocessing
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation import agreement
 from pipeline.evaluation.jobs import EvaluationJob, episodes
@@ -21,7 +23,8 @@ from wam.reward.classifier import load_reward
 from wam.world_model.load import load_world_model
 
 KeptRollouts = dict[str, Any]
-"""What is kept of a job: ``rollouts``, and ``actions`` [T][7] of the first of them for its clip."""
+"""What is kept of a job: its ``rollouts``, and for the clips ``actions``, by index of a roll-out
+(as JSON has keys, a string) what was executed, [T][7]: of the first one, and the first failure."""
 
 
 class Work(NamedTuple):
@@ -81,7 +84,9 @@ class Bench:
             }
             for row, (start, success, steps) in enumerate(results)
         ]
-        kept = {"rollouts": rollouts, "actions": outcome.actions.tolist()}
+        filmed = {0, *np.flatnonzero(~outcome.success)[:1].tolist()}
+        actions = {str(row): outcome.actions[row].tolist() for row in sorted(filmed)}
+        kept = {"rollouts": rollouts, "actions": actions}
         return job, {**kept, "device": str(self._device)}
 
     def _agent(self, job: EvaluationJob) -> Agent:

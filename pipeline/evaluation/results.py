@@ -29,6 +29,9 @@ POLICY_STAGES = {
 FINETUNED = {"world_model": "ppo", "simulator": "ppo_simulator"}
 """Stage of a fine-tuned policy by ``finetune.environment``: what the simulator tuned is no result
 of imagination and never shares its name."""
+FILMED = {"first start": "", "first failure": "-failure"}
+"""Which roll-outs of a policy become clips, in the order of their starts, and how the file's name
+ends. A first start that fails is the first failure too, and filmed once."""
 
 
 class PolicyName(NamedTuple):

@@ -10,6 +10,7 @@ and their share of the time longer by the number of groups.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -50,8 +51,8 @@ class Outcome(NamedTuple):
     """bool [B]"""
     steps: np.ndarray
     """int [B], environment steps until success or the end"""
-    actions: np.ndarray
-    """float64 [T, 7], what the first episode executed"""
+    actions: Sequence[np.ndarray]
+    """B times float64 [T, 7], what was executed until success or the end"""
 
 
 class Agent(NamedTuple):
@@ -79,7 +80,7 @@ def roll_out(
     )
     steps = np.zeros(len(episodes), np.int64)
     success = np.zeros(len(episodes), bool)
-    executed: list[np.ndarray] = []
+    executed: list[list[np.ndarray]] = [[] for _ in episodes]
     first: list[torch.Tensor] = []
     chunks: list[torch.Tensor] = []
     features: list[torch.Tensor] = []
@@ -95,8 +96,8 @@ def roll_out(
             _keep(features, decision, rows, filtered.feature)
             decisions[rows] += torch.from_numpy(result.steps > 0).to(agent.device)
             steps[rows] += result.steps
-            if rows.start == 0:
-                executed.append(result.actions[0, : result.steps[0]])
+            for own, taken, count in zip(executed[rows], result.actions, result.steps, strict=True):
+                own.append(taken[:count])
             ended = int((result.success & ~success[rows]).sum())
             tally(ended, ended)
             success[rows] = result.success
@@ -104,7 +105,7 @@ def roll_out(
                 break
         tally(int((~success[rows]).sum()), 0)
     experience = Experience(first[0], chunks, torch.stack(features), decisions)
-    return Outcome(success, steps, np.concatenate(executed)), experience
+    return Outcome(success, steps, [np.concatenate(own) for own in executed]), experience
 
 
 def _keep(kept: list[torch.Tensor], at: int, rows: slice, values: torch.Tensor) -> None:
@@ -128,4 +129,5 @@ def run_control(
         np.concatenate([getattr(result, name) for result in results])
         for name in ("success", "steps")
     )
-    return Outcome(success, steps, results[0].actions[0, : steps[0]])
+    taken = chain.from_iterable(result.actions for result in results)
+    return Outcome(success, steps, [own[:count] for own, count in zip(taken, steps, strict=True)])

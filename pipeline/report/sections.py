@@ -10,7 +10,14 @@ from markupsafe import Markup
 
 from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.manifests import SUMMARY
-from pipeline.evaluation.results import FINETUNED, VARIANT_NAMES, Agreement, PolicyName, Results
+from pipeline.evaluation.results import (
+    FILMED,
+    FINETUNED,
+    VARIANT_NAMES,
+    Agreement,
+    PolicyName,
+    Results,
+)
 from pipeline.report import facts
 from pipeline.report.figures import COLOURS, Panel, Series, panels
 from pipeline.report.sources import TextTable, formatted, images, optional_json
@@ -166,7 +173,7 @@ def selection(layout: Layout, tasks: Sequence[str]) -> str | None:
 
 
 def clips(layout: Layout, tasks: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Clips by task and policy, the expert first."""
+    """Clips by task, and policy with what is filmed, the expert first."""
     policies = [
         PolicyName(None, "expert"),
         *(PolicyName(v, stage) for v in VARIANTS for stage in ("bc", *FINETUNED.values())),
@@ -174,7 +181,9 @@ def clips(layout: Layout, tasks: Sequence[str]) -> dict[str, dict[str, str]]:
     return {
         task: images(
             {
-                p.label: layout.evaluation(p.variant or "controls") / f"{task}-{p.stage}.webp"
+                f"{p.label}, {filmed}": layout.evaluation(p.variant or "controls")
+                / f"{task}-{p.stage}{suffix}.webp"
+                for filmed, suffix in FILMED.items()
                 for p in policies
             }
         )

@@ -21,7 +21,7 @@ from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
 from pipeline.artifacts.parts import counted
 from pipeline.evaluation.jobs import EvaluationJob, episodes
-from pipeline.evaluation.results import FINETUNED, POLICY_STAGES, agreement_of
+from pipeline.evaluation.results import FILMED, FINETUNED, POLICY_STAGES, agreement_of
 from pipeline.evaluation.simulator import simulator_for, warn_of_impossible
 from pipeline.evaluation.statistics import wilson
 from pipeline.evaluation.worlds import WORLD_NAMES, checked, moved
@@ -82,6 +82,7 @@ def run(
         "env": simulator,
         "jobs": jobs,
         "filtering": profile.features.filtering._asdict(),
+        "filmed": FILMED,
     }
 
     def make(target: Build) -> None:
@@ -218,27 +219,28 @@ def _film(
     parts: Mapping[EvaluationJob, dict[str, Any]],
     starts: Starts,
 ) -> None:
-    """A clip of the first start of every task and stage, first seed, unless it is there already.
+    """Clips of every task and stage, first seed, that are not there yet.
 
     The recorded actions are repeated with larger images; a fresh simulator gives the same states.
     """
-    wanted: dict[Path, EvaluationJob] = {}
-    for job in parts:
-        path = directory / f"{job.task}-{job.stage}.webp"
-        if job.stage in _CLIPPED and not path.is_file():
-            wanted.setdefault(path, job)
+    wanted: dict[Path, tuple[EvaluationJob, int]] = {}
+    for job, part in parts.items():
+        for row, suffix in zip(map(int, part["actions"]), FILMED.values(), strict=False):
+            path = directory / f"{job.task}-{job.stage}{suffix}.webp"
+            if job.stage in _CLIPPED and not path.is_file():
+                wanted.setdefault(path, (job, row))
     if not wanted:
         return
     large = replace(simulator, static_size=_CLIP_STATIC, gripper_size=_CLIP_GRIPPER)
     takes = [
         clips.Take(
             path,
-            f"{job.task.replace('_', ' ')} · {job.label}",
-            episodes(job.task, 0, starts[job.task][:1])[0],
-            np.array(parts[job]["actions"]),
-            parts[job]["rollouts"][0]["success"],
+            f"{job.task.replace('_', ' ')} · {job.label} · start {starts[job.task][row].frame_id}",
+            episodes(job.task, 0, starts[job.task])[row],
+            np.array(parts[job]["actions"][str(row)]),
+            parts[job]["rollouts"][row]["success"],
         )
-        for path, job in wanted.items()
+        for path, (job, row) in wanted.items()
     ]
     with (
         EnvPool(partial(make_env, large), workers, fresh_processes=large.one_per_process) as pool,

@@ -67,7 +67,11 @@ def lived(experience: Experience) -> Sequence[torch.Tensor]:
 
 
 def same(one: Outcome, other: Outcome) -> None:
-    for mine, theirs in zip(one, other, strict=True):
+    for mine, theirs in zip(
+        (one.success, one.steps, *one.actions),
+        (other.success, other.steps, *other.actions),
+        strict=True,
+    ):
         np.testing.assert_array_equal(mine, theirs)
 
 

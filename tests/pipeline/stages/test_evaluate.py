@@ -31,6 +31,7 @@ from wam.policy.network import build_network
 from wam.policy.policy import DiffusionPolicy, FinetunedPolicy, policy_description
 from wam.proprio import ProprioNormalizer
 from wam.reward.classifier import SuccessClassifier, reward_description
+from wam.tasks import LED
 from wam.weights import save_model
 from wam.world_model.load import world_model_config
 from wam.world_model.model import WorldModel
@@ -151,6 +152,24 @@ def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: L
     assert all(0 <= row["replayed"] <= 1 for row in rollouts)
     clips = sorted(path.name for path in layout.evaluation("wam").glob("*.webp"))
     assert clips == [f"{TASK}-bc.webp", f"{TASK}-ppo.webp"]
+
+
+def test_the_first_failure_is_filmed_too(profile: Profile, layout: Layout) -> None:
+    """From where the light is on already no one turns it on."""
+    content = json.loads((layout.demos / "demos.json").read_text())
+    content["tasks"][TASK]["starts"][1]["scene_obs"][LED] = 1.0
+    shutil.rmtree(layout.demos)
+    with artifact(layout.demos) as directory:
+        (directory / "demos.json").write_text(json.dumps(content))
+    evaluate.run(profile, layout, "controls")
+    rollouts = read(layout, "controls", "rollouts.json")[:2]
+    assert [row["success"] for row in rollouts] == [True, False]
+    films = {
+        path.name: Image.open(path).n_frames
+        for path in layout.evaluation("controls").glob("*.webp")
+    }
+    assert films.keys() == {f"{TASK}-expert.webp", f"{TASK}-expert-failure.webp"}
+    assert films[f"{TASK}-expert-failure.webp"] == STEPS // 2 + 1
 
 
 def test_what_the_simulator_fine_tuned_is_labelled_so(profile: Profile, layout: Layout) -> None:
