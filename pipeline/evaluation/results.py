@@ -175,9 +175,9 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
     made = {(row["variant"], row["stage"]) for row in rows}
     tuned = {v: next((s for s in FINETUNED.values() if (v, s) in made), "ppo") for v in variants}
     policies = (
+        *(PolicyName(variant, stage) for variant in variants for stage in ("bc", tuned[variant])),
         PolicyName(None, "expert"),
         PolicyName(None, "zero"),
-        *(PolicyName(variant, stage) for variant in variants for stage in ("bc", tuned[variant])),
     )
     grouped = defaultdict(list)
     for rollout in rollouts:

@@ -14,6 +14,7 @@ from pipeline.evaluation.results import VARIANT_NAMES, Results, trained_apart
 from pipeline.evaluation.worlds import WORLD_NAMES
 from pipeline.params import Profile
 from pipeline.report import facts, figures, sections, world_model
+from pipeline.report.published import PAPER, published
 from pipeline.report.sources import manifest
 from pipeline.report.tables import Transfers, about_intervals, verdict
 from wam.config import CHUNK, VARIANTS
@@ -22,7 +23,7 @@ PAGE = "index.html"
 
 
 def render(profile: Profile, layout: Layout, results: Results, transfers: Transfers) -> str:
-    """The page as HTML: one file without network addresses or scripts."""
+    """The page as HTML: one file without scripts that loads nothing."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -46,6 +47,8 @@ def _content(
         "chunk": CHUNK,
         "results": results,
         "verdict": verdict(results),
+        "published": published(tasks),
+        "paper": PAPER,
         "transfers": {WORLD_NAMES[world]: found for world, found in transfers.items()},
         "colour": figures.colour,
         "simulated": [VARIANT_NAMES[variant] for variant in facts.tuned_in_simulator(layout)],

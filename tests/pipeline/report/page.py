@@ -1,6 +1,7 @@
 """The page of a report, read."""
 
 import html.parser
+import re
 
 from pipeline.artifacts.layout import Layout
 
@@ -32,7 +33,8 @@ class Reader(html.parser.HTMLParser):
 
 
 def read_page(layout: Layout) -> tuple[str, Reader]:
-    text = (layout.report / "index.html").read_text()
+    """Its text, without what cells are called on narrow screens, and what it consists of."""
+    text = re.sub(' data-label="[^"]*"', "", (layout.report / "index.html").read_text())
     reader = Reader()
     reader.feed(text)
     return text, reader

@@ -13,10 +13,12 @@ from pipeline.artifacts.layout import Layout
 from pipeline.evaluation.results import Agreement, agreement_of
 from pipeline.params import Profile
 from pipeline.report import sections
+from pipeline.report.published import PAPER, published
 from pipeline.stages import report
 from tests.pipeline.artifact import artifact
 from tests.pipeline.report.made_up import make_evaluation
 from tests.pipeline.report.page import read_page
+from wam.config import TASKS
 from wam.tasks import FIXTURES
 
 
@@ -24,7 +26,8 @@ def test_the_page_is_one_well_formed_file_without_network_or_scripts(run: Layout
     text, reader = read_page(run)
     assert not reader.open
     assert "script" not in reader.tags
-    assert all(address.startswith(("data:", "#")) for address in reader.addresses)
+    loaded = [address for address in reader.addresses if address != PAPER]
+    assert all(address.startswith(("data:", "#")) for address in loaded)
     assert not re.search(r"url\((?!#)", text)
     assert [path.name for path in run.report.iterdir()] == ["index.html", "manifest.json"]
 
@@ -52,6 +55,18 @@ def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: 
     cells += [f"{100 * figures.replayed_bias:+.0f}"]
     assert "".join(f"<td>{cell}</td>" for cell in ("WAM PPO", *cells)) in text
     assert "agreement of imagination and simulator" in text
+
+
+def test_the_papers_figures_stand_apart(run: Layout) -> None:
+    """The counts, which were decoded, give the means that the paper prints."""
+    text, _ = read_page(run)
+    assert "<td>close drawer</td><td>89.7 % (26/29)</td><td>96.6 % (28/29)</td>" in text
+    assert "<td>mean of all eight</td><td>61.7 %</td><td>92.8 %</td>" in text
+    rows = published(TASKS)
+    for column, mean in list(rows[-1].items())[1:4]:
+        rates = [float(row[column].split(" %")[0]) for row in rows[:-1]]
+        assert len(rates) == 8
+        assert np.mean(rates) == pytest.approx(float(mean.removesuffix(" %")), abs=0.1)
 
 
 def test_it_shows_how_classifiers_judge_frames_and_whole_windows(run: Layout) -> None:
