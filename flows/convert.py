@@ -27,6 +27,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, refresh_global_settings_context
 from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.flow_engine import run_flow
 from prefect.logging.configuration import setup_logging
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Failed, State
@@ -35,6 +36,7 @@ from prefect_dask import DaskTaskRunner
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from flows.artifacts import key, publish_store
+from flows.parent import subflow_run
 from pipeline import console, workers
 from pipeline.artifacts.layout import Layout
 from pipeline.exit_codes import exit_on_error
@@ -168,8 +170,14 @@ def _run(name: str) -> None:
 def _run_flow(name: str, profile: Profile) -> None:
     with workers.scheduler(profile.convert) as address:
         run = convert_flow.with_options(task_runner=task_runner(address))
+        parameters = {"profile": name}
         try:
-            state = run(name, return_state=True)
+            state: Any = run_flow(
+                run,
+                flow_run=subflow_run(run, parameters),
+                parameters=parameters,
+                return_type="state",
+            )
             if state.name == BAD_INPUT:
                 raise WamError(state.message)
             state.result()

@@ -18,6 +18,7 @@ from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.artifacts import publish
+from flows.parent import for_subflows
 from pipeline import dvc_stages
 from pipeline.params import load_profile, profile_names
 from pipeline.params.study import load_study, run_stages
@@ -42,7 +43,9 @@ else:
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def reproduce_stage(stage: str, threads: int | None, force: bool = False) -> State[Any] | None:
     """Bring one DVC stage up to date, streaming its output to the run's log."""
-    failure = dvc_stages.reproduce(stage, _logged, threads=threads, force=force)
+    failure = dvc_stages.reproduce(
+        stage, _logged, threads=threads, force=force, environment=for_subflows()
+    )
     if failure:
         return Failed(message=failure)
     try:

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -180,23 +180,25 @@ def reproduce(
     threads: int | None = None,
     force: bool = False,
     processes: list[subprocess.Popen[str]] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> str | None:
     """Bring one stage up to date; why that failed, or None.
 
     ``say`` is called with every line of output. ``threads`` is what the stage's computations may
     use; None: what they find. With ``processes``, which it joins, the process is the first of a
-    group of its own: signals from the terminal do not reach it.
+    group of its own: signals from the terminal do not reach it. ``environment`` is what the stage
+    finds besides.
     """
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
     if force:
         command.append("--force")
-    environment = {**dvc_environment(), "PYTHONUNBUFFERED": "1"}
+    variables = {**dvc_environment(), "PYTHONUNBUFFERED": "1", **(environment or {})}
     if threads is not None:
-        environment |= dict.fromkeys(_THREADS, str(threads))
+        variables |= dict.fromkeys(_THREADS, str(threads))
     last = ""
     with subprocess.Popen(
         command,
-        env=environment,
+        env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

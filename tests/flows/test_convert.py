@@ -95,6 +95,45 @@ def test_flow_in_one_thread_gives_the_same_bytes_as_no_flow(
     assert (layout.store / "manifest.json").read_bytes() == first
 
 
+def test_a_conversion_is_a_subflow_of_the_run_that_asked_for_it(
+    project: Path, prefect_server: None
+) -> None:
+    from prefect import flow, task
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.settings import PREFECT_API_URL
+
+    from flows.parent import for_subflows
+
+    server = PREFECT_API_URL.value()
+    assert server is not None
+    ours = {"PREFECT_API_URL": server}
+
+    @task
+    def stage(environment: dict[str, str]) -> int:
+        process = start(project, **for_subflows() | environment)
+        said(process)
+        return process.returncode
+
+    @flow
+    def asking(environment: dict[str, str]) -> int:
+        return stage(environment)
+
+    def below(environment: dict[str, str]) -> list[str]:
+        """The flow runs below one of ``asking``, by the name of their flow."""
+        state = asking(environment, return_state=True)
+        assert state.result() == 0
+        shutil.rmtree(Layout.of("tiny").store)
+        parent = state.state_details.flow_run_id
+        wanted = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [parent]}})
+        with get_client(sync_client=True) as client:
+            runs = client.read_flow_runs(flow_run_filter=wanted)
+            return [client.read_flow(run.flow_id).name for run in runs]
+
+    assert below(ours) == ["convert"]
+    assert below(ours | {"WAM_PARENT_SERVER": "http://127.0.0.1:1/api"}) == []
+
+
 def said(process: subprocess.Popen[str]) -> list[str]:
     """All lines of a process, but for the notice of a busy machine."""
     lines = process.communicate()[0].splitlines()
