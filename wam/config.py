@@ -89,6 +89,9 @@ class WorldModelConfig:
     proprioception: bool = True
     """Whether the embedding has proprioception beside what it makes of the images (the papers);
     off, it holds zeros there: model, head and policy know the arm from images alone."""
+    distractors: bool = False
+    """Every image that this model sees, in training as in evaluation, is disturbed by what no
+    action causes: light, a shaking camera, drifting squares (``wam.distractors``)."""
     id_hidden: Annotated[tuple[Width, ...], Len(0, 99)] = (512, 256)
     """Hidden widths of the inverse-dynamics head."""
     id_input: Literal["visual+proprio", "visual", "proprio-dropout"] = "visual+proprio"

@@ -13,6 +13,7 @@ from pipeline.batches.loader import ONE_WORKER, BatchLoader, Delivery
 from pipeline.batches.order import RandomWindows, Streams, Windows, fixed_windows
 from pipeline.pictures.images import all_to_model_size
 from pipeline.store.array_reader import ArrayReader
+from pipeline.store.disturbed import DisturbedReader
 from pipeline.store.frames import Frames
 from pipeline.store.open import Store
 from wam.batch import Batch
@@ -36,9 +37,10 @@ def store_frames(store: Store, cache: Cache = "none", directory: Path | None = N
     if cache == "ram":
         announce(store.num_frames, "memory")
         return joined([(frames, 0, store.num_frames)])
-    path = cache_file(
-        directory, store.split, manifests.fingerprint(store.path.parent, "convert", deep=False)
-    )
+    content = manifests.fingerprint(store.path.parent, "convert", deep=False)
+    if store.distractors:
+        content = manifests.digest([content, "distractors"])
+    path = cache_file(directory, store.split, content)
     announce(store.num_frames, str(path))
     return memory_mapped(path, store.num_frames, lambda: frames)
 
@@ -95,7 +97,7 @@ def validation_windows(store: Store, window: int, count: int, seed: int) -> Batc
     return assemble([store_frames(store)] * count, windows, window, store.proprio_normalizer())
 
 
-def _copy_images(reader: ArrayReader, start: int, target: np.ndarray) -> None:
+def _copy_images(reader: ArrayReader | DisturbedReader, start: int, target: np.ndarray) -> None:
     if reader.shape[1:] == target.shape[1:]:
         reader.copy(start, target)
     else:

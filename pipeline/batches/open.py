@@ -68,7 +68,10 @@ def open_training_data(
             split.proprio_normalizer(),
             {"shards": split.digest},
         )
-    store, held_out = (open_store(store_path(layout.store, split)) for split in SPLITS)
+    store, held_out = (
+        open_store(store_path(layout.store, split), distractors=profile.world_model.distractors)
+        for split in SPLITS
+    )
     validation = validation_windows(held_out, *windows)
     return TrainingData(
         store_batches(store, loader.reader, keeps_state=training.compat == "diwa", **options),

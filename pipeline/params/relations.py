@@ -17,6 +17,8 @@ def contradictions(profile: Profile) -> Iterator[str]:
     yield from _in_convert(profile.convert)
     yield from _in_world_model(profile.world_model, profile.train_world_model)
     yield from _in_refinement(profile)
+    if profile.world_model.distractors and profile.loader.reader == "shards":
+        yield "world_model.distractors=true: not with loader.reader=shards, use streams or windows"
     if profile.reward.reach and not profile.world_model.proprio_state:
         yield f"reward.reach={profile.reward.reach}: needs world_model.proprio_state"
     if profile.world_model.latent == "probabilities" and profile.features.draws > 1:

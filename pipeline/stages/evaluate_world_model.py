@@ -29,7 +29,7 @@ from pipeline.evaluation.perceptual import (
 )
 from pipeline.evaluation.results import trained_apart
 from pipeline.evaluation.statistics import Estimate, paired_difference
-from pipeline.params import EvaluateWorldModel, Profile
+from pipeline.params import Profile
 from pipeline.store.open import open_store
 from wam import device as devices
 from wam.batch import Batch
@@ -108,8 +108,8 @@ def _evaluate(
     missing = no_distances | no_features
     for name, why in missing.items():
         console.note(f"{name}: not computed: {why}")
-    training, learned = _play(layout, "training", settings.probe_sequences, settings)
-    held_out, judged = _play(layout, "validation", settings.open_loop_sequences, settings)
+    training, learned = _play(profile, layout, "training", settings.probe_sequences)
+    held_out, judged = _play(profile, layout, "validation", settings.open_loop_sequences)
     models = {
         variant: load_world_model(layout.world_model(variant), device)[0] for variant in variants
     }
@@ -158,11 +158,10 @@ def _evaluate(
     return result, {variant: _curve(entry) for variant, entry in opened.items()}
 
 
-def _play(
-    layout: Layout, split: str, count: int, settings: EvaluateWorldModel
-) -> tuple[Batch, torch.Tensor]:
+def _play(profile: Profile, layout: Layout, split: str, count: int) -> tuple[Batch, torch.Tensor]:
     """Fixed windows [T, B], and what is :data:`PROBED` in them, float32 [T, B, 8]."""
-    store = open_store(store_path(layout.store, split))
+    settings, seen = profile.evaluate_world_model, profile.world_model.distractors
+    store = open_store(store_path(layout.store, split), distractors=seen)
     length = settings.open_loop_steps + 1
     windows = validation_windows(store, length, count, settings.seed)
     starts = fixed_windows(store.episodes, length, count, settings.seed)

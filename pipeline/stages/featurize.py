@@ -66,8 +66,13 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     }
     demos = load_demos(layout.demos)
     all_demos = {task: demos[task] for task in profile.tasks}
-    stores = {split: open_store(store_path(layout.store, split)) for split in SPLITS}
     world_model, _ = load_world_model(layout.world_model(variant), device)
+    stores = {
+        split: open_store(
+            store_path(layout.store, split), distractors=world_model.config.distractors
+        )
+        for split in SPLITS
+    }
     output = layout.features(variant)
     maker = FeatureMaker(world_model, stores, profile.features, device)
 

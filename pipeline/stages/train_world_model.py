@@ -173,7 +173,9 @@ def _train_into(
     figures = next(record for record in validations if record["step"] == updates)
     refinement = profile.refine_world_model
     if refinement.updates:
-        store = open_store(store_path(layout.store, "training"))
+        store = open_store(
+            store_path(layout.store, "training"), distractors=model.config.distractors
+        )
         _refine(target, model, refinement, store, device, f"refine {variant}")
         figures = assess(model, data.validation, training.seed, device, film)
     elif updates != outcome.updates:

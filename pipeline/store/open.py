@@ -14,8 +14,10 @@ import numpy as np
 
 from pipeline.artifacts import manifests
 from pipeline.artifacts.verify import Verdict, verify
+from pipeline.calvin.fields import CAMERAS
 from pipeline.store.array_reader import ArrayReader
 from pipeline.store.arrays import EPISODE_SCENE, EPISODES, SCHEMA_VERSION, StoreArray
+from pipeline.store.disturbed import DisturbedReader
 from wam.errors import WamError
 from wam.proprio import ProprioNormalizer
 
@@ -28,6 +30,8 @@ class Store:
 
     path: Path
     attrs: dict[str, Any]
+    distractors: bool = False
+    """Images are read as a model with ``world_model.distractors`` sees them."""
 
     @property
     def split(self) -> str:
@@ -54,7 +58,7 @@ class Store:
         """Rows [start, stop) of an array, by default all. Raises WamError if they are damaged."""
         return self.reader(name)[start:stop]
 
-    def reader(self, name: str) -> ArrayReader:
+    def reader(self, name: str) -> ArrayReader | DisturbedReader:
         """The reader of the array called ``name``. Raises WamError for an unknown name."""
         if name not in (*self.arrays, EPISODES, EPISODE_SCENE):
             raise WamError(
@@ -63,11 +67,18 @@ class Store:
                 "'wam convert' again"
             )
         if name not in self._readers:
-            self._readers[name] = ArrayReader(self.path / name)
+            reader = ArrayReader(self.path / name)
+            self._readers[name] = self._disturbed(reader, name) if self.distractors else reader
         return self._readers[name]
 
+    def _disturbed(self, reader: ArrayReader, name: str) -> ArrayReader | DisturbedReader:
+        if name not in CAMERAS:
+            return reader
+        first = self.frame_ids[self.episodes[:, 0]]
+        return DisturbedReader(reader, CAMERAS.index(name), self.episodes, first)
+
     @cached_property
-    def _readers(self) -> dict[str, ArrayReader]:
+    def _readers(self) -> dict[str, ArrayReader | DisturbedReader]:
         return {}
 
     def rows_of_frame_ids(self, frame_ids: np.ndarray) -> np.ndarray:
@@ -100,9 +111,10 @@ class Store:
         return ProprioNormalizer(found["min"], found["max"])
 
 
-def open_store(path: Path) -> Store:
+def open_store(path: Path, *, distractors: bool = False) -> Store:
     """The store of one split, ``<layout.store>/training.zarr`` or ``validation.zarr``.
 
+    ``distractors`` is that of the model that is to see its images.
     Raises WamError if it is absent, incomplete, or of another schema version. Sizes of all files
     and content of the metadata are compared with the manifest of the profile's store; what the
     shards hold is checked when it is read.
@@ -117,7 +129,7 @@ def open_store(path: Path) -> Store:
             f"{path}: store of schema version {version}, expected {SCHEMA_VERSION}; "
             "run 'wam convert' again"
         )
-    store = Store(path, attrs)
+    store = Store(path, attrs, distractors)
     _check_arrays(store)
     return store
 

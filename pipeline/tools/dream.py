@@ -48,12 +48,13 @@ def run(
     settings = profile.evaluate_world_model
     steps = steps or settings.open_loop_steps
     device = devices.resolve(profile.device)
-    store = open_store(store_path(layout.store, "validation"))
+    model, normalizer = load_world_model(layout.world_model(variant), device)
+    place = store_path(layout.store, "validation")
+    store = open_store(place, distractors=model.config.distractors)
     if task is None:
         start, name, seed = _sequence(store, profile, sequence), f"sequence {sequence}", sequence
     else:
         start, name, seed = _demonstration(layout, task), task.replace("_", " "), 0
-    model, normalizer = load_world_model(layout.world_model(variant), device)
     _check_length(store, start, steps)
     windows = Windows(np.array([start]), np.ones(1, bool))
     batch: Batch = assemble([store_frames(store)], windows, steps + 1, normalizer)

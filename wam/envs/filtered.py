@@ -11,6 +11,7 @@ import torch
 
 from wam import proprio
 from wam.config import Filtering
+from wam.distractors import disturbed
 from wam.envs.episode import Episode, Observations, StepResult
 from wam.envs.pool import EnvPool
 from wam.proprio import ProprioNormalizer
@@ -48,10 +49,13 @@ class FilteredPool:
         self._online = OnlineFilter(self._world_model, self.generators, self._filtering)
         first = self._pool.start(episodes[rows])
         self._rows = rows
+        self._numbers = np.array([episode.seed for episode in episodes])
+        self._time = np.zeros(len(episodes), np.int64)
         # Rows that do not run see what the first one that does sees.
         self._shown = np.zeros(len(episodes), np.int64)
         self._shown[rows] = np.arange(len(episodes[rows]))
-        self.feature = self._online.reset(self._see(_each(first, self._shown)))
+        every = np.arange(len(episodes))
+        self.feature = self._online.reset(self._see(_each(first, self._shown), every))
 
     def restart(self, episodes: Mapping[int, Episode]) -> None:
         """Begin new episodes in some rows, where all run; the others stay as they are."""
@@ -60,7 +64,8 @@ class FilteredPool:
         generators = row_generators(seeds, self.device)
         for row, generator in zip(rows, generators, strict=True):
             self.generators[row] = generator
-        first = self._see(self._pool.restart(episodes))
+        self._numbers[rows], self._time[rows] = seeds, 0
+        first = self._see(self._pool.restart(episodes), np.array(rows))
         fresh = self._online.restart(rows, first, generators)
         self.feature = self.feature.clone()
         self.feature[rows] = fresh[rows]
@@ -74,14 +79,26 @@ class FilteredPool:
         steps = torch.from_numpy(result.steps[self._shown]).to(self.device)
         for t in range(chunk.shape[1]):
             seen = _each(result.observations, (self._shown, t))
-            feature = self._online.step(self._see(seen), chunk[:, t])
+            self._time += 1
+            see = self._see(seen, np.arange(len(chunk)))
+            feature = self._online.step(see, chunk[:, t])
             self.feature = torch.where((steps > t).unsqueeze(-1), feature, self.feature)
         return result
 
-    def _see(self, observations: Observations) -> Observation:
+    def _see(self, observations: Observations, rows: np.ndarray) -> Observation:
+        """What the model sees of ``observations`` [R, ...] of the episodes in ``rows`` [R]."""
         values = self._normalizer(proprio.from_robot_obs(observations.robot_obs))
-        arrays = (observations.rgb_static, observations.rgb_gripper, values)
+        images: list[Any] = [observations.rgb_static, observations.rgb_gripper]
+        if self._world_model.config.distractors:
+            images = [self._disturbed(frames, rows, c) for c, frames in enumerate(images)]
+        arrays = (*images, values)
         return Observation(*(torch.from_numpy(array).to(self.device) for array in arrays))
+
+    def _disturbed(self, frames: Any, rows: np.ndarray, camera: int) -> np.ndarray:
+        pairs = zip(self._numbers[rows].tolist(), self._time[rows].tolist(), strict=True)
+        return np.stack(
+            [disturbed(frame, *pair, camera) for frame, pair in zip(frames, pairs, strict=True)]
+        )
 
 
 def _each(observations: Observations, index: Any) -> Observations:

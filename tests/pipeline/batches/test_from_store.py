@@ -19,6 +19,7 @@ from pipeline.store.open import Store, open_store
 from pipeline.webdataset.read import open_split
 from wam.actions import NULL_ACTION
 from wam.batch import Batch
+from wam.distractors import disturbed
 from wam.errors import WamError
 
 READERS = ["streams", "windows"]
@@ -28,6 +29,30 @@ CACHES = ["none", "ram", "memmap"]
 @pytest.fixture
 def store(converted: Layout) -> Store:
     return open_store(converted.store / "training.zarr")
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_distractors_are_an_episodes_own_and_move_with_its_frames(
+    converted: Layout, store: Store, tmp_path: Path, cache: Any
+) -> None:
+    """However frames are read, and never what lies on the disk."""
+    seen = open_store(store.path, distractors=True)
+    # Both kinds share a directory of caches.
+    plain_frames, frames = (store_frames(s, cache, tmp_path) for s in (store, seen))
+    assert len(store.episodes) > 1
+    for camera, name in enumerate(("rgb_static", "rgb_gripper")):
+        plain, disturbed_images = store.read(name), seen.read(name)
+        for start, stop in store.episodes.tolist():
+            number = int(store.frame_ids[start])
+            for row in range(start, stop):
+                expected = disturbed(plain[row], number, row - start, camera)
+                np.testing.assert_array_equal(disturbed_images[row], expected)
+        for rows in ((3, 17), (start, stop)):
+            for read, images in ((plain_frames, plain), (frames, disturbed_images)):
+                target = np.empty((rows[1] - rows[0], 64, 64, 3), np.uint8)
+                getattr(read, name)(rows[0], target)
+                np.testing.assert_array_equal(target, all_to_model_size(images[slice(*rows)]))
+    np.testing.assert_array_equal(seen.read("proprio"), store.read("proprio"))
 
 
 @pytest.mark.parametrize("reader", READERS)

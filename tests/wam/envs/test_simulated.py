@@ -11,7 +11,8 @@ pytest.importorskip("pybullet")
 from tests.wam.button import HOLD, PIXELS, episodes
 from wam import proprio
 from wam.actions import executable
-from wam.config import CHUNK, FILTERING, PROPRIO_SIZE, Filtering, Sampling
+from wam.config import CHUNK, FILTERING, PROPRIO_SIZE, Filtering, Sampling, WorldModelConfig
+from wam.distractors import disturbed
 from wam.envs.controls import CONTROLS
 from wam.envs.episode import Episode
 from wam.envs.filtered import FilteredPool
@@ -51,6 +52,9 @@ class Transparent:
     episode's first frame the number of steps, the sum of actions and, if sampled, of noise.
     """
 
+    def __init__(self, *, distractors: bool = False) -> None:
+        self.config = WorldModelConfig(distractors=distractors)
+
     def initial(self, rows: int, device: torch.device) -> RssmState:
         return RssmState(torch.zeros(rows, PROPRIO_SIZE + 2), torch.full((rows, 9), torch.nan))
 
@@ -88,8 +92,9 @@ class Watched(FilteredPool):
         super().restart(begun)
 
 
-def watch(pool: EnvPool, filtering: Filtering = FILTERING) -> Watched:
-    return Watched(pool, Transparent(), NORMALIZER, filtering, CPU)  # type: ignore[arg-type]
+def watch(pool: EnvPool, filtering: Filtering = FILTERING, *, distractors: bool = False) -> Watched:
+    model = Transparent(distractors=distractors)
+    return Watched(pool, model, NORMALIZER, filtering, CPU)  # type: ignore[arg-type]
 
 
 def make_env(
@@ -105,15 +110,18 @@ def chunk(*rows: tuple[float, ...]) -> torch.Tensor:
 
 
 def by_hand(
-    start: Episode, action: tuple[float, ...], steps: int
+    start: Episode, action: tuple[float, ...], steps: int, *, distractors: bool = False
 ) -> tuple[torch.Tensor, int | None]:
     """Features [steps + 1, F] of holding ``action``, and the first step behind which it is done."""
     env = PIXELS()
     online = OnlineFilter(Transparent(), torch.Generator(), Filtering("mode"))  # type: ignore[arg-type]
 
-    def see(observation: dict[str, np.ndarray]) -> Observation:
+    def see(observation: dict[str, np.ndarray], time: int = 0) -> Observation:
         values = NORMALIZER(proprio.from_robot_obs(observation["robot_obs"]))
-        arrays = (observation["rgb_static"], observation["rgb_gripper"], values)
+        images = [observation["rgb_static"], observation["rgb_gripper"]]
+        if distractors:
+            images = [disturbed(i, start.seed, time, camera) for camera, i in enumerate(images)]
+        arrays = (*images, values)
         return Observation(*(torch.from_numpy(array.copy()).unsqueeze(0) for array in arrays))
 
     observation, first = env.reset(
@@ -122,7 +130,7 @@ def by_hand(
     features, done = [online.reset(see(observation))], None
     for step in range(1, steps + 1):
         observation, _, _, _, info = env.step(np.array(action))
-        features.append(online.step(see(observation), torch.tensor([action])))
+        features.append(online.step(see(observation, step), torch.tensor([action])))
         if done is None and PREDICATES[start.task](first, info):
             done = step
     env.close()
@@ -173,6 +181,26 @@ def test_finished_environments_begin_at_any_start_with_a_seed_of_their_own(
     assert {id(episode.robot_obs) for episode in filtered.begun} == {
         id(start.robot_obs) for start in starts
     }
+
+
+def test_distractors_are_an_episodes_own_and_move_with_its_frames(
+    pools: tuple[EnvPool, EnvPool], starts: list[Episode]
+) -> None:
+    seen = [by_hand(start, HOLD, 2 * CHUNK, distractors=True)[0] for start in starts]
+    plain = by_hand(starts[0], HOLD, 0)[0]
+    assert not torch.equal(seen[0][0], plain[0])
+    filtered = watch(pools[1], Filtering("mode"), distractors=True)
+    hold = chunk(HOLD, HOLD, HOLD)
+    filtered.start(starts)
+    for age in (0, CHUNK):
+        assert torch.equal(filtered.feature, torch.stack([own[age] for own in seen]))
+        if not age:
+            filtered.step(hold)
+    filtered.restart({1: starts[0]})
+    assert torch.equal(filtered.feature[1], seen[0][0])
+    filtered.step(hold)
+    expected = torch.stack([seen[0][2 * CHUNK], seen[0][CHUNK], seen[2][2 * CHUNK]])
+    assert torch.equal(filtered.feature, expected)
 
 
 def test_an_experts_chunks_succeed(pools: tuple[EnvPool, EnvPool], starts: list[Episode]) -> None:
