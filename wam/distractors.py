@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+DISTRACTORS_VERSION = 1
+"""To be raised with every change of what images look like: decoded frames are kept on disk."""
 _SHAKE = 2 / 64
 """Most of a displacement, as a share of the image's side."""
 _SHAKES = 1024

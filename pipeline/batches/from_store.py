@@ -17,6 +17,7 @@ from pipeline.store.disturbed import DisturbedReader
 from pipeline.store.frames import Frames
 from pipeline.store.open import Store
 from wam.batch import Batch
+from wam.distractors import DISTRACTORS_VERSION
 
 
 def store_frames(store: Store, cache: Cache = "none", directory: Path | None = None) -> Frames:
@@ -37,10 +38,10 @@ def store_frames(store: Store, cache: Cache = "none", directory: Path | None = N
     if cache == "ram":
         announce(store.num_frames, "memory")
         return joined([(frames, 0, store.num_frames)])
-    content = manifests.fingerprint(store.path.parent, "convert", deep=False)
+    content, version = store.split, manifests.fingerprint(store.path.parent, "convert", deep=False)
     if store.distractors:
-        content = manifests.digest([content, "distractors"])
-    path = cache_file(directory, store.split, content)
+        content, version = f"{content}-disturbed", manifests.digest([version, DISTRACTORS_VERSION])
+    path = cache_file(directory, content, version)
     announce(store.num_frames, str(path))
     return memory_mapped(path, store.num_frames, lambda: frames)
 

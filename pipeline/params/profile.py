@@ -134,7 +134,8 @@ class Collect:
     """Chance that the first attempt at a task is a failure, mostly. From play that always succeeds
     no world model learns where success ends."""
     partial_moves: Share
-    """Share of the failures at a door or the drawer that move it part of the way and leave it."""
+    """Share of the failures at a door or the drawer that move it part of the way and leave it,
+    a quarter of them just far enough."""
     seed: Seed
 
 

@@ -224,18 +224,19 @@ def _film(
     The recorded actions are repeated with larger images; a fresh simulator gives the same states.
     """
     wanted: dict[Path, tuple[EvaluationJob, int]] = {}
-    for job, part in parts.items():
-        for row, suffix in zip(map(int, part["actions"]), FILMED.values(), strict=False):
+    first_seeds = {(job.task, job.stage): job for job in reversed(list(parts))}
+    for job in first_seeds.values():
+        for row, suffix in zip(map(int, parts[job]["actions"]), FILMED.values(), strict=False):
             path = directory / f"{job.task}-{job.stage}{suffix}.webp"
             if job.stage in _CLIPPED and not path.is_file():
-                wanted.setdefault(path, (job, row))
+                wanted[path] = job, row
     if not wanted:
         return
     large = replace(simulator, static_size=_CLIP_STATIC, gripper_size=_CLIP_GRIPPER)
     takes = [
         clips.Take(
             path,
-            f"{job.task.replace('_', ' ')} · {job.label} · start {starts[job.task][row].frame_id}",
+            f"{job.task.replace('_', ' ')} · {job.label}",
             episodes(job.task, 0, starts[job.task])[row],
             np.array(parts[job]["actions"][str(row)]),
             parts[job]["rollouts"][row]["success"],

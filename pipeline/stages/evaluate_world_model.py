@@ -29,11 +29,12 @@ from pipeline.evaluation.perceptual import (
 )
 from pipeline.evaluation.results import trained_apart
 from pipeline.evaluation.statistics import Estimate, paired_difference
-from pipeline.params import Profile
+from pipeline.params import EvaluateWorldModel, Profile
 from pipeline.store.open import open_store
 from wam import device as devices
 from wam.batch import Batch
 from wam.config import CAMERA_NAMES, VARIANTS
+from wam.errors import WamError
 from wam.tasks import FIXTURES
 from wam.world_model.assessment import Predictions, predict
 from wam.world_model.load import load_world_model
@@ -108,11 +109,22 @@ def _evaluate(
     missing = no_distances | no_features
     for name, why in missing.items():
         console.note(f"{name}: not computed: {why}")
-    training, learned = _play(profile, layout, "training", settings.probe_sequences)
-    held_out, judged = _play(profile, layout, "validation", settings.open_loop_sequences)
     models = {
         variant: load_world_model(layout.world_model(variant), device)[0] for variant in variants
     }
+    kinds = {variant: model.config.distractors for variant, model in models.items()}
+    if len(set(kinds.values())) > 1:
+        raise WamError(
+            f"world_model.distractors: models that see other images are not compared ({kinds}); "
+            "run 'wam train-world-model' again for one of them"
+        )
+    distractors = any(kinds.values())
+    training, learned = _play(
+        layout, "training", settings.probe_sequences, settings, distractors=distractors
+    )
+    held_out, judged = _play(
+        layout, "validation", settings.open_loop_sequences, settings, distractors=distractors
+    )
     untrained = WorldModel(models[variants[0]].config, profile.train_world_model.seed).to(device)
     seen = [embed_windows(untrained, windows, device) for windows in (training, held_out)]
     probes = {UNTRAINED: _probe(seen, training, held_out, settings.seed)[1]}
@@ -158,10 +170,11 @@ def _evaluate(
     return result, {variant: _curve(entry) for variant, entry in opened.items()}
 
 
-def _play(profile: Profile, layout: Layout, split: str, count: int) -> tuple[Batch, torch.Tensor]:
+def _play(
+    layout: Layout, split: str, count: int, settings: EvaluateWorldModel, *, distractors: bool
+) -> tuple[Batch, torch.Tensor]:
     """Fixed windows [T, B], and what is :data:`PROBED` in them, float32 [T, B, 8]."""
-    settings, seen = profile.evaluate_world_model, profile.world_model.distractors
-    store = open_store(store_path(layout.store, split), distractors=seen)
+    store = open_store(store_path(layout.store, split), distractors=distractors)
     length = settings.open_loop_steps + 1
     windows = validation_windows(store, length, count, settings.seed)
     starts = fixed_windows(store.episodes, length, count, settings.seed)

@@ -1,5 +1,7 @@
 """Images of a store as a model with distractors sees them."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from pipeline.store.array_reader import ArrayReader
@@ -10,15 +12,20 @@ class DisturbedReader:
     """Reads like :class:`ArrayReader`, for images uint8 [N, S, S, 3]."""
 
     def __init__(
-        self, reader: ArrayReader, camera: int, episodes: np.ndarray, numbers: np.ndarray
+        self,
+        reader: ArrayReader,
+        camera: int,
+        episode_of_rows: Callable[[np.ndarray], np.ndarray],
+        first_rows: np.ndarray,
+        numbers: np.ndarray,
     ) -> None:
-        """``episodes`` int64 [E, 2] rows [start, stop), and ``numbers`` [E] that tell them apart
-        in all splits."""
+        """``first_rows`` int64 [E] of the episodes, and ``numbers`` [E] that tell them apart."""
         self._reader, self._camera = reader, camera
-        self._first, self._numbers = episodes[:, 0], numbers
+        self._episode_of_rows, self._first, self._numbers = episode_of_rows, first_rows, numbers
         self.shape, self.dtype = reader.shape, reader.dtype
 
     def __getitem__(self, rows: slice) -> np.ndarray:
+        """As :meth:`ArrayReader.__getitem__`."""
         start, _, _ = rows.indices(self.shape[0])
         return self._disturb(start, self._reader[rows])
 
@@ -30,7 +37,7 @@ class DisturbedReader:
     def _disturb(self, start: int, images: np.ndarray) -> np.ndarray:
         """``images``, which begin at row ``start``, in place."""
         rows = np.arange(start, start + len(images))
-        episodes = np.searchsorted(self._first, rows, side="right") - 1
+        episodes = self._episode_of_rows(rows)
         for place, (row, episode) in enumerate(zip(rows, episodes, strict=True)):
             time = int(row - self._first[episode])
             images[place] = disturbed(

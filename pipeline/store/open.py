@@ -74,8 +74,9 @@ class Store:
     def _disturbed(self, reader: ArrayReader, name: str) -> ArrayReader | DisturbedReader:
         if name not in CAMERAS:
             return reader
-        first = self.frame_ids[self.episodes[:, 0]]
-        return DisturbedReader(reader, CAMERAS.index(name), self.episodes, first)
+        first = self.episodes[:, 0]
+        camera, numbers = CAMERAS.index(name), self.frame_ids[first]
+        return DisturbedReader(reader, camera, self.episode_of_rows, first, numbers)
 
     @cached_property
     def _readers(self) -> dict[str, ArrayReader | DisturbedReader]:

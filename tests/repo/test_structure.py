@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -46,6 +47,18 @@ def place(module: str) -> tuple[int, str]:
     assert fitting, f"{module}: in none of the layers of docs/architecture.md"
     _, row, name = max(fitting)
     return row, name
+
+
+def test_no_large_file_is_in_git() -> None:
+    """What is large belongs to DVC; what a package index has belongs nowhere."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("no git repository")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    large = [str(path) for path in files if path.is_file() and path.stat().st_size > 300_000]
+    assert not large
 
 
 @pytest.mark.parametrize("module", sorted(IMPORTS.keys() - {"pipeline"}))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wam.distractors import disturbed
+from wam.distractors import _scene, disturbed
 
 SIDE = 64
 RNG = np.random.default_rng(0)
@@ -62,8 +62,12 @@ def test_squares_drift_and_stay_in_the_image() -> None:
     def square(time: int) -> np.ndarray:
         return (np.abs(disturbed(GREY, 2, time, 1).astype(int) - 120) > 1).any(-1)
 
-    areas = np.array([square(time).sum() for time in range(300)])
-    assert (areas > 30).all()
+    sides = np.rint(_scene(2, 1).sides * SIDE)
+    areas = [square(time).sum() for time in range(300)]
+    # Where none hides another all of every square shows: none is ever half outside.
+    assert max(areas) == (sides**2).sum()
+    assert min(areas) >= sides.max() ** 2
+    assert np.mean(np.array(areas) == max(areas)) > 0.5
     assert (square(0) != square(40)).any()
     for time in range(299):
         # What a step uncovers is an edge of each square, two pixels wide at most.

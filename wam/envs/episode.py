@@ -14,7 +14,7 @@ class Episode(NamedTuple):
     scene_obs: np.ndarray
     """float64 [24]"""
     seed: int = 0
-    """For a controller that draws random numbers."""
+    """Of the random numbers of its controller or filter, and of what disturbs its images."""
 
 
 class Observations(NamedTuple):

@@ -25,7 +25,8 @@ class FilteredPool:
 
     ``generators`` holds one generator per episode, seeded with the episode's seed, from which the
     filter draws. ``feature`` float32 [B, F] is that of the last observation of every episode, which
-    for one that has succeeded is the observation of its success.
+    for one that has succeeded is the observation of its success. A model with distractors sees
+    images that are disturbed by the episode's seed and age.
 
     Where only some rows' episodes run, the filter has all B rows nevertheless, and the others mean
     nothing: the last bits of a row depend on the size of its batch, but on no other row.

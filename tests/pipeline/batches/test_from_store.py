@@ -53,6 +53,7 @@ def test_distractors_are_an_episodes_own_and_move_with_its_frames(
                 getattr(read, name)(rows[0], target)
                 np.testing.assert_array_equal(target, all_to_model_size(images[slice(*rows)]))
     np.testing.assert_array_equal(seen.read("proprio"), store.read("proprio"))
+    assert len(list(tmp_path.glob("*.npy"))) == (2 if cache == "memmap" else 0)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -70,6 +70,9 @@ def make_evaluation(
                 static = pictures(8)
                 path = directory / f"{task}-{stage}.webp"
                 clips.write_clip(path, static, static[:, ::-1], f"{task} {stage}", True)
+                if stage == "bc":
+                    failure = path.with_stem(f"{path.stem}-failure")
+                    clips.write_clip(failure, static[::-1], static, f"{task} {stage}", False)
     write(directory / "rollouts.json", rollouts)
     write(directory / "summary.json", summary)
 

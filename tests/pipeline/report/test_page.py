@@ -21,6 +21,8 @@ from tests.pipeline.report.page import read_page
 from wam.config import TASKS
 from wam.tasks import FIXTURES
 
+POLICIES = ("WAM BC", "WAM PPO", "DreamerV2 BC", "DreamerV2 PPO")
+
 
 def test_the_page_is_one_well_formed_file_without_network_or_scripts(run: Layout) -> None:
     text, reader = read_page(run)
@@ -37,7 +39,11 @@ def test_the_page_has_every_part(run: Layout) -> None:
     assert "not computed" not in re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
     assert reader.tags.count("svg") >= 6
     media = [address for address in reader.addresses if address.startswith("data:image")]
-    assert len(media) == 2 * 5 + 4, "clips of two tasks, film strips of two models and cameras"
+    assert len(media) == 2 * 7 + 4, "clips of two tasks, film strips of two models and cameras"
+    task = text.split("<h3>close drawer</h3>")[1].split("</div>")[0]
+    shown = re.findall('alt="close_drawer, ([^"]*)"', task)
+    first = [f"{name}, first start" for name in ("Expert", *POLICIES)]
+    assert shown == first + [f"{name}, first failure" for name in ("WAM BC", "DreamerV2 BC")]
     assert "embedded simulator" in text
     assert "96 frames" not in text
     assert "120 frames" in text

@@ -18,7 +18,9 @@ pytest.importorskip("pybullet")
 
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation import jobs
+from pipeline.latents.demonstrations import Start
 from pipeline.params import Profile, load_profile
+from pipeline.pictures import clips
 from pipeline.stages import evaluate
 from tests.pipeline.artifact import artifact, remade
 from tests.pipeline.dask_cluster import Cluster, cluster
@@ -170,6 +172,27 @@ def test_the_first_failure_is_filmed_too(profile: Profile, layout: Layout) -> No
     }
     assert films.keys() == {f"{TASK}-expert.webp", f"{TASK}-expert-failure.webp"}
     assert films[f"{TASK}-expert-failure.webp"] == STEPS // 2 + 1
+
+
+def test_all_clips_of_a_policy_are_of_its_first_seed(
+    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose first start's failure is not followed by that of another seed."""
+    filmed: list[clips.Take] = []
+    monkeypatch.setattr(evaluate.clips, "film", lambda _, takes: filmed.extend(takes) or takes)
+    (task,) = json.loads((layout.demos / "demos.json").read_text())["tasks"].values()
+    starts = {TASK: [Start(**start) for start in task["starts"]]}
+    action = [[0.0] * 7]
+    parts = {
+        evaluate.EvaluationJob("wam", TASK, "ppo", seed): {
+            "actions": dict.fromkeys(rows, action),
+            "rollouts": [{"success": False}, {"success": False}],
+        }
+        for seed, rows in ((3, ("0",)), (4, ("0", "1")))
+    }
+    simulator = profile.env.simulator(static_size=64, gripper_size=64)
+    evaluate._film(layout.root, simulator, 1, parts, starts)
+    assert [take.path.name for take in filmed] == [f"{TASK}-ppo.webp"]
 
 
 def test_what_the_simulator_fine_tuned_is_labelled_so(profile: Profile, layout: Layout) -> None:

@@ -39,7 +39,8 @@ _HESITANT_STEPS = (4, 16)
 _HESITANT_SPEED = (0.15, 0.5)
 _HOLD_STEPS = (0, 12)
 _PART_OF_MOVE = (0.0, 0.8)
-"""Of the way that counts as success; the door runs on by some 2 cm, with the arm behind it."""
+"""Of the way that counts as success. The arm lags behind its target, and the door runs on: one move
+in four counts after all, so that play has both sides of the limit."""
 _SLIP_PROBABILITY = 0.5
 _SLIP_M = (0.04, 0.10)
 _SLIP_STEPS = 16
@@ -70,7 +71,7 @@ class Play:
     ``noise`` is the standard deviation of the noise on the experts' motion, in units of an action.
     ``fumbles`` is the chance that the first attempt at a task is a careless one: without failures,
     and those by a hair above all, no model learns where success ends. ``partial_moves`` is the
-    share of such attempts at a door or the drawer that get hold of it and leave it half-way.
+    share of such attempts at a door or the drawer that get hold of it and leave it on its way.
     """
 
     env: PlayTableEnv
