@@ -136,6 +136,9 @@ class Collect:
     partial_moves: Share
     """Share of the failures at a door or the drawer that move it part of the way and leave it,
     a quarter of them just far enough."""
+    miss_again: Share
+    """Chance that a failure is followed by the task's motion beside its object, and so on: of hands
+    that pull at nothing play has little else."""
     seed: Seed
 
 

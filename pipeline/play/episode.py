@@ -29,6 +29,7 @@ class EpisodeJob:
     noise: float
     fumbles: float
     partial_moves: float
+    miss_again: float
     commanded: bool
     """``rel_actions`` hold what the arm was told, not how it moved."""
     seed: tuple[int, ...]
@@ -60,7 +61,7 @@ def _record(job: EpisodeJob, env: Any, frame_done: Callable[[], None]) -> None:
     from wam.envs.play.session import Play
 
     rng = np.random.default_rng(job.seed)
-    play = Play(env, rng, job.noise, job.fumbles, job.partial_moves)
+    play = Play(env, rng, job.noise, job.fumbles, job.partial_moves, job.miss_again)
     content = hashlib.blake2b(digest_size=16)
     scene_obs: list[np.ndarray] = []
     previous: dict[str, Any] | None = None

@@ -175,6 +175,7 @@ def _jobs(
             noise=settings["noise"],
             fumbles=settings["fumbles"],
             partial_moves=settings["partial_moves"],
+            miss_again=settings["miss_again"],
             commanded=settings["actions"] == "commanded",
             seed=(settings["seed"], SPLITS.index(split), index),
             first_id=offset + start,

@@ -153,8 +153,15 @@ def plan_task(
         for step in _PLANNERS[task](scene_obs, geometry, manner)
     ]
     if _in_place(steps, robot_obs):
-        return steps[1:] if len(steps) > 2 else steps
+        return _from_contact(steps)
     return [*depart(robot_obs, steps[0]), *_crossing(robot_obs, steps[0]), *steps]
+
+
+def motion(
+    task: str, scene_obs: np.ndarray, geometry: SceneGeometry, manner: Manner
+) -> list[Waypoint]:
+    """What ``task`` does at its object, wherever the fingers are."""
+    return _from_contact(_PLANNERS[task](scene_obs, geometry, manner))
 
 
 def depart(robot_obs: np.ndarray, goal: Waypoint) -> list[Waypoint]:
@@ -180,6 +187,11 @@ def _crossing(robot_obs: np.ndarray, goal: Waypoint) -> list[Waypoint]:
     if z >= _TRAVEL_Z - 0.03 or np.hypot(x - robot_obs[0], y - robot_obs[1]) < 0.15:
         return []
     return [Waypoint((x, y, _TRAVEL_Z), goal.euler, goal.gripper, 0.08)]
+
+
+def _from_contact(steps: list[Waypoint]) -> list[Waypoint]:
+    """All but the way there; what is pressed is pressed from above each time."""
+    return steps[1:] if len(steps) > 2 else steps
 
 
 def _in_place(steps: list[Waypoint], robot_obs: np.ndarray) -> bool:

@@ -17,13 +17,14 @@ from wam.envs.play.experts import (
     Waypoint,
     depart,
     last_gripper,
+    motion,
     reached,
     toward,
     with_noise,
 )
 from wam.envs.play.pushes import push_block
 from wam.envs.play.starts import random_pose, random_start
-from wam.envs.scene_files.geometry import scene_geometry
+from wam.envs.scene_files.geometry import Vector, scene_geometry
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.envs.simulator.spaces import ObservationDict
 
@@ -34,6 +35,8 @@ _DETOUR_STEPS = 12
 _BESIDE_PROBABILITY = 0.5
 BESIDE_M = (0.02, 0.10)
 """So far beside its object half of the attempts still succeed: where success ends is between."""
+_MISS_M = (0.01, 0.12)
+_MISS_STEPS = 16
 _BREAK_OFF_STEPS = (8, 40)
 _HESITANT_STEPS = (4, 16)
 _HESITANT_SPEED = (0.15, 0.5)
@@ -71,7 +74,9 @@ class Play:
     ``noise`` is the standard deviation of the noise on the experts' motion, in units of an action.
     ``fumbles`` is the chance that the first attempt at a task is a careless one: without failures,
     and those by a hair above all, no model learns where success ends. ``partial_moves`` is the
-    share of such attempts at a door or the drawer that get hold of it and leave it on its way.
+    share of such attempts at a door or the drawer that get hold of it and leave it on its way,
+    ``miss_again`` the chance that one is followed by the task's motion beside the object, and that
+    by another one.
     """
 
     env: PlayTableEnv
@@ -79,6 +84,7 @@ class Play:
     noise: float
     fumbles: float
     partial_moves: float = 0.0
+    miss_again: float = 0.0
     executions: list[Execution] = field(default_factory=list)
     action: np.ndarray = field(init=False)
     """float64 [7], the command behind the last observation"""
@@ -190,19 +196,44 @@ class Play:
         """Go for ``task`` shakily, and beside its object or not to the end."""
         shift, steps = (0.0, 0.0, 0.0), _TASK_STEPS
         if self.rng.random() < _BESIDE_PROBABILITY:
-            direction = self.rng.normal(size=3)
-            away = self.rng.uniform(*BESIDE_M) / np.linalg.norm(direction)
-            shift = tuple((away * direction).tolist())
+            shift = self._beside()
         else:
             steps = int(self.rng.integers(*_BREAK_OFF_STEPS))
         manner = random_manner(self.rng, self.noise * self.rng.uniform(1.0, _SHAKINESS))
         expert = self._expert(task, replace(manner, shift=shift))
         yield from self._attempt(expert, steps)
+        while self.miss_again and self.rng.random() < self.miss_again:
+            if not _ready(task, self._observation["scene_obs"]):
+                break
+            yield from self._miss(task)
         # Slowly on to the object, and perhaps not as far: this shows to millimetres what it takes.
         hesitant = replace(manner, speed=self.rng.uniform(*_HESITANT_SPEED))
         steps = int(self.rng.integers(*_HESITANT_STEPS))
         yield from self._attempt(self._expert(task, hesitant), steps)
         yield from self._hold()
+
+    def _beside(self) -> Vector:
+        """By how much an attempt misses its object, m."""
+        direction = self.rng.normal(size=3)
+        away = self.rng.uniform(*BESIDE_M) / np.linalg.norm(direction)
+        x, y, z = (away * direction).tolist()
+        return x, y, z
+
+    def _miss(self, task: str) -> Iterator[np.ndarray]:
+        """The task's motion at the object, straight from here, displaced along one axis."""
+        shift = np.zeros(3)
+        shift[self.rng.integers(3)] = self.rng.choice((-1, 1)) * self.rng.uniform(*_MISS_M)
+        manner = random_manner(self.rng, self.noise)
+        scene_obs = self._observation["scene_obs"]
+        for step in motion(task, scene_obs, self._geometry, manner):
+            place = np.add(step.position, shift).tolist()
+            waypoint = replace(step, position=tuple(place), tolerance_m=0.015)
+            for _ in range(_MISS_STEPS):
+                if reached(waypoint, self._observation["robot_obs"]):
+                    break
+                robot_obs = self._observation["robot_obs"]
+                action = toward(waypoint, robot_obs, self.env.target_pose, manner.speed)
+                yield with_noise(action, self.rng, self.noise)
 
     def _hold(self) -> Iterator[np.ndarray]:
         """Waiting at an object changes nothing either."""

@@ -12,8 +12,11 @@ from wam.envs.play.execution import Execution
 from wam.envs.play.experts import Expert, Manner
 from wam.envs.play.session import BESIDE_M, Play
 from wam.envs.play.starts import random_start
+from wam.envs.scene_files.geometry import scene_geometry
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.envs.simulator.spaces import ObservationDict
+
+GEOMETRY = scene_geometry("D")
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,43 @@ def test_partial_moves_stop_all_along_the_way(env: PlayTableEnv) -> None:
     assert (without > 1.3).mean() > 0.6
     assert (partial > 1.3).mean() < 0.3
     assert (partial < 1.0).mean() > 0.5
+
+
+def test_misses_in_a_row_pull_at_nothing(
+    env: PlayTableEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the drawer's handle, as clones do; play has little of that by itself."""
+
+    def drawer_alone(play: Play, _: dict[str, int]) -> str:
+        opened = play._observation["scene_obs"][tasks.DRAWER] > 0.1
+        return "close_drawer" if opened else "open_drawer"
+
+    monkeypatch.setattr(Play, "_choose", drawer_alone)
+
+    def missed(miss_again: float) -> tuple[int, int]:
+        """How often the hand pulls at the handle's place, and how often the drawer stays."""
+        pulls = stays = 0
+        for seed in range(12):
+            play = Play(env, np.random.default_rng(seed), 0.1, 0.8, miss_again=miss_again)
+            frames = list(play.frames(300))
+            hand = np.stack([frame["robot_obs"][:3] for frame in frames])
+            drawer = np.stack([frame["scene_obs"][tasks.DRAWER] for frame in frames])
+            gap = np.stack([np.full(300, GEOMETRY.drawer[0]), -0.213 - drawer, np.full(300, 0.365)])
+            near = (np.abs(hand - gap.T) < (0.12, 0.15, 0.10)).all(1) & (drawer < 0.08)
+            time = 0
+            while time < 270:
+                y = hand[time : time + 20, 1]
+                if near[time] and y[0] - y.min() > 0.07:
+                    pulls += 1
+                    stays += np.ptp(drawer[time : time + 25]) < 0.005
+                    time += 15
+                time += 1
+        return pulls, int(stays)
+
+    (pulls, few), (more, many) = missed(0.0), missed(0.85)
+    assert few <= 0.35 * pulls
+    assert many >= 0.4 * more
+    assert many >= 2 * few
 
 
 def test_motion_fits_into_relative_actions(episodes: list[Episode]) -> None:
