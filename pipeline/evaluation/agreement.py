@@ -7,7 +7,7 @@ truth: the demonstrations, on which classifiers are calibrated, are other states
 B = episodes, D = decisions, F = feature, R = replays of each episode.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.evaluation.rollout import Agent, Experience
 from wam.ppo.imagination import imagined_outcome, replayed_features
 from wam.randomness import Generators, row_generators
 from wam.reward.classifier import SuccessClassifier
+from wam.tasks import Move
 
 REPLAYS = 16
 """Times that every roll-out is imagined: one draw of the prior says little about a dream. A world
@@ -41,17 +42,27 @@ class Verdicts(NamedTuple):
     """bool [B], it finds success where the policy itself acts in imagination from that feature"""
 
 
+class Movements(NamedTuple):
+    """Of a door or the drawer in B episodes, m, in the direction that the task asks for."""
+
+    moved: torch.Tensor
+    """float64 [B], at most"""
+    dreamt: torch.Tensor
+    """float64 [B], the same in a dream of the same actions, averaged over R"""
+
+
 @torch.no_grad()
 def verdicts(
     agent: Agent,
     classifier: SuccessClassifier,
     experience: Experience,
+    replays: torch.Tensor,
     seeds: Sequence[int],
     max_decisions: int,
 ) -> Verdicts:
-    """The models' view of ``experience``; ``seeds`` give every episode its own random numbers."""
-    decision = torch.arange(len(experience.chunks), device=agent.device).unsqueeze(1)
-    lasted = decision < experience.decisions
+    """The models' view of ``experience`` and of its :func:`replayed` features; ``seeds`` give every
+    episode its own random numbers."""
+    lasted = _lasted(experience)
     imagined = imagined_outcome(
         agent.world_model,
         classifier,
@@ -60,7 +71,7 @@ def verdicts(
         max_decisions,
         row_generators(seeds, agent.device),
     )
-    probability = _replayed(agent, classifier, experience, seeds)
+    probability = classifier.probability(replays)
     highest = probability.masked_fill(~lasted, 0.0).amax(1)
     return Verdicts(
         recognised=(classifier.success(experience.features) & lasted).any(0),
@@ -70,13 +81,9 @@ def verdicts(
     )
 
 
-def _replayed(
-    agent: Agent,
-    classifier: SuccessClassifier,
-    experience: Experience,
-    seeds: Sequence[int],
-) -> torch.Tensor:
-    """Probability of success [R, D, B] behind every decision of the replays."""
+@torch.no_grad()
+def replayed(agent: Agent, experience: Experience, seeds: Sequence[int]) -> torch.Tensor:
+    """Features [R, D, B, F] behind every decision of the dreams of what was done."""
     replays = REPLAYS if agent.world_model.draws else 1
     draws = [
         int(np.random.SeedSequence([seed, replay]).generate_state(1)[0])
@@ -89,8 +96,47 @@ def _replayed(
         [chunk.repeat(replays, 1, 1) for chunk in experience.chunks],
         row_generators(draws, agent.device),
     )
-    probability = classifier.probability(features)
-    return probability.unflatten(1, (replays, len(seeds))).transpose(0, 1)
+    return features.unflatten(1, (replays, len(seeds))).transpose(0, 1)
+
+
+def movements(
+    rule: Move,
+    experience: Experience,
+    replays: torch.Tensor,
+    start: torch.Tensor,
+    ridge: float = 0.1,
+) -> Movements:
+    """How far the task's object moved, and in the dreams of the same actions.
+
+    ``start`` float64 [B, 24] are the scenes that the episodes began with. Where the object is in a
+    dream a linear probe tells, fitted with ``ridge`` to the filtered features of these episodes.
+    """
+    lasted, sign = _lasted(experience), 1.0 if rule.distance > 0 else -1.0
+    place = experience.scene_obs[..., rule.index]
+    probe = _linear(experience.features[lasted], place[lasted], ridge)
+    begun = start[:, rule.index]
+
+    def farthest(places: torch.Tensor) -> torch.Tensor:
+        return (sign * (places - begun)).masked_fill(~lasted, -torch.inf).amax(-2)
+
+    return Movements(farthest(place), farthest(probe(replays)).mean(0))
+
+
+def _lasted(experience: Experience) -> torch.Tensor:
+    """bool [D, B], the decision was made."""
+    decisions = experience.decisions
+    return torch.arange(len(experience.chunks), device=decisions.device)[:, None] < decisions
+
+
+def _linear(
+    feature: torch.Tensor, value: torch.Tensor, ridge: float
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Ridge regression of ``value`` [N] on ``feature`` [N, F]."""
+    mean, centre = feature.double().mean(0), value.mean()
+    centred = feature.double() - mean
+    gram = centred.T @ centred + ridge * torch.eye(len(mean), device=mean.device).double()
+    weight = torch.linalg.solve(gram, centred.T @ (value - centre))
+    return lambda rows: (rows.double() - mean) @ weight + centre
 
 
 class _Sampler:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation import agreement
@@ -20,6 +21,7 @@ from wam.envs.settings import SimulatorConfig
 from wam.errors import WamError
 from wam.policy.policy import load_policy
 from wam.reward.classifier import load_reward
+from wam.tasks import RULES, Move
 from wam.world_model.load import load_world_model
 
 KeptRollouts = dict[str, Any]
@@ -61,7 +63,7 @@ class Bench:
         job, starts = work.job, work.starts
         evaluate, tally = self._profile.evaluate, _tally(job, tell)
         own = episodes(job.task, evaluate.seed, starts)
-        seen: dict[str, list[bool]] = {}
+        seen: dict[str, list[Any]] = {}
         if job.variant is None:
             outcome = run_control(job.stage, self._pool, own, evaluate.max_steps, tally)
         else:
@@ -71,8 +73,14 @@ class Bench:
             decisions = -(-evaluate.max_steps // CHUNK)
             with one_thread():  # as everywhere else: results are to be those of any crew
                 outcome, experience = roll_out(agent, self._pool, own, evaluate.max_steps, tally)
-                found = agreement.verdicts(agent, classifier, experience, seeds, decisions)
-            seen = {name: flags.tolist() for name, flags in found._asdict().items()}
+                replays = agreement.replayed(agent, experience, seeds)
+                found = agreement.verdicts(agent, classifier, experience, replays, seeds, decisions)
+                seen = {name: flags.tolist() for name, flags in found._asdict().items()}
+                if isinstance(rule := RULES[job.task], Move):
+                    begun = np.stack([episode.scene_obs for episode in own])
+                    start = torch.from_numpy(begun).to(self._device)
+                    told = agreement.movements(rule, experience, replays, start)
+                    seen |= {name: ways.tolist() for name, ways in told._asdict().items()}
         results = zip(starts, outcome.success, outcome.steps, strict=True)
         rollouts = [
             {

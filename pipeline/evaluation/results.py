@@ -17,7 +17,9 @@ from pipeline.evaluation.worlds import WORLDS
 from wam.config import VARIANTS
 from wam.envs.settings import World
 from wam.errors import WamError
+from wam.tasks import RULES, Move
 
+_STAYED_M = 0.005
 VARIANT_NAMES = {"wam": "WAM", "dreamerv2": "DreamerV2"}
 POLICY_STAGES = {
     "expert": "Expert",
@@ -85,6 +87,9 @@ class Agreement(NamedTuple):
     """Of the verdict of most replays: mean share of right ones among successes and failures"""
     replayed_bias: float
     """Success rate of the replays minus that of the roll-outs"""
+    phantom_moves: float | None
+    """Of the roll-outs in which the door or drawer stayed, the share whose dreams move it by half
+    of what the task asks for"""
     false_alarms: float | None
     """Share of the failures' replays that succeed"""
     misses: float | None
@@ -259,10 +264,22 @@ def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:
         replayed_auc=auc,
         replayed_balanced_accuracy=balanced,
         replayed_bias=float((replayed - success).mean()),
+        phantom_moves=_phantom_moves(rollouts),
         false_alarms=_share(alarms.sum(), len(alarms)),
         misses=_share((1 - hits).sum(), len(hits)),
         imagined_success=float(imagined.mean()),
     )
+
+
+def _phantom_moves(rollouts: Sequence[Mapping[str, Any]]) -> float | None:
+    """None for what cannot be moved, or always was."""
+    if "moved" not in rollouts[0]:
+        return None
+    rule = RULES[rollouts[0]["task"]]
+    assert isinstance(rule, Move)
+    half = abs(rule.distance) / 2
+    dreamt = [row["dreamt"] > half for row in rollouts if row["moved"] < _STAYED_M]
+    return _share(sum(dreamt), len(dreamt))
 
 
 def _share(count: float, whole: float) -> float | None:

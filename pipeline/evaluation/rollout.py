@@ -40,8 +40,10 @@ class Experience(NamedTuple):
     features: torch.Tensor
     """float32 [D, B, F], feature of the last observation of every chunk"""
     decisions: torch.Tensor
-    """int64 [B], how many decisions each episode lasted; chunks and features behind them mean
-    nothing"""
+    """int64 [B], how many decisions each episode lasted; chunks, features and scenes behind them
+    mean nothing"""
+    scene_obs: torch.Tensor
+    """float64 [D, B, 24], behind every chunk"""
 
 
 class Outcome(NamedTuple):
@@ -84,6 +86,7 @@ def roll_out(
     first: list[torch.Tensor] = []
     chunks: list[torch.Tensor] = []
     features: list[torch.Tensor] = []
+    scenes: list[torch.Tensor] = []
     decisions = torch.zeros(len(episodes), dtype=torch.int64, device=agent.device)
     for rows in pool.groups(len(episodes)):
         filtered.start(episodes, rows)
@@ -94,6 +97,9 @@ def roll_out(
             result = filtered.step(chunk)
             _keep(chunks, decision, rows, chunk)
             _keep(features, decision, rows, filtered.feature)
+            if decision == len(scenes):
+                scenes.append(torch.zeros(len(episodes), 24, dtype=torch.float64))
+            scenes[decision][rows] = torch.from_numpy(result.observations.scene_obs[:, -1])
             decisions[rows] += torch.from_numpy(result.steps > 0).to(agent.device)
             steps[rows] += result.steps
             for own, taken, count in zip(executed[rows], result.actions, result.steps, strict=True):
@@ -104,7 +110,8 @@ def roll_out(
             if result.success.all():
                 break
         tally(int((~success[rows]).sum()), 0)
-    experience = Experience(first[0], chunks, torch.stack(features), decisions)
+    behind = torch.stack(scenes).to(agent.device)
+    experience = Experience(first[0], chunks, torch.stack(features), decisions, behind)
     return Outcome(success, steps, [np.concatenate(own) for own in executed]), experience
 
 

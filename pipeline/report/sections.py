@@ -115,6 +115,7 @@ def agreement(results: Results) -> TextTable:
             "area under ROC": formatted(found.replayed_auc, "{:.2f}"),
             "balanced accuracy": formatted(found.replayed_balanced_accuracy, "{:.2f}"),
             "bias": f"{100 * found.replayed_bias:+.0f}",
+            "phantom moves": formatted(found.phantom_moves, "{:.0%}"),
             "false alarms": formatted(found.false_alarms, "{:.0%}"),
             "misses": formatted(found.misses, "{:.0%}"),
             "classifier on real frames": _pair(found.recognised_precision, found.recognised_recall),

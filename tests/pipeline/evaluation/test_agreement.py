@@ -3,10 +3,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from pipeline.evaluation.agreement import REPLAYS, verdicts
+from pipeline.evaluation.agreement import REPLAYS, Verdicts, movements, replayed, verdicts
 from pipeline.evaluation.results import agreement_of
 from pipeline.evaluation.rollout import Agent, Experience
 from wam.randomness import Generators, normal
+from wam.tasks import DRAWER, Move
 
 
 class Sum(NamedTuple):
@@ -64,7 +65,14 @@ def experience(seen: list[list[float]], added: list[list[float]], decisions: lis
         list(chunks),
         torch.tensor(seen).unsqueeze(-1),
         torch.tensor(decisions),
+        torch.zeros(len(amounts), amounts.shape[1], 24, dtype=torch.float64),
     )
+
+
+def asked(real: Experience, policy: Always, decisions: int) -> Verdicts:
+    agent, seeds = make_agent(policy), list(range(len(real.decisions)))
+    replays = replayed(agent, real, seeds)
+    return verdicts(agent, AtLeastSix(), real, replays, seeds, decisions)  # type: ignore[arg-type]
 
 
 def test_each_link_is_asked_of_what_really_happened() -> None:
@@ -74,15 +82,14 @@ def test_each_link_is_asked_of_what_really_happened() -> None:
         decisions=[3, 2, 2],
     )
     policy = Always(2.0)
-    found = verdicts(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 3)  # type: ignore[arg-type]
+    found = asked(real, policy, 3)
     # The third episode ended before its third decision: what was recorded then does not count.
     assert found.recognised.tolist() == [True, True, False]
     assert found.replayed.tolist() == [1, 1, 0]
     assert found.replayed_score.tolist() == pytest.approx([1.3, 0.6, 0.2])
     assert found.imagined.tolist() == [True, True, True]
     assert policy.ddim_steps == {5}
-    found = verdicts(make_agent(policy), AtLeastSix(), real, [1, 2, 3], 2)  # type: ignore[arg-type]
-    assert not found.imagined.any()
+    assert not asked(real, policy, 2).imagined.any()
 
 
 def test_figures_are_those_of_the_confusion_matrix() -> None:
@@ -114,8 +121,45 @@ def test_what_was_never_claimed_has_no_precision() -> None:
     nothing = {"success": False, "recognised": False, "replayed": 0.0, "imagined": False}
     nothing["replayed_score"] = 0.0
     figures = agreement_of([nothing])
-    assert figures == (None, None, None, None, 0, 0, None, 0)
+    assert figures == (None, None, None, None, 0, None, 0, None, 0)
     assert agreement_of([{"success": True}]) is None
+
+
+def test_a_dream_that_moves_what_stayed_is_told() -> None:
+    """Features hold twice the joint, and noise; the object moves in the second episode alone."""
+    joint = torch.tensor([[0.02, 0.05, 0.2], [0.02, 0.12, 0.9], [0.9, 0.15, 0.9]])
+    random = torch.Generator().manual_seed(0)
+
+    def features(places: torch.Tensor) -> torch.Tensor:
+        return torch.stack([2 * places + 1, torch.randn(places.shape, generator=random)], -1)
+
+    scenes = torch.zeros(3, 3, 24, dtype=torch.float64)
+    scenes[..., DRAWER] = joint
+    none = torch.zeros(3, 2)
+    decisions = torch.tensor([2, 3, 1])  # what comes behind means nothing
+    real = Experience(none, [none] * 3, features(joint), decisions, scenes)
+    start = torch.zeros(3, 24, dtype=torch.float64)
+    start[:, DRAWER] = torch.tensor([0.02, 0.01, 0.2])
+    dreams = torch.stack([joint, joint]).clone()
+    dreams[0, 1, 0], dreams[1, 1, 0] = 0.12, 0.22
+    # So few frames, and so little between them, call for a milder ridge.
+    opened = movements(Move(DRAWER, 0.12, 0.1), real, features(dreams), start, ridge=1e-6)
+    assert opened.moved.tolist() == pytest.approx([0.0, 0.14, 0.0], abs=1e-6)
+    assert opened.dreamt.tolist() == pytest.approx([(0.10 + 0.20) / 2, 0.14, 0.0], abs=1e-3)
+    closed = movements(Move(DRAWER, -0.12, 0.12), real, features(dreams), start, ridge=1e-6)
+    assert closed.moved.tolist() == pytest.approx([0.0, -0.04, 0.0], abs=1e-6)
+
+
+def test_phantom_moves_are_a_share_of_what_stayed() -> None:
+    row = {"task": "open_drawer", "success": False, "recognised": False, "replayed": 0.0}
+    row |= {"replayed_score": 0.0, "imagined": False}
+    ways = [(0.0, 0.07), (0.004, 0.05), (0.0, 0.01), (0.05, 0.2)]
+    figures = agreement_of([row | {"moved": m, "dreamt": d} for m, d in ways])
+    assert figures is not None
+    assert figures.phantom_moves == pytest.approx(1 / 3)
+    figures = agreement_of([row | {"moved": 0.13, "dreamt": 0.2}])
+    assert figures is not None
+    assert figures.phantom_moves is None
 
 
 class Drifting(Adding):
@@ -133,7 +177,9 @@ def test_replays_differ_and_follow_from_the_episodes_seeds() -> None:
     agent = make_agent(Always(2.0))._replace(world_model=Drifting())  # type: ignore[arg-type]
 
     def shares(seeds: list[int]) -> list[float]:
-        return verdicts(agent, AtLeastSix(), real, seeds, 1).replayed.tolist()  # type: ignore[arg-type]
+        replays = replayed(agent, real, seeds)
+        found = verdicts(agent, AtLeastSix(), real, replays, seeds, 1)  # type: ignore[arg-type]
+        return found.replayed.tolist()
 
     found = shares([1, 2])
     assert all(0 < share < 1 and (share * REPLAYS).is_integer() for share in found)

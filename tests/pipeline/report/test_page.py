@@ -97,7 +97,7 @@ def test_warnings_stand_beside_the_numbers_that_they_concern(
         ((0.9, -0.2), "dreams too badly"),
         ((None, 0.2), "dreams too well"),
     ):
-        found = Agreement(None, None, figures[0], None, figures[1], None, None, 0.5)
+        found = Agreement(None, None, figures[0], None, figures[1], None, None, None, 0.5)
         assert sections._distrust(found) == words
 
 
