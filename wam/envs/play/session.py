@@ -36,7 +36,6 @@ _BESIDE_PROBABILITY = 0.5
 BESIDE_M = (0.02, 0.10)
 """So far beside its object half of the attempts still succeed: where success ends is between."""
 _MISS_M = (0.01, 0.12)
-_EARLY_PROBABILITY, _ASIDE_M = 0.5, 0.02
 _MISS_STEPS = 16
 _BREAK_OFF_STEPS = (8, 40)
 _HESITANT_STEPS = (4, 16)
@@ -221,19 +220,12 @@ class Play:
         return x, y, z
 
     def _miss(self, task: str) -> Iterator[np.ndarray]:
-        """The task's motion at the object, straight from here: too early, or displaced."""
+        """The task's motion at the object, straight from here, displaced along one axis."""
+        shift = np.zeros(3)
+        shift[self.rng.integers(3)] = self.rng.choice((-1, 1)) * self.rng.uniform(*_MISS_M)
         manner = random_manner(self.rng, self.noise)
         scene_obs = self._observation["scene_obs"]
-        steps = motion(task, scene_obs, self._geometry, manner)
-        shift = np.zeros(3)
-        if self.rng.random() < _EARLY_PROBABILITY:
-            # The hand is on its way before it has hold of anything: the commonest fault of clones.
-            way = np.subtract(steps[-1].position, steps[0].position)
-            shift = way / np.linalg.norm(way) * self.rng.uniform(*_MISS_M)
-            shift += self.rng.normal(0.0, _ASIDE_M, 3)
-        else:
-            shift[self.rng.integers(3)] = self.rng.choice((-1, 1)) * self.rng.uniform(*_MISS_M)
-        for step in steps:
+        for step in motion(task, scene_obs, self._geometry, manner):
             place = np.add(step.position, shift).tolist()
             waypoint = replace(step, position=tuple(place), tolerance_m=0.015)
             for _ in range(_MISS_STEPS):
