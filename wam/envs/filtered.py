@@ -55,8 +55,7 @@ class FilteredPool:
         # Rows that do not run see what the first one that does sees.
         self._shown = np.zeros(len(episodes), np.int64)
         self._shown[rows] = np.arange(len(episodes[rows]))
-        every = np.arange(len(episodes))
-        self.feature = self._online.reset(self._see(_each(first, self._shown), every))
+        self.feature = self._online.reset(self._see(_each(first, self._shown)))
 
     def restart(self, episodes: Mapping[int, Episode]) -> None:
         """Begin new episodes in some rows, where all run; the others stay as they are."""
@@ -66,7 +65,7 @@ class FilteredPool:
         for row, generator in zip(rows, generators, strict=True):
             self.generators[row] = generator
         self._numbers[rows], self._time[rows] = seeds, 0
-        first = self._see(self._pool.restart(episodes), np.array(rows))
+        first = self._see(self._pool.restart(episodes), rows)
         fresh = self._online.restart(rows, first, generators)
         self.feature = self.feature.clone()
         self.feature[rows] = fresh[rows]
@@ -81,13 +80,14 @@ class FilteredPool:
         for t in range(chunk.shape[1]):
             seen = _each(result.observations, (self._shown, t))
             self._time += 1
-            see = self._see(seen, np.arange(len(chunk)))
-            feature = self._online.step(see, chunk[:, t])
+            feature = self._online.step(self._see(seen), chunk[:, t])
             self.feature = torch.where((steps > t).unsqueeze(-1), feature, self.feature)
         return result
 
-    def _see(self, observations: Observations, rows: np.ndarray) -> Observation:
-        """What the model sees of ``observations`` [R, ...] of the episodes in ``rows`` [R]."""
+    def _see(
+        self, observations: Observations, rows: list[int] | slice = slice(None)
+    ) -> Observation:
+        """What the model sees of ``observations`` [R, ...] of the R episodes in ``rows``."""
         values = self._normalizer(proprio.from_robot_obs(observations.robot_obs))
         images: list[Any] = [observations.rgb_static, observations.rgb_gripper]
         if self._world_model.config.distractors:
@@ -95,7 +95,7 @@ class FilteredPool:
         arrays = (*images, values)
         return Observation(*(torch.from_numpy(array).to(self.device) for array in arrays))
 
-    def _disturbed(self, frames: Any, rows: np.ndarray, camera: int) -> np.ndarray:
+    def _disturbed(self, frames: Any, rows: list[int] | slice, camera: int) -> np.ndarray:
         pairs = zip(self._numbers[rows].tolist(), self._time[rows].tolist(), strict=True)
         return np.stack(
             [disturbed(frame, *pair, camera) for frame, pair in zip(frames, pairs, strict=True)]

@@ -136,12 +136,16 @@ class Play:
         """Visit ``waypoints``, giving up each after its time."""
         speed = self.rng.uniform(0.7, 1.0)
         for waypoint in (*depart(self._observation["robot_obs"], waypoints[0]), *waypoints):
-            for _ in range(waypoint.max_steps):
-                robot_obs = self._observation["robot_obs"]
-                if reached(waypoint, robot_obs):
-                    break
-                action = toward(waypoint, robot_obs, self.env.target_pose, speed)
-                yield with_noise(action, self.rng, self.noise)
+            yield from self._go(waypoint, speed)
+
+    def _go(self, waypoint: Waypoint, speed: float = 1.0) -> Iterator[np.ndarray]:
+        """Straight to ``waypoint``, for at most its time."""
+        for _ in range(waypoint.max_steps):
+            robot_obs = self._observation["robot_obs"]
+            if reached(waypoint, robot_obs):
+                return
+            action = toward(waypoint, robot_obs, self.env.target_pose, speed)
+            yield with_noise(action, self.rng, self.noise)
 
     def _choose(self, counts: dict[str, int]) -> str:
         """A task that can be done now; those done less often so far are likelier."""
@@ -185,12 +189,8 @@ class Play:
         target = self.env.target_pose
         gripper = last_gripper(self._observation["robot_obs"])
         x, y, z = (target[:3] + way).tolist()
-        waypoint = Waypoint((x, y, z), tuple(target[3:].tolist()), gripper, 0.02, _SLIP_STEPS)
-        for _ in range(_SLIP_STEPS):
-            if reached(waypoint, self._observation["robot_obs"]):
-                return
-            action = toward(waypoint, self._observation["robot_obs"], self.env.target_pose)
-            yield with_noise(action, self.rng, self.noise)
+        euler = tuple(target[3:].tolist())
+        yield from self._go(Waypoint((x, y, z), euler, gripper, 0.02, _SLIP_STEPS))
 
     def _fumble(self, task: str) -> Iterator[np.ndarray]:
         """Go for ``task`` shakily, and beside its object or not to the end."""
@@ -226,14 +226,9 @@ class Play:
         manner = random_manner(self.rng, self.noise)
         scene_obs = self._observation["scene_obs"]
         for step in motion(task, scene_obs, self._geometry, manner):
-            place = np.add(step.position, shift).tolist()
-            waypoint = replace(step, position=tuple(place), tolerance_m=0.015)
-            for _ in range(_MISS_STEPS):
-                if reached(waypoint, self._observation["robot_obs"]):
-                    break
-                robot_obs = self._observation["robot_obs"]
-                action = toward(waypoint, robot_obs, self.env.target_pose, manner.speed)
-                yield with_noise(action, self.rng, self.noise)
+            x, y, z = np.add(step.position, shift).tolist()
+            beside = replace(step, position=(x, y, z), tolerance_m=0.015, max_steps=_MISS_STEPS)
+            yield from self._go(beside, manner.speed)
 
     def _hold(self) -> Iterator[np.ndarray]:
         """Waiting at an object changes nothing either."""

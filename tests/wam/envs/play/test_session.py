@@ -27,9 +27,9 @@ class Episode:
     windows: list[Window]
 
 
-def record(env: PlayTableEnv, seed: int, frames: int = 400, partial_moves: float = 0.0) -> Episode:
+def record(env: PlayTableEnv, seed: int, frames: int = 400) -> Episode:
     rng = np.random.default_rng(seed)
-    play = Play(env, rng, noise=0.1, fumbles=0.33, partial_moves=partial_moves)
+    play = Play(env, rng, noise=0.1, fumbles=0.33)
     observations = list(play.frames(frames))
     robot_obs, scene_obs = (
         np.stack([observation[name] for observation in observations])
