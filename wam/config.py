@@ -77,6 +77,10 @@ class WorldModelConfig:
     """What stands for the categoricals in the state: a draw (the papers), or their class
     probabilities. Those pass on all that a posterior knows, a dream made of them is one prediction
     and no lottery, and gradients reach every class (docs/learning.md)."""
+    prior: Literal["latent", "change"] = "latent"
+    """What the network behind the prior tells: the next latent (the papers), or by how much the
+    log-probabilities of the last one change. Then a door that nobody touches stays where it is
+    without the network having to remember it (docs/learning.md). Needs probabilities."""
     proprio_state: bool = False
     """The state carries proprioception itself, seen where a frame is seen, in imagination moved by
     the action (``wam.world_model.proprio_state``). Off in the papers."""
@@ -188,6 +192,9 @@ class Refinement:
     predicts, as in imagination."""
     sight_probability: Share = 0.03
     """Chance per frame that a blind row sees again."""
+    first_looks: Share = 0.0
+    """Share of the rows whose windows begin as imagination does: with a random frame, looked at for
+    half of the window, after which they are blind."""
     target_scale: Weight = 30.0
     """Weight of half the squared error with which a linear layer tells the frame from the state."""
     components: Width = 64

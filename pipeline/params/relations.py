@@ -85,6 +85,8 @@ def _in_world_model(model: WorldModelConfig, training: WorldModelTraining) -> It
         )
     if model.keep_bias and model.gru != "plain":
         yield f"world_model.keep_bias={model.keep_bias}: of the plain cell alone (gru: plain)"
+    if model.prior == "change" and model.latent != "probabilities":
+        yield f"world_model.prior=change: changes latent=probabilities, not {model.latent}"
     least, why = model.id_steps + 1, "one more than world_model.id_steps"
     yield from _less("train_world_model.window", training.window, least, why)
     yield from _rising("train_world_model", training)
@@ -103,6 +105,9 @@ def _in_refinement(profile: Profile) -> Iterator[str]:
         if model.proprio_state:
             yield "world_model.proprio_state=true: learned in refine_world_model.updates, set to 0"
         return
+    if refinement.first_looks:
+        why = "for one look and one step without"
+        yield from _less("refine_world_model.window", refinement.window, 2, why)
     if not model.seed_match_scale:
         yield (
             f"refine_world_model.updates={refinement.updates}: the decoder would not follow "

@@ -84,7 +84,9 @@ class Refiner:
     """Trains ``model.rssm``, and the layer that hands its states to the decoder, on ``play``.
 
     The rows of a batch walk through the play side by side and keep their state from update to
-    update. ``log`` receives ``step`` and the means of the losses since the last call.
+    update, but for those that begin anew with every window: ``config.first_looks`` of them, the
+    last ones, see one frame for half of the window and then nothing. ``log`` receives ``step`` and
+    the means of the losses since the last call.
     """
 
     def __init__(
@@ -106,6 +108,9 @@ class Refiner:
         self._position = (rows * len(play.is_first)).long()
         self._state = model.initial(config.batch, device)
         self._blind = torch.zeros(config.batch, dtype=torch.bool, device=device)
+        self._beginning = round(config.first_looks * config.batch)
+        last_look = config.window // 2 - 1
+        self._ahead = torch.arange(config.window, device=device).unsqueeze(1) - last_look
         self._sums: dict[str, torch.Tensor] = {}
 
     def run(self, log: Callable[[dict[str, float]], None], checkpoint: StateFile) -> None:
@@ -189,7 +194,31 @@ class Refiner:
         self._position = (self._position + config.window) % len(play.is_first)
         reset = self._uniform(config.window) < config.reset_probability
         window = play.each(lambda field: field[rows])
-        return window._replace(is_first=window.is_first | reset)
+        window = window._replace(is_first=window.is_first | reset)
+        if not self._beginning:
+            return window
+        pairs = zip(window, self._first_looks(), strict=True)
+        kept = slice(-self._beginning)
+        joined = [torch.cat([old[:, kept], new], dim=1) for old, new in pairs if old is not None]
+        return EmbeddedPlay(*joined)
+
+    def _first_looks(self) -> EmbeddedPlay:
+        """Windows [T, R, ...] that rest at a random frame, and go on from there.
+
+        The arm rests as in :func:`wam.world_model.filtering.filter_step`.
+        """
+        play = self._play
+        start = (self._uniform(1)[0, : self._beginning] * len(play.is_first)).long()
+        rows = (start + self._ahead.clamp_min(0)) % len(play.is_first)
+        window = play.each(lambda field: field[rows])
+        rests = self._ahead <= 0
+        action = window.prev_action.masked_fill(rests.unsqueeze(-1), 0.0)
+        # Normalised, commands are 0 and 1.
+        command = torch.where(window.embedding[..., -1] > 0.5, 1.0, -1.0)
+        action[..., -1] = torch.where(rests, command, window.prev_action[..., -1])
+        is_first = window.is_first & ~rests
+        is_first[0] = True
+        return window._replace(prev_action=action, is_first=is_first)
 
     def _sight(self, is_first: torch.Tensor) -> torch.Tensor:
         """bool [T, B]: who sees. A row sees its first frame, then goes blind and sees in turns."""
@@ -199,7 +228,10 @@ class Refiner:
             goes = chance < config.blind_probability
             self._blind = torch.where(self._blind, stays, goes) & ~first
             seen.append(~self._blind)
-        return torch.stack(seen)
+        sight = torch.stack(seen)
+        if self._beginning:
+            sight[:, -self._beginning :] = (self._ahead <= 0) | is_first[:, -self._beginning :]
+        return sight
 
     def _uniform(self, steps: int) -> torch.Tensor:
         shape = steps, self._config.batch

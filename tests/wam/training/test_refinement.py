@@ -133,3 +133,35 @@ def test_blind_rows_teach_to_dream(model: WorldModel, play: EmbeddedPlay, tmp_pa
     dreaming = error(replace(config, blind_probability=0.1, sight_probability=0.05), "dreaming")
     assert dreaming < 0.5 * looking
     assert dreaming < 0.3
+
+
+def test_first_looks_begin_as_imagination_does(model: WorldModel, play: EmbeddedPlay) -> None:
+    """A frame that is seen again and again while nothing moves, and after it none."""
+    config = replace(CONFIG, batch=8, window=6, first_looks=0.25, reset_probability=0.0)
+    refiner = Refiner(model, play, config, CPU)
+    embedding, prev_action, is_first, _ = window = refiner._next_batch()
+    assert embedding.shape == (6, 8, 50)
+    rows = torch.arange(6, 8)
+    start = (embedding[0, rows, None] == play.embedding).all(-1).float().argmax(-1)
+    for row, frame in zip(rows.tolist(), start.tolist(), strict=True):
+        following = [(frame + step) % len(play.is_first) for step in (0, 0, 0, 1, 2, 3)]
+        assert torch.equal(embedding[:, row], play.embedding[following])
+        assert torch.equal(prev_action[3:, row], play.prev_action[following[3:]])
+        assert is_first[0, row] and not is_first[1:3, row].any()
+        assert not prev_action[:3, row, :6].any()
+        command = 1.0 if embedding[0, row, -1] > 0.5 else -1.0
+        assert (prev_action[:3, row, 6] == command).all()
+    seen = refiner._sight(window.is_first)
+    assert seen[:3, rows].all()
+    assert torch.equal(seen[3:, rows], is_first[3:, rows])
+
+
+def test_without_first_looks_every_row_walks_on(model: WorldModel, play: EmbeddedPlay) -> None:
+    refiner = Refiner(model, play, replace(CONFIG, reset_probability=0.0), CPU)
+    first, second = refiner._next_batch(), refiner._next_batch()
+    where = [
+        (row[-1] == play.embedding).all(-1).float().argmax()
+        for row in first.embedding.transpose(0, 1)
+    ]
+    for row, frame in enumerate(where):
+        assert torch.equal(second.embedding[0, row], play.embedding[(frame + 1) % 600])
