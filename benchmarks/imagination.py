@@ -222,7 +222,7 @@ def imagine(
     for step in range(CHUNK):
         hidden = rssm.input_stoch(stoch) + rssm.input_action(actions[:, step])
         deter = rssm.cell(functional.elu(rssm.input_norm(hidden)), deter)
-        below = rssm.prior_logits(deter, stoch).exp().cumsum(-1) <= numbers[step].unsqueeze(-1)
+        below = rssm.prior_logits(deter).exp().cumsum(-1) <= numbers[step].unsqueeze(-1)
         chosen = below.sum(-1).clamp_max(rssm.classes - 1)
         stoch = functional.one_hot(chosen, rssm.classes).float().flatten(1)
     reached = torch.cat([deter, stoch], 1)

@@ -77,10 +77,6 @@ class WorldModelConfig:
     """What stands for the categoricals in the state: a draw (the papers), or their class
     probabilities. Those pass on all that a posterior knows, a dream made of them is one prediction
     and no lottery, and gradients reach every class (docs/learning.md)."""
-    prior: Literal["latent", "change"] = "latent"
-    """What the network behind the prior tells: the next latent (the papers), or by how much the
-    log-probabilities of the last one change. Then a door that nobody touches stays where it is
-    without the network having to remember it (docs/learning.md). Needs probabilities."""
     proprio_state: bool = False
     """The state carries proprioception itself, seen where a frame is seen, in imagination moved by
     the action (``wam.world_model.proprio_state``). Off in the papers."""

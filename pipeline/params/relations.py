@@ -85,8 +85,6 @@ def _in_world_model(model: WorldModelConfig, training: WorldModelTraining) -> It
         )
     if model.keep_bias and model.gru != "plain":
         yield f"world_model.keep_bias={model.keep_bias}: of the plain cell alone (gru: plain)"
-    if model.prior == "change" and model.latent != "probabilities":
-        yield f"world_model.prior=change: changes latent=probabilities, not {model.latent}"
     least, why = model.id_steps + 1, "one more than world_model.id_steps"
     yield from _less("train_world_model.window", training.window, least, why)
     yield from _rising("train_world_model", training)

@@ -47,7 +47,6 @@ class WorldModel(nn.Module):
                 gru=config.gru,
                 latent=config.latent,
                 proprio_state=config.proprio_state,
-                prior=config.prior,
             )
             self.decoder = Decoder(config.feature, config.decoder_channels, config.cnn_depth)
             self.inverse_dynamics = InverseDynamics(
@@ -64,8 +63,6 @@ class WorldModel(nn.Module):
         initialize(self, torch.Generator().manual_seed(seed))
         if config.keep_bias:
             self.rssm.remember(config.keep_bias)
-        if config.prior == "change":
-            self.rssm.stay()
 
     @property
     def draws(self) -> bool:

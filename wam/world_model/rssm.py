@@ -20,9 +20,6 @@ from wam.randomness import Generators, uniform
 from wam.world_model.nets import NORM_EPS
 from wam.world_model.proprio_state import PLACE_SIZE, Arm, ProprioState, choose
 
-_LEAST_PROBABILITY = 1e-6
-"""What changes begins at least here: a logarithm has to be finite."""
-
 
 class RssmState(NamedTuple):
     """Deterministic and stochastic part of the latent state."""
@@ -61,9 +58,7 @@ class Rssm(nn.Module):
     """The recurrent core: one step of the deterministic state, posterior and prior over the latent.
 
     ``unimix`` is the share of a uniform distribution mixed into every categorical. With ``latent``
-    "probabilities" states hold the distributions themselves; nothing is drawn. With ``prior``
-    "change" the network behind the prior tells by how much the latent's log-probabilities change:
-    what it does not speak of stays, for as long as a dream lasts.
+    "probabilities" states hold the distributions themselves; nothing is drawn.
     """
 
     null_action: torch.Tensor
@@ -80,12 +75,10 @@ class Rssm(nn.Module):
         gru: Literal["plain", "layernorm"] = "plain",
         latent: Literal["one_hot", "probabilities"] = "one_hot",
         proprio_state: bool = False,
-        prior: Literal["latent", "change"] = "latent",
     ) -> None:
         super().__init__()
         self.deter, self.stoch, self.classes, self.unimix = deter, stoch, classes, unimix
         self.draws = latent == "one_hot"
-        self.predicts_change = prior == "change"
         flat = stoch * classes
         self.proprio = ProprioState(hidden) if proprio_state else None
         self.carried = flat + (ARM_STATE_SIZE if proprio_state else 0)
@@ -102,12 +95,6 @@ class Rssm(nn.Module):
         self.prior_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
         self.prior_out = nn.Linear(hidden, flat)
         self.register_buffer("null_action", torch.tensor(NULL_ACTION), persistent=False)
-
-    @torch.no_grad()
-    def stay(self) -> None:
-        """Predict no change of the latent, to begin with."""
-        self.prior_out.weight.zero_()
-        self.prior_out.bias.zero_()
 
     @torch.no_grad()
     def remember(self, bias: float) -> None:
@@ -177,7 +164,7 @@ class Rssm(nn.Module):
         action_TBH = self.input_action(actions_TBA).unbind()
         embedding_TBH = self.posterior_embedding(embedding).unbind()
         noise_TBS = [self._noise(batch, generator, embedding.device, sample) for _ in range(steps)]
-        deters, stochs, posteriors, predicted, before = [], [], [], [], []
+        deters, stochs, posteriors, predicted = [], [], [], []
         if self.proprio is not None:
             arm = self._arm(state)
             shown = self.proprio.shown(embedding)
@@ -189,7 +176,7 @@ class Rssm(nn.Module):
                 hidden_BH = self._prior_hidden(deter_BD)
             believed_BSG = posterior_BSG
             if seen is not None:
-                prior_BSG = self._prior(hidden_BH, masked.stoch)
+                prior_BSG = self._prior(hidden_BH)
                 believed_BSG = torch.where(seen[t, :, None, None], posterior_BSG, prior_BSG)
             stoch_BZ = self._draw(believed_BSG, noise_TBS[t])
             if self.proprio is not None:
@@ -201,7 +188,6 @@ class Rssm(nn.Module):
                     arm = choose(seen[t], arm, predicted[-1])
                 stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)
             state = RssmState(deter_BD, stoch_BZ)
-            before.append(masked.stoch)
             deters.append(deter_BD)
             stochs.append(state.stoch)
             posteriors.append(posterior_BSG)
@@ -209,7 +195,7 @@ class Rssm(nn.Module):
         arm_TBM = None
         if self.proprio is not None:
             arm_TBM = self.proprio.held(Arm(*map(torch.stack, zip(*predicted, strict=True))))
-        prior_TBSG = self.prior_logits(deter_TBD, torch.stack(before))
+        prior_TBSG = self.prior_logits(deter_TBD)
         return Observed(
             RssmState(deter_TBD, stoch_TBZ), torch.stack(posteriors), prior_TBSG, arm_TBM
         )
@@ -225,30 +211,21 @@ class Rssm(nn.Module):
         deter_BD = self._advance(state, action, self.input_action(action))
         noise_BS = self._noise(action.shape[0], generator, action.device, sample)
         hidden_BH = self._prior_hidden(deter_BD)
-        stoch_BZ = self._draw(self._prior(hidden_BH, state.stoch), noise_BS)
+        stoch_BZ = self._draw(self._prior(hidden_BH), noise_BS)
         if self.proprio is not None:
             arm = self.proprio.predicted(self._arm(state), action, hidden_BH)
             stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)
         return RssmState(deter_BD, stoch_BZ)
 
-    def prior_logits(self, deter: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities [..., S, G] of the latent predicted from ``deter`` [..., D].
-
-        ``before`` [..., Z] is the latent of the step before, or zeros.
-        """
-        return self._prior(self._prior_hidden(deter), before)
+    def prior_logits(self, deter: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [..., S, G] of the latent predicted from ``deter`` [..., D]."""
+        return self._prior(self._prior_hidden(deter))
 
     def _prior_hidden(self, deter: torch.Tensor) -> torch.Tensor:
         return F.elu(self.prior_norm(self.prior_deter(deter)))
 
-    def _prior(self, hidden: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities [..., S, G] of the latent after ``before`` [..., Z]."""
-        told = self.prior_out(hidden).float()
-        if self.predicts_change:
-            latent = before[..., : told.shape[-1]]
-            # Before a first frame there are zeros: the same for all classes, hence no matter.
-            told = told + latent.clamp_min(_LEAST_PROBABILITY).log()
-        return self._logits(told)
+    def _prior(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._logits(self.prior_out(hidden))
 
     def _arm(self, state: RssmState) -> Arm:
         assert self.proprio is not None

@@ -56,9 +56,9 @@ def test_observe_is_filtering_step_by_step(rssm, embedding, action) -> None:
     filtered = filter_all(rssm, embedding, action, is_first, state, row_generators(range(B)))
     torch.testing.assert_close(observed.states.deter, filtered.deter, atol=1e-6, rtol=1e-5)
     assert torch.equal(observed.states.stoch, filtered.stoch)
-    before = torch.cat([state.stoch[None], filtered.stoch[:-1]]) * ~is_first.unsqueeze(-1)
-    predicted = rssm.prior_logits(filtered.deter, before)
-    torch.testing.assert_close(observed.prior_logits, predicted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        observed.prior_logits, rssm.prior_logits(filtered.deter), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_the_same_seed_gives_the_same_bits(rssm, embedding, action) -> None:
@@ -213,7 +213,7 @@ def test_unimix_keeps_every_class_possible() -> None:
     rssm = Rssm(embedding=8, deter=8, stoch=2, classes=4, hidden=8, unimix=0.04)
     torch.nn.init.constant_(rssm.prior_out.weight, 0.0)
     rssm.prior_out.bias.data = torch.tensor([100.0, 0, 0, 0, 0, 0, 0, 100.0])
-    probabilities = rssm.prior_logits(torch.zeros(1, 8), torch.zeros(1, 8)).exp()
+    probabilities = rssm.prior_logits(torch.zeros(1, 8)).exp()
     torch.testing.assert_close(probabilities[0, 0], torch.tensor([0.97, 0.01, 0.01, 0.01]))
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(1, 2))
 
@@ -259,8 +259,7 @@ def test_probabilities_stand_for_the_draw_that_they_describe(embedding, action) 
     assert torch.equal(observed.states.stoch, other.states.stoch)
     last = RssmState(*(part[-1] for part in observed.states))
     imagined = rssm.imagine_step(last, action[0], generator())
-    predicted = rssm.prior_logits(imagined.deter, last.stoch)
-    torch.testing.assert_close(imagined.stoch, predicted.exp().flatten(-2))
+    torch.testing.assert_close(imagined.stoch, rssm.prior_logits(imagined.deter).exp().flatten(-2))
     assert not torch.equal(imagined.stoch.round(), imagined.stoch)
 
 
@@ -294,45 +293,3 @@ def test_a_cell_that_remembers_keeps_its_state() -> None:
         for rssm in (forgetful, remembering)
     ]
     assert abs(kept[1] - 0.5) < 0.1 * abs(kept[0] - 0.5)
-
-
-def test_what_no_change_is_told_of_stays(embedding, action) -> None:
-    """However long the dream, and whatever happens to the deterministic state."""
-    config = {"embedding": 50, "deter": 32, "stoch": 4, "classes": 4, "hidden": 32}
-    rssm = Rssm(**config, latent="probabilities", prior="change")
-    rssm.stay()
-    first = torch.ones(B, dtype=torch.bool)
-    state = rssm.filter_step(rssm.initial(B, "cpu"), action[0], embedding[0], first, generator())
-    dream = state
-    for _ in range(100):
-        dream = rssm.imagine_step(dream, action[1], generator())
-    torch.testing.assert_close(dream.stoch, state.stoch, atol=1e-5, rtol=1e-4)
-    assert (dream.deter - state.deter).abs().max() > 0.01
-    # A change of one class's log-probability multiplies its odds by as much in every step.
-    with torch.no_grad():
-        rssm.prior_out.bias[0] = 0.1
-    for _ in range(10):
-        dream = rssm.imagine_step(dream, action[1], generator())
-    odds = [state.stoch[:, 0] / (1 - state.stoch[:, 0]) for state in (state, dream)]
-    torch.testing.assert_close(odds[1], odds[0] * torch.e, atol=1e-4, rtol=1e-3)
-
-
-def test_a_prior_of_changes_is_the_same_in_every_way_to_compute_it(embedding, action) -> None:
-    config = {"embedding": 50, "deter": 32, "stoch": 4, "classes": 4, "hidden": 32}
-    rssm = Rssm(**config, latent="probabilities", prior="change")
-    is_first = torch.zeros(T, B, dtype=torch.bool)
-    is_first[0] = is_first[3, 1] = True
-    seen = torch.ones(T, B, dtype=torch.bool)
-    seen[4:, 0] = False
-    state = rssm.initial(B, "cpu")
-    observed = rssm.observe(embedding, action, is_first, state, generator(), seen=seen)
-    states, prior = observed.states, observed.prior_logits
-    torch.testing.assert_close(prior.exp().sum(-1), torch.ones(T, B, 4))
-    torch.testing.assert_close(states.stoch[4:, 0], prior.exp().flatten(-2)[4:, 0])
-    dream = RssmState(*(part[3] for part in states))
-    dream = rssm.imagine_step(dream, action[4], generator())
-    torch.testing.assert_close(dream.stoch, prior.exp().flatten(-2)[4])
-    # With a first frame nothing is left of the latent before.
-    other = RssmState(torch.randn(B, 32), torch.rand(B, 16))
-    again = rssm.observe(embedding, action, is_first, other, generator(), seen=seen)
-    assert torch.equal(again.prior_logits, prior)
