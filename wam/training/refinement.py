@@ -22,6 +22,7 @@ from wam.reliability.finite import check_weights
 from wam.reliability.interruption import deferred
 from wam.training.checkpoint import StateFile
 from wam.training.schedule import cosine
+from wam.world_model.filtering import resting_action
 from wam.world_model.model import WorldModel
 from wam.world_model.rssm import Observed, RssmState, kl_loss
 
@@ -203,19 +204,14 @@ class Refiner:
         return EmbeddedPlay(*joined)
 
     def _first_looks(self) -> EmbeddedPlay:
-        """Windows [T, R, ...] that rest at a random frame, and go on from there.
-
-        The arm rests as in :func:`wam.world_model.filtering.filter_step`.
-        """
+        """Windows [T, R, ...] that rest at a random frame, and go on from there."""
         play = self._play
         start = (self._uniform(1)[0, : self._beginning] * len(play.is_first)).long()
         rows = (start + self._ahead.clamp_min(0)) % len(play.is_first)
         window = play.each(lambda field: field[rows])
         rests = self._ahead <= 0
-        action = window.prev_action.masked_fill(rests.unsqueeze(-1), 0.0)
-        # Normalised, commands are 0 and 1.
-        command = torch.where(window.embedding[..., -1] > 0.5, 1.0, -1.0)
-        action[..., -1] = torch.where(rests, command, window.prev_action[..., -1])
+        resting = resting_action(window.embedding)
+        action = torch.where(rests.unsqueeze(-1), resting, window.prev_action)
         is_first = window.is_first & ~rests
         is_first[0] = True
         return window._replace(prev_action=action, is_first=is_first)

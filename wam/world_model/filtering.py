@@ -145,8 +145,7 @@ def filter_step(
 ) -> RssmState:
     """The next posterior state [B, ...]; ``prev_action`` is taken as the robot executes it.
 
-    Rows with ``is_first`` [B] see their frame ``burn_in`` times more, as if the arm rested there:
-    after no motion and the gripper command that its proprioception, the embedding's end, tells.
+    Rows with ``is_first`` [B] see their frame ``burn_in`` times more, as if the arm rested there.
     """
     sample = filtering.sample
     state = world_model.filter_step(
@@ -154,11 +153,19 @@ def filter_step(
     )
     if not (filtering.burn_in and is_first.any()):
         return state
-    rested, never = state, torch.zeros_like(is_first)
-    action = torch.zeros(len(embedding), ACTION_SIZE, device=embedding.device)
-    # Normalised, commands are 0 and 1.
-    action[:, -1] = torch.where(embedding[:, -1] > 0.5, 1.0, -1.0)
+    rested, never, action = state, torch.zeros_like(is_first), resting_action(embedding)
     for _ in range(filtering.burn_in):
         rested = world_model.filter_step(rested, action, embedding, never, generator, sample)
     pairs = zip(rested, state, strict=True)
     return RssmState(*(torch.where(is_first.unsqueeze(-1), *pair) for pair in pairs))
+
+
+def resting_action(embedding: torch.Tensor) -> torch.Tensor:
+    """The action [..., 7] of an arm that rests in a frame of ``embedding`` [..., E].
+
+    No motion, and the gripper command that its proprioception, the embedding's end, tells.
+    """
+    action = torch.zeros(*embedding.shape[:-1], ACTION_SIZE, device=embedding.device)
+    # Normalised, commands are 0 and 1.
+    action[..., -1] = torch.where(embedding[..., -1] > 0.5, 1.0, -1.0)
+    return action
