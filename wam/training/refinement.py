@@ -198,10 +198,13 @@ class Refiner:
         window = window._replace(is_first=window.is_first | reset)
         if not self._beginning:
             return window
-        pairs = zip(window, self._first_looks(), strict=True)
-        kept = slice(-self._beginning)
-        joined = [torch.cat([old[:, kept], new], dim=1) for old, new in pairs if old is not None]
-        return EmbeddedPlay(*joined)
+        kept, begun = slice(-self._beginning), self._first_looks()
+        pairs = [
+            (old[:, kept], new)
+            for old, new in zip(window, begun, strict=True)
+            if old is not None and new is not None
+        ]
+        return EmbeddedPlay(*(torch.cat(pair, dim=1) for pair in pairs))
 
     def _first_looks(self) -> EmbeddedPlay:
         """Windows [T, R, ...] that rest at a random frame, and go on from there."""
