@@ -109,9 +109,12 @@ class Refiner:
         self._position = (rows * len(play.is_first)).long()
         self._state = model.initial(config.batch, device)
         self._blind = torch.zeros(config.batch, dtype=torch.bool, device=device)
-        self._beginning = round(config.first_looks * config.batch)
+        # Of the rows with first looks: how many, frames since the last look, and where they rest.
+        self._begin = round(config.first_looks * config.batch)
         last_look = config.window // 2 - 1
         self._ahead = torch.arange(config.window, device=device).unsqueeze(1) - last_look
+        begins = torch.arange(config.batch, device=device) >= config.batch - self._begin
+        self._rests = begins & (self._ahead <= 0)
         self._sums: dict[str, torch.Tensor] = {}
 
     def run(self, log: Callable[[dict[str, float]], None], checkpoint: StateFile) -> None:
@@ -188,36 +191,26 @@ class Refiner:
         return losses
 
     def _next_batch(self) -> EmbeddedPlay:
-        """The next window [T, B, ...] of every row, with resets among the first frames."""
+        """The next window [T, B, ...] of every row, with resets among the first frames.
+
+        The last rows rest at a random frame, and go on from there.
+        """
         config, play = self._config, self._play
         steps = torch.arange(config.window, device=self._device).unsqueeze(1)
         rows = (self._position + steps) % len(play.is_first)
         self._position = (self._position + config.window) % len(play.is_first)
         reset = self._uniform(config.window) < config.reset_probability
+        if self._begin:
+            start = (self._uniform(1)[0, : self._begin] * len(play.is_first)).long()
+            rows[:, -self._begin :] = (start + self._ahead.clamp_min(0)) % len(play.is_first)
+            reset[:, -self._begin :] = False
+            reset[0, -self._begin :] = True
         window = play.each(lambda field: field[rows])
-        window = window._replace(is_first=window.is_first | reset)
-        if not self._beginning:
-            return window
-        kept, begun = slice(-self._beginning), self._first_looks()
-        pairs = [
-            (old[:, kept], new)
-            for old, new in zip(window, begun, strict=True)
-            if old is not None and new is not None
-        ]
-        return EmbeddedPlay(*(torch.cat(pair, dim=1) for pair in pairs))
-
-    def _first_looks(self) -> EmbeddedPlay:
-        """Windows [T, R, ...] that rest at a random frame, and go on from there."""
-        play = self._play
-        start = (self._uniform(1)[0, : self._beginning] * len(play.is_first)).long()
-        rows = (start + self._ahead.clamp_min(0)) % len(play.is_first)
-        window = play.each(lambda field: field[rows])
-        rests = self._ahead <= 0
         resting = resting_action(window.embedding)
-        action = torch.where(rests.unsqueeze(-1), resting, window.prev_action)
-        is_first = window.is_first & ~rests
-        is_first[0] = True
-        return window._replace(prev_action=action, is_first=is_first)
+        return window._replace(
+            prev_action=torch.where(self._rests.unsqueeze(-1), resting, window.prev_action),
+            is_first=window.is_first & ~self._rests | reset,
+        )
 
     def _sight(self, is_first: torch.Tensor) -> torch.Tensor:
         """bool [T, B]: who sees. A row sees its first frame, then goes blind and sees in turns."""
@@ -228,8 +221,8 @@ class Refiner:
             self._blind = torch.where(self._blind, stays, goes) & ~first
             seen.append(~self._blind)
         sight = torch.stack(seen)
-        if self._beginning:
-            sight[:, -self._beginning :] = (self._ahead <= 0) | is_first[:, -self._beginning :]
+        if self._begin:
+            sight[:, -self._begin :] = (self._rests | is_first)[:, -self._begin :]
         return sight
 
     def _uniform(self, steps: int) -> torch.Tensor:
