@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pipeline.evaluation.rollout import Agent, Experience
+from wam.config import CHUNK
 from wam.ppo.imagination import imagined_outcome, replayed_features
 from wam.randomness import Generators, row_generators
 from wam.reward.classifier import SuccessClassifier
@@ -24,15 +25,17 @@ REPLAYS = 16
 model that draws nothing dreams the same each time: once is enough."""
 
 
+AFTERMATH = 2 * CHUNK
+"""Steps for which a roll-out goes on after its success, so that a success which the models believe
+a decision or two late is not taken for one that they miss. In imagination an episode goes on, too,
+until the classifier believes."""
+
+
 class Verdicts(NamedTuple):
     """What the models say of B episodes."""
 
     recognised: torch.Tensor
-    """bool [B], the classifier finds success in the filtered features of the real roll-out.
-
-    It sees one frame of a success, with which the roll-out ends, and after that none: more would be
-    found if it went on.
-    """
+    """bool [B], the classifier finds success in the filtered features of the real roll-out"""
     replayed: torch.Tensor
     """float64 [B], share of R dreams of the same actions, from the same first feature, in which it
     finds success"""

@@ -69,6 +69,7 @@ class Bench:
         else:
             agent = self._agent(job)
             classifier = load_reward(self._layout.reward(job.variant) / job.task, self._device)
+            own = [episode._replace(aftermath=agreement.AFTERMATH) for episode in own]
             seeds = [episode.seed for episode in own]
             decisions = -(-evaluate.max_steps // CHUNK)
             with one_thread():  # as everywhere else: results are to be those of any crew

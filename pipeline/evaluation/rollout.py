@@ -36,12 +36,12 @@ class Experience(NamedTuple):
     """float32 [B, F], feature of the first observation"""
     chunks: Sequence[torch.Tensor]
     """D times float32 [B, 4, 7], executable actions, fewer than 4 where the steps ran out; the last
-    ones of a success were not all executed"""
+    ones of an aftermath were not all executed"""
     features: torch.Tensor
     """float32 [D, B, F], feature of the last observation of every chunk"""
     decisions: torch.Tensor
-    """int64 [B], how many decisions each episode lasted; chunks, features and scenes behind them
-    mean nothing"""
+    """int64 [B], how many decisions each episode lasted, with its aftermath; chunks, features and
+    scenes behind them mean nothing"""
     scene_obs: torch.Tensor
     """float64 [D, B, 24], behind every chunk"""
 
@@ -75,7 +75,8 @@ def roll_out(
     """Let ``agent`` act from every start, in chunks executed open loop (docs/algorithm.md 3.4).
 
     The chunk is executed step by step; the filter sees every observation, the policy only the
-    feature of the last one. An episode ends at its first success or after ``max_steps`` steps.
+    feature of the last one. An episode succeeds once, and ends with the aftermath of that or after
+    ``max_steps`` steps; the outcome knows nothing of an aftermath, the experience holds it.
     """
     filtered = FilteredPool(
         pool, agent.world_model, agent.normalizer, agent.filtering, agent.device
@@ -101,13 +102,14 @@ def roll_out(
                 scenes.append(torch.zeros(len(episodes), 24, dtype=torch.float64))
             scenes[decision][rows] = torch.from_numpy(result.observations.scene_obs[:, -1])
             decisions[rows] += torch.from_numpy(result.steps > 0).to(agent.device)
-            steps[rows] += result.steps
-            for own, taken, count in zip(executed[rows], result.actions, result.steps, strict=True):
+            counted = result.steps - result.aftermath
+            steps[rows] += counted
+            for own, taken, count in zip(executed[rows], result.actions, counted, strict=True):
                 own.append(taken[:count])
             ended = int((result.success & ~success[rows]).sum())
             tally(ended, ended)
             success[rows] = result.success
-            if result.success.all():
+            if result.over.all():
                 break
         tally(int((~success[rows]).sum()), 0)
     behind = torch.stack(scenes).to(agent.device)

@@ -15,6 +15,8 @@ class Episode(NamedTuple):
     """float64 [24]"""
     seed: int = 0
     """Of the random numbers of its controller or filter, and of what disturbs its images."""
+    aftermath: int = 0
+    """Steps for which it goes on after its first success."""
 
 
 class Observations(NamedTuple):
@@ -33,7 +35,8 @@ class Observations(NamedTuple):
 class StepResult(NamedTuple):
     """What happened in one call, for B episodes and at most n steps.
 
-    An episode stops at its first success; later steps repeat its last observation (actions: NaN).
+    An episode stops at its first success, or with its aftermath; later steps repeat its last
+    observation (actions: NaN).
     """
 
     observations: Observations
@@ -42,8 +45,12 @@ class StepResult(NamedTuple):
     """float64 [B, n, 7], as executed"""
     steps: np.ndarray
     """int [B], steps executed in this call"""
+    aftermath: np.ndarray
+    """int [B], how many of these came after the first success"""
     success: np.ndarray
     """bool [B], the task has been achieved in this or an earlier call"""
+    over: np.ndarray
+    """bool [B], it will not go on"""
 
 
 class Controller(Protocol):

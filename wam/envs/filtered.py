@@ -25,7 +25,7 @@ class FilteredPool:
 
     ``generators`` holds one generator per episode, seeded with the episode's seed, from which the
     filter draws. ``feature`` float32 [B, F] is that of the last observation of every episode, which
-    for one that has succeeded is the observation of its success. A model with distractors sees
+    for one that is over is the last that there was. A model with distractors sees
     images that are disturbed by the episode's seed and age.
 
     Where only some rows' episodes run, the filter has all B rows nevertheless, and the others mean
@@ -71,7 +71,7 @@ class FilteredPool:
         self.feature[rows] = fresh[rows]
 
     def step(self, chunk: torch.Tensor) -> StepResult:
-        """Execute executable actions [B, n, 7] open loop, each episode until its success.
+        """Execute executable actions [B, n, 7] open loop, each episode until it is over.
 
         The result is that of the rows that run.
         """

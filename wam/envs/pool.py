@@ -16,7 +16,7 @@ import numpy as np
 
 from wam.envs.episode import Controller, Episode, Observations, StepResult
 from wam.envs.oracle import PREDICATES
-from wam.envs.pool_worker import Failure, Follow, Request, Restart, StartEpisodes, Step, serve
+from wam.envs.pool_worker import Failure, Follow, Request, Restart, Run, StartEpisodes, Step, serve
 from wam.errors import WamError
 from wam.reliability.spawn import shielded
 
@@ -46,7 +46,7 @@ class EnvPool:
         self._num_workers, self._fresh_processes = workers, fresh_processes
         self._workers: list[_Worker] = []
         self._episodes: list[Episode] = []
-        self._success = np.zeros(0, bool)
+        self._success = self._over = np.zeros(0, bool)
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +82,7 @@ class EnvPool:
         while len(self._workers) < min(self._num_workers, len(episodes)):
             self._workers.append(_Worker(self._setup))
         self._episodes = list(episodes)
-        self._success = np.zeros(len(episodes), bool)
+        self._success, self._over = np.zeros((2, len(episodes)), bool)
         calls = {}
         for index, worker in enumerate(self._workers):
             rows = range(index, len(episodes), len(self._workers))
@@ -115,12 +115,12 @@ class EnvPool:
         first = self._call(calls)
         for row, episode in episodes.items():
             self._episodes[row] = episode
-            self._success[row] = False
+            self._success[row] = self._over[row] = False
             self._last[row] = first[row]
         return _stack([first[row] for row in episodes])
 
     def step(self, actions: np.ndarray) -> StepResult:
-        """Execute ``actions`` [B, n, 7] open loop in all episodes that have not succeeded yet."""
+        """Execute ``actions`` [B, n, 7] open loop in all episodes that are not over."""
         if len(actions) != len(self._episodes):
             raise ValueError(f"{len(actions)} rows of actions for {len(self._episodes)} episodes")
         actions = np.asarray(actions, np.float64)
@@ -138,23 +138,25 @@ class EnvPool:
         calls = {}
         for index, worker in enumerate(self._workers):
             rows = range(index, len(self._episodes), len(self._workers))
-            active = [row for row in rows if not self._success[row]]
+            active = [row for row in rows if not self._over[row]]
             if active:
                 calls[worker] = command(active)
                 worker.history.append(calls[worker])
         results = self._call(calls)
         actions = np.full((len(self._episodes), steps, 7), np.nan)
-        executed = np.zeros(len(self._episodes), np.int64)
+        executed, aftermath = np.zeros((2, len(self._episodes)), np.int64)
         observations = []
         for row in range(len(self._episodes)):
-            seen, taken, success = results.get(row, ([], [], True))
-            self._success[row] = success
-            executed[row] = len(seen)
-            if seen:
-                actions[row, : len(seen)] = taken
-                self._last[row] = seen[-1]
-            observations.append(_stack([*seen, *[self._last[row]] * (steps - len(seen))]))
-        return StepResult(_stack(observations), actions, executed, self._success.copy())
+            run = results.get(row, Run([], [], 0, self._success[row], True))
+            self._success[row], self._over[row] = run.success, run.over
+            executed[row], aftermath[row] = len(run.seen), run.aftermath
+            if run.seen:
+                actions[row, : len(run.seen)] = run.taken
+                self._last[row] = run.seen[-1]
+            still = [self._last[row]] * (steps - len(run.seen))
+            observations.append(_stack([*run.seen, *still]))
+        success, over = self._success.copy(), self._over.copy()
+        return StepResult(_stack(observations), actions, executed, aftermath, success, over)
 
     def _call(self, calls: "dict[_Worker, Request]") -> dict[int, Any]:
         """Send each worker its command; the results of all rows together."""

@@ -45,8 +45,19 @@ class Follow(NamedTuple):
 
 
 Request = StartEpisodes | Restart | Step | Follow
-Run = tuple[list[Observations], list[np.ndarray], bool]
-"""Observations after each action, the actions float64 [7], and whether the last was a success."""
+
+
+class Run(NamedTuple):
+    """What came of one command in one episode, and where that stands."""
+
+    seen: list[Observations]
+    """After each action"""
+    taken: list[np.ndarray]
+    """The actions, float64 [7]"""
+    aftermath: int
+    """How many of these came after the first success"""
+    success: bool
+    over: bool
 
 
 class Failure(NamedTuple):
@@ -119,6 +130,7 @@ class _RunningEpisode:
     ) -> None:
         self._episode, self._prepare = episode, prepare
         self._achieved = PREDICATES[episode.task]
+        self._success, self._left = False, episode.aftermath
         self._env = make_env()
         self._observation, self._start_info = self._env.reset(
             options={"robot_obs": episode.robot_obs, "scene_obs": episode.scene_obs}
@@ -131,16 +143,21 @@ class _RunningEpisode:
             self._env = None
 
     def run(self, actions: Iterable[np.ndarray]) -> Run:
-        """Execute ``actions`` until the first success, which closes the environment."""
-        seen, taken = [], []
+        """Execute ``actions`` until the first success or its aftermath closes the environment."""
+        seen, taken, aftermath = [], [], 0
         for action in actions:
             self._observation, _, _, _, info = self._env.step(action)
             seen.append(self._kept())
             taken.append(np.asarray(action, np.float64))
-            if self._achieved(self._start_info, info):
+            if self._success:
+                aftermath += 1
+                self._left -= 1
+            else:
+                self._success = self._achieved(self._start_info, info)
+            if self._success and not self._left:
                 self.close()
-                return seen, taken, True
-        return seen, taken, False
+                break
+        return Run(seen, taken, aftermath, self._success, self._env is None)
 
     def follow(self, make_controller: Callable[[Episode], Controller], steps: int) -> Run:
         """As :meth:`run`, with the actions of a new controller."""

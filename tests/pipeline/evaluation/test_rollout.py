@@ -105,6 +105,25 @@ def test_outcomes_do_not_depend_on_how_many_processes_run_at_a_time(
         assert most == min(workers, COUNT)
 
 
+def test_an_aftermath_changes_no_outcome(agent: Agent, starts: list[Episode]) -> None:
+    going_on = [start._replace(aftermath=8) for start in starts]
+    ended: list[tuple[int, int]] = []
+    with EnvPool(PIXELS, 2) as pool:
+        outcome, experience = roll_out(agent, pool, starts, STEPS, lambda *more: None)
+        again, longer = roll_out(agent, pool, going_on, STEPS, lambda *more: ended.append(more))
+        short, cut = roll_out(agent, pool, going_on, int(outcome.steps[0]), lambda *more: None)
+    same(again, outcome)
+    assert np.sum(ended, axis=0).tolist() == [COUNT, COUNT - 1]
+    more = (longer.decisions - experience.decisions).tolist()
+    assert more[NEVER] == 0
+    assert {value for row, value in enumerate(more) if row != NEVER} <= {2}
+    until = int(experience.decisions[0]) - 1
+    assert torch.equal(longer.features[:until, 0], experience.features[:until, 0])
+    # An episode that succeeds in its last step has no time for an aftermath.
+    assert short.success[0]
+    assert cut.decisions[0] == experience.decisions[0]
+
+
 def test_controls_go_through_the_groups_too(starts: list[Episode], tmp_path: Path) -> None:
     ended: list[int] = []
     with EnvPool(PIXELS, 2) as pool:

@@ -87,6 +87,31 @@ def test_an_episode_stops_at_its_first_success(starts: list[Episode], pools) -> 
     )
 
 
+def test_an_episode_goes_on_for_its_aftermath(starts: list[Episode], pools) -> None:
+    """Over several calls, and without changing what came before."""
+    pool = pools[1]
+    pool.start(starts)
+    usual = pool.step(actions(3, 30, 0))
+    pool.start([start._replace(aftermath=6) for start in starts])
+    results = [pool.step(actions(3, 4, 0)) for _ in range(8)]
+    steps, aftermath = (
+        np.sum([getattr(result, name) for result in results], 0) for name in ("steps", "aftermath")
+    )
+    assert aftermath.tolist() == [6, 6, 0]
+    np.testing.assert_array_equal((steps - aftermath)[:2], usual.steps[:2])
+    assert steps[2] == 32
+    last = -(-int(usual.steps[0]) // 4) - 1
+    assert [result.success[0] for result in results] == [call >= last for call in range(8)]
+    closed = -(-int(steps[0]) // 4) - 1
+    assert [result.over[0] for result in results] == [call >= closed for call in range(8)]
+    assert not any(result.over[2] for result in results)
+    seen = np.concatenate([result.observations.robot_obs for result in results], 1)
+    until = usual.steps[0]
+    np.testing.assert_array_equal(seen[0, :until], usual.observations.robot_obs[0, :until])
+    assert (np.diff(seen[0, : steps[0], 2]) != 0).all(), "the arm goes on"
+    assert (seen[0, steps[0] :] == seen[0, steps[0] - 1]).all()
+
+
 def test_a_new_batch_is_not_touched_by_an_earlier_one(starts: list[Episode], pools) -> None:
     pool = pools[0]
     pool.start(starts[:2])
