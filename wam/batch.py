@@ -5,9 +5,14 @@ from typing import NamedTuple
 
 import torch
 
+from wam.config import IMAGE_SIZE, PROPRIO_SIZE
+
+_NO_IMAGES = torch.empty(0, 0, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
+_NO_PROPRIO = torch.empty(0, 0, PROPRIO_SIZE)
+
 
 class Batch(NamedTuple):
-    """A time-major batch of windows; T time, B batch rows.
+    """A time-major batch of windows; T time, B batch rows, V other frames of each row's episode.
 
     ``prev_action[t]`` is the action that led to frame ``t`` (the null action where ``is_first``),
     ``action[t]`` the one executed after it.
@@ -27,6 +32,12 @@ class Batch(NamedTuple):
     """bool [T, B], start of an episode or of a row that does not continue its predecessor"""
     id_mask: torch.Tensor
     """bool [T-1, B], frames t and t+1 are neighbours of one episode"""
+    view_static: torch.Tensor = _NO_IMAGES
+    """uint8 [V, B, 64, 64, 3]"""
+    view_gripper: torch.Tensor = _NO_IMAGES
+    """uint8 [V, B, 64, 64, 3]"""
+    view_proprio: torch.Tensor = _NO_PROPRIO
+    """float32 [V, B, 18], normalised likewise"""
 
     def split(self, rows: int) -> Iterator["Batch"]:
         """The batch in parts of ``rows`` batch rows, in order; the last one may have fewer."""

@@ -105,6 +105,11 @@ class WorldModelConfig:
     """Weight of the same image loss with the embedding in the latent's place, through a layer that
     serves nothing else (not in the papers). An encoder learns from images only what passes through
     the sampled latent; in a short training that is not much (docs/learning.md)."""
+    view_reach: CountFromZero = 0
+    """0: an embedding has to show the images of its own frame. More: those of other frames of the
+    episode, up to so many before and behind the window, whose proprioception is given (not in the
+    papers). Where the arm was is then nothing that an embedding has to keep, and what it hides
+    from one place it does not hide from another: what is left to tell is the scene."""
     seed_match_scale: Weight = 0.0
     """Weight of half the squared distance between what the decoder makes of the latent and of the
     embedding before any convolution (not in the papers; needs ``embedding_image_scale``). It asks

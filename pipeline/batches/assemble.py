@@ -26,10 +26,7 @@ def assemble(
     ``pinned`` memory is copied to a GPU while that computes. Windows must not cross an episode.
     """
     rows = len(frames)
-    image = (length, rows, IMAGE_SIZE, IMAGE_SIZE, 3)
-    rgb_static, rgb_gripper = (
-        torch.empty(image, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)
-    )
+    rgb_static, rgb_gripper = _images(length, rows, pinned)
     static, gripper = rgb_static.numpy(), rgb_gripper.numpy()
     proprio = np.empty((length, rows, PROPRIO_SIZE), np.float32)
     # One row more: the action that led to the first frame.
@@ -44,18 +41,38 @@ def assemble(
         actions[1:, row] = source.rel_actions[start : start + length]
         if not is_first:
             actions[0, row] = source.rel_actions[start - 1]
+    views = len(windows.views)
+    view_static, view_gripper = _images(views, rows, pinned)
+    view_proprio = np.empty((views, rows, PROPRIO_SIZE), np.float32)
+    for (view, row), at in np.ndenumerate(windows.views):
+        frames[row].rgb_static(at, view_static[view : view + 1, row].numpy())
+        frames[row].rgb_gripper(at, view_gripper[view : view + 1, row].numpy())
+        view_proprio[view, row] = frames[row].proprio[at]
     executed = executable(torch.from_numpy(actions))
     prev_action, action = executed[:-1].clone(), executed[1:].clone()
     first = torch.zeros(length, rows, dtype=torch.bool)
     first[0] = torch.from_numpy(windows.is_first)
     prev_action[first] = torch.tensor(NULL_ACTION)
-    small = [
-        torch.from_numpy(normalizer(proprio)),
-        prev_action,
-        action,
-        first,
-        torch.ones(length - 1, rows, dtype=torch.bool),
-    ]
+
+    def kept(field: torch.Tensor) -> torch.Tensor:
+        return field.pin_memory() if pinned else field
+
     return Batch(
-        rgb_static, rgb_gripper, *(field.pin_memory() if pinned else field for field in small)
+        rgb_static,
+        rgb_gripper,
+        kept(torch.from_numpy(normalizer(proprio))),
+        kept(prev_action),
+        kept(action),
+        kept(first),
+        kept(torch.ones(length - 1, rows, dtype=torch.bool)),
+        view_static,
+        view_gripper,
+        kept(torch.from_numpy(normalizer(view_proprio))),
     )
+
+
+def _images(length: int, rows: int, pinned: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room for the images of both cameras."""
+    shape = (length, rows, IMAGE_SIZE, IMAGE_SIZE, 3)
+    static, gripper = (torch.empty(shape, dtype=torch.uint8, pin_memory=pinned) for _ in range(2))
+    return static, gripper

@@ -10,7 +10,7 @@ from pipeline.artifacts import manifests
 from pipeline.batches.assemble import assemble
 from pipeline.batches.decoded import Cache, announce, cache_file, joined, memory_mapped
 from pipeline.batches.loader import ONE_WORKER, BatchLoader, Delivery
-from pipeline.batches.order import RandomWindows, Streams, Windows, fixed_windows
+from pipeline.batches.order import NO_VIEWS, RandomWindows, Streams, Views, Windows, fixed_windows
 from pipeline.pictures.images import all_to_model_size
 from pipeline.store.array_reader import ArrayReader
 from pipeline.store.disturbed import DisturbedReader
@@ -56,6 +56,7 @@ def store_batches(
     cache: Cache = "none",
     cache_directory: Path | None = None,
     keeps_state: bool = False,
+    views: Views = NO_VIEWS,
     delivery: Delivery = ONE_WORKER,
 ) -> BatchLoader[Windows]:
     """Batches of ``batch`` rows over all ranks: :class:`Streams` or :class:`RandomWindows`.
@@ -66,16 +67,16 @@ def store_batches(
     """
     order: Streams | RandomWindows
     if reader == "streams":
-        order = Streams(store.episodes, batch, window, seed, keeps_state=keeps_state)
+        order = Streams(store.episodes, batch, window, seed, keeps_state=keeps_state, views=views)
     else:
-        order = RandomWindows(store.episodes, batch, window, seed)
+        order = RandomWindows(store.episodes, batch, window, seed, views=views)
     frames = store_frames(store, cache, cache_directory)
     normalizer = store.proprio_normalizer()
     rows = delivery.rows(batch)
     own = slice(delivery.rank * rows, (delivery.rank + 1) * rows)
 
     def make(windows: Windows) -> Batch:
-        part = Windows(windows.starts[own], windows.is_first[own])
+        part = Windows(windows.starts[own], windows.is_first[own], windows.views[:, own])
         return assemble([frames] * rows, part, window, normalizer, pinned=delivery.pinned)
 
     identity = {
@@ -83,6 +84,7 @@ def store_batches(
         "seed": seed,
         "batch_rows": batch,
         "window": window,
+        "views": list(views),
         "source_digest": manifests.digest([store.attrs["source_digest"], store.episodes.tolist()]),
     }
     return BatchLoader(order, make, identity, delivery)

@@ -9,6 +9,7 @@ from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.batches.from_shards import shard_batches, shard_validation_windows
 from pipeline.batches.from_store import store_batches, validation_windows
 from pipeline.batches.loader import BatchLoader, Delivery
+from pipeline.batches.order import NO_VIEWS, Views
 from pipeline.params import Profile
 from pipeline.store.open import open_store
 from pipeline.webdataset.read import open_split
@@ -73,8 +74,14 @@ def open_training_data(
         for split in SPLITS
     )
     validation = validation_windows(held_out, *windows)
+    views = NO_VIEWS
+    if profile.world_model.embedding_image_scale and profile.world_model.view_reach:
+        # As many as there are frames whose images are drawn of latents.
+        count = max(1, round(training.image_frames * training.window))
+        views = Views(count, profile.world_model.view_reach)
+    options |= {"views": views, "keeps_state": training.compat == "diwa"}
     return TrainingData(
-        store_batches(store, loader.reader, keeps_state=training.compat == "diwa", **options),
+        store_batches(store, loader.reader, **options),
         validation,
         store.proprio_normalizer(),
         {"store": manifests.fingerprint(layout.store, "convert", deep=False)},

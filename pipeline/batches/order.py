@@ -29,6 +29,17 @@ class Position:
     batch: int
 
 
+class Views(NamedTuple):
+    """Frames that are shown beside every window."""
+
+    per_window: int
+    reach: int
+    """They are of the same episode, at most so many frames before or behind the window."""
+
+
+NO_VIEWS = Views(0, 0)
+
+
 class Windows(NamedTuple):
     """The windows of one batch."""
 
@@ -36,6 +47,8 @@ class Windows(NamedTuple):
     """int64 [B], first rows."""
     is_first: np.ndarray
     """bool [B], the window does not continue the same batch row's previous one."""
+    views: np.ndarray = np.zeros((0, 0), np.int64)
+    """int64 [V, B], rows of the frames that are shown beside each."""
 
 
 class Streams:
@@ -55,10 +68,11 @@ class Streams:
         seed: int,
         *,
         keeps_state: bool = False,
+        views: Views = NO_VIEWS,
     ) -> None:
         self._keeps_state = keeps_state
         self._episodes = np.asarray(episodes, np.int64)
-        self._batch, self._window, self._seed = batch, window, seed
+        self._batch, self._window, self._seed, self._views = batch, window, seed, views
         _check_enough(int(fewest_windows(self._episodes, window).sum()), batch, window)
         self.starts = lru_cache(_EPOCHS_KEPT)(self._lay)
 
@@ -70,11 +84,12 @@ class Streams:
         """The windows of a batch; without a past at the start of an epoch and of an episode."""
         starts = self.starts(position.epoch)
         now = starts[position.batch]
+        views = _lay_views(self._episodes, now, self._window, self._views, self._seed, position)
         if position.batch == 0:
-            return Windows(now, np.ones(len(now), bool))
+            return Windows(now, np.ones(len(now), bool), views)
         continues = now == starts[position.batch - 1] + self._window
         jumps = ~continues & (not self._keeps_state)
-        return Windows(now, jumps | np.isin(now, self._episodes[:, 0]))
+        return Windows(now, jumps | np.isin(now, self._episodes[:, 0]), views)
 
     def _lay(self, epoch: int) -> np.ndarray:
         """int64 [batches, B]: first row of every window of an epoch, each used once.
@@ -95,8 +110,17 @@ class RandomWindows:
     Arguments and errors are those of :class:`Streams`.
     """
 
-    def __init__(self, episodes: np.ndarray, batch: int, window: int, seed: int) -> None:
+    def __init__(
+        self,
+        episodes: np.ndarray,
+        batch: int,
+        window: int,
+        seed: int,
+        *,
+        views: Views = NO_VIEWS,
+    ) -> None:
         self._all = all_windows(episodes, window)
+        self._episodes, self._window, self._views = np.asarray(episodes, np.int64), window, views
         self._batch, self._seed = batch, seed
         _check_enough(len(self._all), batch, window)
         self._order = lru_cache(_EPOCHS_KEPT)(self._shuffle)
@@ -109,7 +133,8 @@ class RandomWindows:
         """The windows of a batch; none has a past."""
         first = position.batch * self._batch
         starts = self._order(position.epoch)[first : first + self._batch]
-        return Windows(starts, np.ones(len(starts), bool))
+        views = _lay_views(self._episodes, starts, self._window, self._views, self._seed, position)
+        return Windows(starts, np.ones(len(starts), bool), views)
 
     def _shuffle(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(self._all)
@@ -240,6 +265,22 @@ def _lay_windows(runs: np.ndarray, window: int, rng: np.random.Generator) -> np.
             for (start, stop), phase in zip(runs.tolist(), phases, strict=True)
         ]
     )
+
+
+def _lay_views(
+    episodes: np.ndarray,
+    starts: np.ndarray,
+    window: int,
+    views: Views,
+    seed: int,
+    position: Position,
+) -> np.ndarray:
+    """int64 [V, B]: random rows of the windows' episodes, within reach."""
+    own = episodes[np.searchsorted(episodes[:, 0], starts, side="right") - 1]
+    low = np.maximum(own[:, 0], starts - views.reach)
+    high = np.minimum(own[:, 1], starts + window + views.reach)
+    rng = np.random.default_rng([seed, position.epoch, position.batch])
+    return rng.integers(low, high, (views.per_window, len(starts)))
 
 
 def _check_enough(windows: int, batch: int, window: int) -> None:

@@ -17,8 +17,17 @@ def contradictions(profile: Profile) -> Iterator[str]:
     yield from _in_convert(profile.convert)
     yield from _in_world_model(profile.world_model, profile.train_world_model)
     yield from _in_refinement(profile)
-    if profile.world_model.distractors and profile.loader.reader == "shards":
-        yield "world_model.distractors=true: not with loader.reader=shards, use streams or windows"
+    if profile.loader.reader == "shards":
+        model = profile.world_model
+        settings = {
+            "distractors=true": model.distractors,
+            f"view_reach={model.view_reach}": model.view_reach,
+        }
+        for setting, used in settings.items():
+            if used:
+                yield (
+                    f"world_model.{setting}: not with loader.reader=shards, use streams or windows"
+                )
     if profile.reward.reach and not profile.world_model.proprio_state:
         yield f"reward.reach={profile.reward.reach}: needs world_model.proprio_state"
     if profile.world_model.latent == "probabilities" and profile.features.draws > 1:
@@ -75,6 +84,11 @@ def _in_world_model(model: WorldModelConfig, training: WorldModelTraining) -> It
         yield (
             f"world_model.seed_match_scale={model.seed_match_scale}: there is nothing to match "
             "without embedding_image_scale"
+        )
+    if model.view_reach and not (model.embedding_image_scale and model.proprioception):
+        yield (
+            f"world_model.view_reach={model.view_reach}: has embeddings draw another frame's arm; "
+            "needs embedding_image_scale and proprioception"
         )
     if model.proprio_state and model.latent != "probabilities":
         yield "world_model.proprio_state=true: with latent: probabilities alone"

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,9 +109,14 @@ def test_models_that_see_other_images_are_not_compared(profile: Profile, layout:
         evaluate_world_model.run(profile, layout)
 
 
-def test_shards_know_no_episodes() -> None:
-    base = load_profile("ci", Path(__file__).parents[2] / "params.yaml")
-    distracted = replace(base, world_model=replace(base.world_model, distractors=True))
-    shards = replace(distracted, loader=replace(base.loader, reader="shards"))
-    assert not any("distractors" in text for text in contradictions(distracted))
-    assert any("distractors=true: not with loader" in text for text in contradictions(shards))
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [({"distractors": True}, "distractors=true"), ({"view_reach": 8}, "view_reach=8")],
+)
+def test_shards_know_no_episodes(setting: dict[str, Any], said: str) -> None:
+    base = load_profile("small", Path(__file__).parents[2] / "params.yaml")
+    model = replace(base.world_model, view_reach=0)
+    changed = replace(base, world_model=replace(model, **setting))
+    shards = replace(changed, loader=replace(base.loader, reader="shards"))
+    assert not any(said in text for text in contradictions(changed))
+    assert any(f"{said}: not with loader" in text for text in contradictions(shards))

@@ -91,6 +91,7 @@ def test_values_arrive_typed(params) -> None:
         (("tasks",), ["lift"], "ci.tasks[0] = 'lift': input should be"),
         (("raw", "annotations"), "a/b", "ci.raw.annotations = 'a/b': string should match"),
         (("world_model", "seed_match_scale"), 1.0, "match without embedding_image_scale"),
+        (("world_model", "view_reach"), 8, "needs embedding_image_scale and proprioception"),
         (("finetune", "advantage"), "grpo", "ci.finetune.advantage = 'grpo': input should be"),
         (("finetune", "start_curriculum"), 1.5, "ci.finetune.start_curriculum = 1.5: input"),
         (("finetune", "start_curriculum"), -0.5, "start_curriculum = -0.5: input should be"),

@@ -171,7 +171,7 @@ class Refiner:
         model, weights = self._model, self._model.config
         feature = observed.states.feature
         with torch.no_grad():
-            shown, target = model.embedding_seed(embedding), self._target(embedding)  # type: ignore[misc]
+            shown, target = model.shown(embedding), self._target(embedding)
         kl = kl_loss(
             observed.posterior_logits, observed.prior_logits, weights.kl_balance, weights.free_nats
         )

@@ -20,7 +20,7 @@ from wam.config import ACTION_NAMES, CAMERA_NAMES, PROPRIO_SIZE, Sampling, World
 from wam.images import psnr_of_mse, to_signed
 from wam.randomness import Generators, uniform
 from wam.world_model.inverse_dynamics import InverseDynamics, action_error, gripper_accuracy, spans
-from wam.world_model.nets import Decoder, Encoder, initialize, pixel_phases
+from wam.world_model.nets import Decoder, Encoder, ViewSeed, initialize, pixel_phases
 from wam.world_model.rssm import Observed, Rssm, RssmState, kl_divergence, kl_loss
 
 _IMAGE_VALUES = 3 * 64 * 64
@@ -55,11 +55,12 @@ class WorldModel(nn.Module):
                 config.id_steps,
             )
             # Last, so that the other weights start the same with and without it.
-            self.embedding_seed = (
-                nn.Linear(embedding, config.decoder_channels)
-                if config.embedding_image_scale
-                else None
-            )
+            self.embedding_seed: nn.Linear | ViewSeed | None = None
+            if config.embedding_image_scale and config.view_reach:
+                sizes = config.visual_embedding, PROPRIO_SIZE, config.decoder_channels
+                self.embedding_seed = ViewSeed(*sizes)
+            elif config.embedding_image_scale:
+                self.embedding_seed = nn.Linear(embedding, config.decoder_channels)
         initialize(self, torch.Generator().manual_seed(seed))
         if config.keep_bias:
             self.rssm.remember(config.keep_bias)
@@ -160,6 +161,17 @@ class WorldModel(nn.Module):
             )
         return self.inverse_dynamics(*pair)
 
+    def shown(self, embedding: torch.Tensor) -> torch.Tensor:
+        """What the decoder draws of ``embedding`` [..., E], before any convolution, [..., U].
+
+        For models with ``embedding_image_scale``.
+        """
+        assert self.embedding_seed is not None
+        if isinstance(self.embedding_seed, ViewSeed):
+            visual = self.config.visual_embedding
+            return self.embedding_seed(embedding[..., :visual], embedding[..., visual:])
+        return self.embedding_seed(embedding)
+
     def split(self, feature: torch.Tensor) -> RssmState:
         """The state whose ``feature`` [..., F] is given."""
         deter, stoch = feature.split(
@@ -213,8 +225,11 @@ class WorldModel(nn.Module):
             **_latent_metrics(posterior_TBSG.detach(), prior_TBSG.detach()),
         }
         if self.embedding_seed is not None:
-            shown_NU = self.embedding_seed(embedding_TBE.flatten(0, 1))
-            embedding_loss, _ = self._image_loss(shown_NU[chosen], static_NCHW, gripper_NCHW)
+            shown_NU = self.shown(embedding_TBE.flatten(0, 1))
+            if len(batch.view_static):
+                embedding_loss = self._view_loss(batch, embedding_TBE, generator)
+            else:
+                embedding_loss, _ = self._image_loss(shown_NU[chosen], static_NCHW, gripper_NCHW)
             loss = loss + config.embedding_image_scale * embedding_loss
             metrics["embedding_image_loss"] = embedding_loss.detach()
             if config.seed_match_scale:
@@ -256,6 +271,20 @@ class WorldModel(nn.Module):
             squares.append(square_N)
             metrics[f"psnr_{camera}"] = psnr_of_mse(square_N.detach() / (4 * _IMAGE_VALUES)).mean()
         return 0.5 * torch.stack(squares).sum(0).mean(), metrics
+
+    def _view_loss(
+        self, batch: Batch, embedding_TBE: torch.Tensor, generator: Generators
+    ) -> torch.Tensor:
+        """The image loss of the batch's V views, each drawn of a random frame of its window."""
+        assert isinstance(self.embedding_seed, ViewSeed)
+        (steps, rows), views = batch.is_first.shape, len(batch.view_static)
+        draw_BV = uniform((rows, views), generator, embedding_TBE.device)
+        looked_VB = (draw_BV.t() * steps).long()
+        row_B = torch.arange(rows, device=embedding_TBE.device)
+        visual_VBV = embedding_TBE[looked_VB, row_B, : self.config.visual_embedding]
+        seed_NU = self.embedding_seed(visual_VBV, batch.view_proprio).flatten(0, 1)
+        loss, _ = self._image_loss(seed_NU, _images(batch.view_static), _images(batch.view_gripper))
+        return loss
 
     def _action_loss(
         self, batch: Batch, embedding_TBE: torch.Tensor, generator: Generators

@@ -100,6 +100,21 @@ class Decoder(nn.Module):
         return self.static.phases(seed), self.gripper.phases(seed)
 
 
+class ViewSeed(nn.Module):
+    """What a decoder draws of a visual embedding where the arm is as another frame has it."""
+
+    def __init__(self, visual: int, proprio: int, channels: int) -> None:
+        super().__init__()
+        self.scene = nn.Linear(visual, channels)
+        self.arm = nn.Linear(proprio, channels)
+        self.view = nn.Linear(channels, channels)
+        self.skip = nn.Linear(visual, channels)
+
+    def forward(self, visual: torch.Tensor, proprio: torch.Tensor) -> torch.Tensor:
+        """[..., channels] of embeddings [..., visual] and proprioception [..., proprio]."""
+        return self.view(F.elu(self.scene(visual) + self.arm(proprio))) + self.skip(visual)
+
+
 def pixel_phases(image: torch.Tensor) -> torch.Tensor:
     """The four pixel phases [N, 12, H/2, W/2] of a channels-last ``image`` [N, 3, H, W].
 

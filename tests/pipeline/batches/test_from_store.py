@@ -11,7 +11,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.batches.from_shards import shard_validation_windows
 from pipeline.batches.from_store import store_batches, store_frames, validation_windows
 from pipeline.batches.loader import Delivery
-from pipeline.batches.order import Position, RandomWindows, Streams, fixed_windows
+from pipeline.batches.order import Position, RandomWindows, Streams, Views, fixed_windows
 from pipeline.params import Profile
 from pipeline.pictures.images import all_to_model_size
 from pipeline.stages import convert, export
@@ -63,12 +63,13 @@ def test_batches_hold_the_stores_rows(
 ) -> None:
     rows_of_batch, window = 2, 8
     order = {"streams": Streams, "windows": RandomWindows}[reader](
-        store.episodes, rows_of_batch, window, seed=1
+        store.episodes, rows_of_batch, window, seed=1, views=Views(3, 9)
     )
     images = {name: store.read(name) for name in ("rgb_static", "rgb_gripper")}
     actions = store.read("rel_actions")
     proprio = store.proprio_normalizer()(store.read("proprio"))
     options: dict[str, Any] = {"batch": rows_of_batch, "window": window, "seed": 1, "cache": cache}
+    options["views"] = Views(3, 9)
     with store_batches(store, reader, **options, cache_directory=tmp_path) as batches:  # type: ignore[arg-type]
         for epoch in range(2):
             for number in range(order.num_batches(epoch)):
@@ -77,6 +78,13 @@ def test_batches_hold_the_stores_rows(
                 rows = windows.starts + np.arange(window)[:, None]
                 for name, stored in images.items():
                     np.testing.assert_array_equal(getattr(batch, name).numpy(), stored[rows])
+                np.testing.assert_array_equal(
+                    batch.view_static, images["rgb_static"][windows.views]
+                )
+                np.testing.assert_array_equal(
+                    batch.view_gripper, images["rgb_gripper"][windows.views]
+                )
+                np.testing.assert_array_equal(batch.view_proprio, proprio[windows.views])
                 np.testing.assert_array_equal(batch.proprio.numpy(), proprio[rows])
                 np.testing.assert_array_equal(batch.action.numpy(), actions[rows])
                 first = batch.is_first.numpy()
@@ -108,7 +116,7 @@ def test_batch_types(store: Store, reader: str) -> None:
 @pytest.mark.parametrize("taken", [0, 1, 4, 5, 6, 11])
 def test_resume_continues_exactly(store: Store, reader: str, taken: int) -> None:
     """Also at the edges of epochs, which have 4 or 5 batches of streams here; with any workers."""
-    options: dict[str, Any] = {"batch": 3, "window": 7, "seed": 2}
+    options: dict[str, Any] = {"batch": 3, "window": 7, "seed": 2, "views": Views(1, 20)}
     with store_batches(store, reader, **options, cache="ram") as batches:  # type: ignore[arg-type]
         for _ in range(taken):
             next(batches)
@@ -128,7 +136,7 @@ def test_resume_continues_exactly(store: Store, reader: str, taken: int) -> None
 def test_ranks_side_by_side_are_the_batch_of_one_process(
     store: Store, reader: str, world_size: int
 ) -> None:
-    options: dict[str, Any] = {"batch": 6, "window": 5, "seed": 4}
+    options: dict[str, Any] = {"batch": 6, "window": 5, "seed": 4, "views": Views(2, 8)}
     ranks = [
         store_batches(
             store,

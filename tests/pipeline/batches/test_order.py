@@ -10,6 +10,7 @@ from pipeline.batches.order import (
     RandomWindows,
     Streams,
     TarWindows,
+    Views,
     all_windows,
     fixed_windows,
 )
@@ -139,6 +140,34 @@ def test_order_depends_on_seed_and_epoch_only(kind: type[Streams] | type[RandomW
     assert starts(a, 2) == starts(b, 2)
     assert starts(a, 0) != starts(a, 1)
     assert starts(a, 0) != starts(kind(episodes, 4, 8, seed=4), 0)
+
+
+@settings(deadline=None, max_examples=40)
+@given(lengths=lengths_of_episodes, window=st.integers(2, 12), reach=st.integers(1, 30), seed=seeds)
+@pytest.mark.parametrize("kind", [Streams, RandomWindows])
+def test_views_are_of_the_windows_episode_and_within_reach(
+    kind: type[Streams] | type[RandomWindows],
+    lengths: list[int],
+    window: int,
+    reach: int,
+    seed: int,
+) -> None:
+    """All frames within reach come up, and where views are drawn changes nothing else."""
+    episodes = table(lengths)
+    assume(len(all_windows(episodes, window)) >= 2 * len(lengths))
+    plain = kind(episodes, 1, window, seed)
+    order = kind(episodes, 1, window, seed, views=Views(300, reach))
+    for batch in range(order.num_batches(0)):
+        starts, is_first, views = order.item(Position(0, batch))
+        np.testing.assert_array_equal(starts, plain.item(Position(0, batch)).starts)
+        np.testing.assert_array_equal(is_first, plain.item(Position(0, batch)).is_first)
+        (episode,) = np.flatnonzero((episodes[:, 0] <= starts) & (starts < episodes[:, 1]))
+        low = max(episodes[episode, 0], int(starts[0]) - reach)
+        high = min(episodes[episode, 1], int(starts[0]) + window + reach)
+        assert views.shape == (300, 1)
+        assert low <= views.min() <= views.max() < high
+        assert len(np.unique(views)) > (high - low) * 0.8
+        np.testing.assert_array_equal(views, order.item(Position(0, batch)).views)
 
 
 def test_a_window_longer_than_every_episode_is_an_error() -> None:

@@ -130,7 +130,7 @@ def test_the_state_is_carried_from_batch_to_batch(tiny_model: WorldModel, batch:
     _, _, last = loss(tiny_model, batch)
     halves = []
     for start, stop in ((0, 2), (2, 5)):
-        part = Batch(*(field[start:stop] for field in batch[:-1]), batch.id_mask[start : stop - 1])
+        part = Batch(*(field[start:stop] for field in batch[:6]), batch.id_mask[start : stop - 1])
         halves.append(part)
     noise = generator()
     state = tiny_model.initial(3, "cpu")
@@ -261,6 +261,29 @@ def test_images_from_the_embedding_reach_an_encoder_that_the_latent_does_not_ask
         gradient = next(model.encoder.static.parameters()).grad
         assert gradient is not None
         assert bool(gradient.any()) == reached
+
+
+def test_a_view_is_drawn_of_the_windows_embedding_and_its_own_arm(
+    tiny_config: WorldModelConfig, batch: Batch
+) -> None:
+    """The window is one frame again and again, whichever of them is looked at."""
+    model = WorldModel(replace(tiny_config, embedding_image_scale=0.5, view_reach=5))
+    still = Batch(*(field[:1].expand_as(field) for field in batch[:6]), batch.id_mask)
+    static, gripper, arm = batch.rgb_static[1:3], batch.rgb_gripper[1:3], batch.proprio[1:3]
+    seen = still._replace(view_static=static, view_gripper=gripper, view_proprio=arm)
+    _, embedding = model.embed(still.rgb_static[0], still.rgb_gripper[0], still.proprio[0])
+    elsewhere = torch.cat(
+        [embedding[..., : tiny_config.visual_embedding].expand(2, -1, -1), arm], -1
+    )
+    images = (to_signed(rgb.flatten(0, 1)) for rgb in (static, gripper))
+    expected, _ = model._image_loss(model.shown(elsewhere.flatten(0, 1)), *images)
+    total, metrics, _ = loss(model, seen)
+    torch.testing.assert_close(metrics["embedding_image_loss"], expected.detach())
+    _, without, _ = loss(model, still)
+    assert without["embedding_image_loss"] != metrics["embedding_image_loss"]
+    torch.testing.assert_close(without["image_loss"], metrics["image_loss"])
+    total.backward()
+    assert model.embedding_seed.arm.weight.grad.any()  # type: ignore[union-attr]
 
 
 def test_the_seed_match_draws_the_latent_to_the_embedding_and_never_back(
