@@ -28,6 +28,7 @@ from pipeline import console
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.batches.from_store import store_batches
 from pipeline.batches.loader import BatchLoader, Delivery
+from pipeline.batches.open import views_of
 from pipeline.batches.order import all_windows
 from pipeline.params import Profile, load_profile
 from pipeline.stages import collect, convert, index
@@ -295,6 +296,7 @@ def store_reader(profile: Profile, layout: Layout, device: torch.device) -> Batc
         window=training.window,
         seed=training.seed,
         cache="ram",
+        views=views_of(profile),
         delivery=Delivery(workers=1, device=device),
     )
 

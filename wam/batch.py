@@ -12,7 +12,7 @@ _NO_PROPRIO = torch.empty(0, 0, PROPRIO_SIZE)
 
 
 class Batch(NamedTuple):
-    """A time-major batch of windows; T time, B batch rows, V other frames of each row's episode.
+    """A time-major batch of windows; T time, B batch rows, J other frames of each row's episode.
 
     ``prev_action[t]`` is the action that led to frame ``t`` (the null action where ``is_first``),
     ``action[t]`` the one executed after it.
@@ -33,11 +33,11 @@ class Batch(NamedTuple):
     id_mask: torch.Tensor
     """bool [T-1, B], frames t and t+1 are neighbours of one episode"""
     view_static: torch.Tensor = _NO_IMAGES
-    """uint8 [V, B, 64, 64, 3]"""
+    """uint8 [J, B, 64, 64, 3], for models with ``view_reach``; J = 0 for others"""
     view_gripper: torch.Tensor = _NO_IMAGES
-    """uint8 [V, B, 64, 64, 3]"""
+    """uint8 [J, B, 64, 64, 3]"""
     view_proprio: torch.Tensor = _NO_PROPRIO
-    """float32 [V, B, 18], normalised likewise"""
+    """float32 [J, B, 18], normalised likewise"""
 
     def split(self, rows: int) -> Iterator["Batch"]:
         """The batch in parts of ``rows`` batch rows, in order; the last one may have fewer."""

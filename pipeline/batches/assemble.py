@@ -44,10 +44,12 @@ def assemble(
     views = len(windows.views)
     view_static, view_gripper = _images(views, rows, pinned)
     view_proprio = np.empty((views, rows, PROPRIO_SIZE), np.float32)
-    for (view, row), at in np.ndenumerate(windows.views):
-        frames[row].rgb_static(at, view_static[view : view + 1, row].numpy())
-        frames[row].rgb_gripper(at, view_gripper[view : view + 1, row].numpy())
-        view_proprio[view, row] = frames[row].proprio[at]
+    static, gripper = view_static.numpy(), view_gripper.numpy()
+    for view, rows_of_view in enumerate(windows.views.tolist()):
+        for row, at in enumerate(rows_of_view):
+            frames[row].rgb_static(at, static[view : view + 1, row])
+            frames[row].rgb_gripper(at, gripper[view : view + 1, row])
+            view_proprio[view, row] = frames[row].proprio[at]
     executed = executable(torch.from_numpy(actions))
     prev_action, action = executed[:-1].clone(), executed[1:].clone()
     first = torch.zeros(length, rows, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -79,14 +79,15 @@ def store_batches(
         part = Windows(windows.starts[own], windows.is_first[own], windows.views[:, own])
         return assemble([frames] * rows, part, window, normalizer, pinned=delivery.pinned)
 
-    identity = {
+    identity: dict[str, Any] = {
         "reader": reader,
         "seed": seed,
         "batch_rows": batch,
         "window": window,
-        "views": list(views),
         "source_digest": manifests.digest([store.attrs["source_digest"], store.episodes.tolist()]),
     }
+    if views.per_window:
+        identity["views"] = list(views)
     return BatchLoader(order, make, identity, delivery)
 
 

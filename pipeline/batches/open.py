@@ -74,15 +74,18 @@ def open_training_data(
         for split in SPLITS
     )
     validation = validation_windows(held_out, *windows)
-    views = NO_VIEWS
-    if profile.world_model.embedding_image_scale and profile.world_model.view_reach:
-        # As many as there are frames whose images are drawn of latents.
-        count = max(1, round(training.image_frames * training.window))
-        views = Views(count, profile.world_model.view_reach)
-    options |= {"views": views, "keeps_state": training.compat == "diwa"}
+    options |= {"views": views_of(profile), "keeps_state": training.compat == "diwa"}
     return TrainingData(
         store_batches(store, loader.reader, **options),
         validation,
         store.proprio_normalizer(),
         {"store": manifests.fingerprint(layout.store, "convert", deep=False)},
     )
+
+
+def views_of(profile: Profile) -> Views:
+    """What embeddings have to show beside their windows: as many frames as latents are decoded."""
+    model, training = profile.world_model, profile.train_world_model
+    if not (model.embedding_image_scale and model.view_reach):
+        return NO_VIEWS
+    return Views(max(1, round(training.image_frames * training.window)), model.view_reach)

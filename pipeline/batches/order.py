@@ -48,7 +48,7 @@ class Windows(NamedTuple):
     is_first: np.ndarray
     """bool [B], the window does not continue the same batch row's previous one."""
     views: np.ndarray = np.zeros((0, 0), np.int64)
-    """int64 [V, B], rows of the frames that are shown beside each."""
+    """int64 [J, B], rows of the frames that are shown beside each."""
 
 
 class Streams:
@@ -275,11 +275,14 @@ def _lay_views(
     seed: int,
     position: Position,
 ) -> np.ndarray:
-    """int64 [V, B]: random rows of the windows' episodes, within reach."""
+    """int64 [J, B]: random rows of the windows' episodes, within reach."""
+    if not views.per_window:
+        return np.zeros((0, len(starts)), np.int64)
     own = episodes[np.searchsorted(episodes[:, 0], starts, side="right") - 1]
     low = np.maximum(own[:, 0], starts - views.reach)
     high = np.minimum(own[:, 1], starts + window + views.reach)
-    rng = np.random.default_rng([seed, position.epoch, position.batch])
+    # Not 0 at the end: that would be the stream that lays the epoch.
+    rng = np.random.default_rng([seed, position.epoch, 1 + position.batch])
     return rng.integers(low, high, (views.per_window, len(starts)))
 
 

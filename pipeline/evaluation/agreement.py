@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from pipeline.evaluation.rollout import Agent, Experience
-from wam.config import CHUNK
 from wam.ppo.imagination import imagined_outcome, replayed_features
 from wam.randomness import Generators, row_generators
 from wam.reward.classifier import SuccessClassifier
@@ -23,12 +22,6 @@ from wam.tasks import Move
 REPLAYS = 16
 """Times that every roll-out is imagined: one draw of the prior says little about a dream. A world
 model that draws nothing dreams the same each time: once is enough."""
-
-
-AFTERMATH = 2 * CHUNK
-"""Steps for which a roll-out goes on after its success, so that a success which the models believe
-a decision or two late is not taken for one that they miss. In imagination an episode goes on, too,
-until the classifier believes."""
 
 
 class Verdicts(NamedTuple):

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation import agreement
-from pipeline.evaluation.jobs import EvaluationJob, episodes
+from pipeline.evaluation.jobs import AFTERMATH, EvaluationJob, episodes
 from pipeline.evaluation.rollout import Agent, Tally, roll_out, run_control
 from pipeline.evaluation.simulator import open_pool
 from pipeline.latents.demonstrations import Start
@@ -69,7 +69,7 @@ class Bench:
         else:
             agent = self._agent(job)
             classifier = load_reward(self._layout.reward(job.variant) / job.task, self._device)
-            own = [episode._replace(aftermath=agreement.AFTERMATH) for episode in own]
+            own = [episode._replace(aftermath=AFTERMATH) for episode in own]
             seeds = [episode.seed for episode in own]
             decisions = -(-evaluate.max_steps // CHUNK)
             with one_thread():  # as everywhere else: results are to be those of any crew

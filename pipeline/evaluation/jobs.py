@@ -7,8 +7,13 @@ import numpy as np
 
 from pipeline.evaluation.results import PolicyName
 from pipeline.latents.demonstrations import Start
-from wam.config import TASKS
+from wam.config import CHUNK, TASKS
 from wam.envs.episode import Episode
+
+AFTERMATH = 2 * CHUNK
+"""Steps for which a policy's roll-out goes on after its success, so that a success which the models
+believe a decision or two late is not taken for one that they miss. In imagination an episode goes
+on, too, until the classifier believes. One that succeeds in its last steps has no time for it."""
 
 
 class EvaluationJob(NamedTuple):

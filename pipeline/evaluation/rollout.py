@@ -36,7 +36,7 @@ class Experience(NamedTuple):
     """float32 [B, F], feature of the first observation"""
     chunks: Sequence[torch.Tensor]
     """D times float32 [B, 4, 7], executable actions, fewer than 4 where the steps ran out; the last
-    ones of an aftermath were not all executed"""
+    ones of an episode that succeeded may not all have been executed"""
     features: torch.Tensor
     """float32 [D, B, F], feature of the last observation of every chunk"""
     decisions: torch.Tensor
@@ -102,9 +102,9 @@ def roll_out(
                 scenes.append(torch.zeros(len(episodes), 24, dtype=torch.float64))
             scenes[decision][rows] = torch.from_numpy(result.observations.scene_obs[:, -1])
             decisions[rows] += torch.from_numpy(result.steps > 0).to(agent.device)
-            counted = result.steps - result.aftermath
-            steps[rows] += counted
-            for own, taken, count in zip(executed[rows], result.actions, counted, strict=True):
+            steps[rows] += result.counted
+            counts = result.counted.tolist()
+            for own, taken, count in zip(executed[rows], result.actions, counts, strict=True):
                 own.append(taken[:count])
             ended = int((result.success & ~success[rows]).sum())
             tally(ended, ended)
@@ -136,7 +136,7 @@ def run_control(
         tally(len(results[-1].success), int(results[-1].success.sum()))
     success, steps = (
         np.concatenate([getattr(result, name) for result in results])
-        for name in ("success", "steps")
+        for name in ("success", "counted")
     )
     taken = chain.from_iterable(result.actions for result in results)
     return Outcome(success, steps, [own[:count] for own, count in zip(taken, steps, strict=True)])

@@ -20,7 +20,7 @@ from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
 from pipeline.artifacts.parts import counted
-from pipeline.evaluation.jobs import EvaluationJob, episodes
+from pipeline.evaluation.jobs import AFTERMATH, EvaluationJob, episodes
 from pipeline.evaluation.results import FILMED, FINETUNED, POLICY_STAGES, agreement_of
 from pipeline.evaluation.simulator import simulator_for, warn_of_impossible
 from pipeline.evaluation.statistics import wilson
@@ -83,6 +83,7 @@ def run(
         "jobs": jobs,
         "filtering": profile.features.filtering._asdict(),
         "filmed": FILMED,
+        "aftermath": AFTERMATH if name != "controls" else 0,
     }
 
     def make(target: Build) -> None:

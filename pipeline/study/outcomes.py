@@ -66,7 +66,7 @@ def write_outcome(run: Run) -> None:
         if policy == PolicyName(variant, "bc") and dream.replayed_auc is not None
     ]
     if len(areas) == len(tasks):  # else it would be of other tasks than another run's
-        figures["dream_auc"] = float(np.mean(areas))
+        figures["replayed_auc"] = float(np.mean(areas))
     model = read_json(layout.world_model_evaluation / "metrics.json")[variant]
     figures |= {
         "action_probe_r2": model["probe_mlp_r2"],

@@ -31,12 +31,14 @@ ENDPOINTS = {
     "ppo": "PPO success",
     "gain": "PPO - BC",
     "dream_auc": "area under ROC of BC's dreams",
+    "replayed_auc": "area under ROC of BC's dreams, with what follows a success",
     "action_probe_r2": "visual action probe R²",
     "scene_latent_r2": "scene probe R², latents",
     "scene_imagined_r2": "scene probe R², 16 imagined steps",
     "open_loop_psnr": "open-loop PSNR (dB)",
 }
-"""One figure per run each, in the order of docs/study.md: the first is the primary one."""
+"""One figure per run each, in the order of docs/study.md: the first is the primary one. The first
+area is that of runs whose roll-outs ended with their success, and is made no more."""
 _SHARES = ("bc", "ppo", "gain")
 """Told in points."""
 

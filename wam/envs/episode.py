@@ -35,8 +35,8 @@ class Observations(NamedTuple):
 class StepResult(NamedTuple):
     """What happened in one call, for B episodes and at most n steps.
 
-    An episode stops at its first success, or with its aftermath; later steps repeat its last
-    observation (actions: NaN).
+    An episode stops ``Episode.aftermath`` steps after its first success; later steps repeat its
+    last observation (actions: NaN).
     """
 
     observations: Observations
@@ -51,6 +51,11 @@ class StepResult(NamedTuple):
     """bool [B], the task has been achieved in this or an earlier call"""
     over: np.ndarray
     """bool [B], it will not go on"""
+
+    @property
+    def counted(self) -> np.ndarray:
+        """int [B], steps executed in this call up to the first success."""
+        return self.steps - self.aftermath
 
 
 class Controller(Protocol):

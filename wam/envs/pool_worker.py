@@ -32,13 +32,13 @@ class Restart(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Execute actions [n, 7] open loop; answered with the :data:`Run` of each row."""
+    """Execute actions [n, 7] open loop; answered with the :class:`Run` of each row."""
 
     actions: dict[int, np.ndarray]
 
 
 class Follow(NamedTuple):
-    """Let a new controller act for at most ``steps``; answered with the :data:`Run` of each row."""
+    """Let a new controller act for ``steps`` at most; answered with the :class:`Run` of each."""
 
     controllers: dict[int, Callable[[Episode], Controller]]
     steps: int

@@ -8,8 +8,9 @@ seven dimensions, and all are averaged over batch and time (docs/algorithm.md 2.
 
 Shape suffixes: T = time, B = batch, N = frames in a row (T B, or those of them that are decoded),
 C, H, W = image, V = visual embedding, E = V + 18 embedding, D = deterministic state, Z = stochastic
-state of S categoricals with G classes, F = D + Z feature, U = decoder channels, A = 7 action; the
-inverse-dynamics head tells the K actions between the frames of each of Q = T - K pairs.
+state of S categoricals with G classes, F = D + Z feature, U = decoder channels, J = views of a row,
+A = 7 action; the inverse-dynamics head tells the K actions between the frames of each of Q = T - K
+pairs.
 """
 
 import torch
@@ -194,7 +195,8 @@ class WorldModel(nn.Module):
         frame. With ``action_scale`` 0 the inverse-dynamics head is left out of the computation; a
         scalar tensor counts whatever it holds, so that nothing waits for the device.
         ``reset_actions`` is that of :meth:`Rssm.observe`. ``image_frames`` is the share of the
-        frames of each row, at least one, whose images the loss and the PSNR count.
+        frames of each row, at least one, whose images the loss and the PSNR count. Raises
+        ValueError if the model has ``view_reach`` and the batch no views.
         """
         config = self.config
         static_NCHW, gripper_NCHW = _images(batch.rgb_static), _images(batch.rgb_gripper)
@@ -226,7 +228,7 @@ class WorldModel(nn.Module):
         }
         if self.embedding_seed is not None:
             shown_NU = self.shown(embedding_TBE.flatten(0, 1))
-            if len(batch.view_static):
+            if isinstance(self.embedding_seed, ViewSeed):
                 embedding_loss = self._view_loss(batch, embedding_TBE, generator)
             else:
                 embedding_loss, _ = self._image_loss(shown_NU[chosen], static_NCHW, gripper_NCHW)
@@ -275,14 +277,16 @@ class WorldModel(nn.Module):
     def _view_loss(
         self, batch: Batch, embedding_TBE: torch.Tensor, generator: Generators
     ) -> torch.Tensor:
-        """The image loss of the batch's V views, each drawn of a random frame of its window."""
+        """The image loss of the batch's J views, each drawn of a random frame of its window."""
         assert isinstance(self.embedding_seed, ViewSeed)
         (steps, rows), views = batch.is_first.shape, len(batch.view_static)
-        draw_BV = uniform((rows, views), generator, embedding_TBE.device)
-        looked_VB = (draw_BV.t() * steps).long()
+        if not views:
+            raise ValueError("a model with view_reach needs batches with views")
+        draw_BJ = uniform((rows, views), generator, embedding_TBE.device)
+        looked_JB = (draw_BJ.t() * steps).long()
         row_B = torch.arange(rows, device=embedding_TBE.device)
-        visual_VBV = embedding_TBE[looked_VB, row_B, : self.config.visual_embedding]
-        seed_NU = self.embedding_seed(visual_VBV, batch.view_proprio).flatten(0, 1)
+        visual_JBV = embedding_TBE[looked_JB, row_B, : self.config.visual_embedding]
+        seed_NU = self.embedding_seed(visual_JBV, batch.view_proprio).flatten(0, 1)
         loss, _ = self._image_loss(seed_NU, _images(batch.view_static), _images(batch.view_gripper))
         return loss
 

@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,8 @@ from PIL import Image
 pytest.importorskip("pybullet")
 
 from pipeline.artifacts.layout import Layout
-from pipeline.evaluation import jobs
+from pipeline.evaluation import bench, jobs
+from pipeline.evaluation.rollout import roll_out
 from pipeline.latents.demonstrations import Start
 from pipeline.params import Profile, load_profile
 from pipeline.pictures import clips
@@ -25,6 +26,7 @@ from pipeline.stages import evaluate
 from tests.pipeline.artifact import artifact, remade
 from tests.pipeline.dask_cluster import Cluster, cluster
 from wam.config import PROPRIO_SIZE
+from wam.envs.episode import Episode
 from wam.envs.settings import SimulatorConfig
 from wam.envs.simulator import renderer
 from wam.envs.simulator.play_table import PlayTableEnv
@@ -139,9 +141,20 @@ def test_the_expert_succeeds_and_holding_still_does_not(profile: Profile, layout
     assert origin.items() <= summary["zero"].items()
 
 
-def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: Layout) -> None:
+def test_a_variant_is_evaluated_before_and_after_ppo(
+    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def noted(agent: Any, pool: Any, episodes: Sequence[Episode], *more: Any) -> Any:
+        seen.extend(episode.aftermath for episode in episodes)
+        return roll_out(agent, pool, episodes, *more)
+
+    monkeypatch.setattr(bench, "roll_out", noted)
     short = replace(profile.evaluate, max_steps=10)
     evaluate.run(replace(profile, evaluate=short), layout, "wam")
+    assert set(seen) == {jobs.AFTERMATH}
+    assert read(layout, "wam", "manifest.json")["params"]["aftermath"] == jobs.AFTERMATH
     rows = read(layout, "wam", "summary.json")
     assert [(row["variant"], row["stage"], row["seed"]) for row in rows] == [
         ("wam", "bc", profile.policy.seed),

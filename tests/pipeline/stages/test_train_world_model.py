@@ -210,6 +210,7 @@ def test_a_second_stage_that_is_asked_to_end_goes_on_from_there(
         proprio_state=True,
         embedding_image_scale=1.0,
         seed_match_scale=1.0,
+        view_reach=5,
     )
     profile = replace(profile, world_model=model, refine_world_model=refinement)
     whole = Layout(Path(shutil.copytree(layout.root, tmp_path / "whole")))

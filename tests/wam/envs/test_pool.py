@@ -110,6 +110,17 @@ def test_an_episode_goes_on_for_its_aftermath(starts: list[Episode], pools) -> N
     np.testing.assert_array_equal(seen[0, :until], usual.observations.robot_obs[0, :until])
     assert (np.diff(seen[0, : steps[0], 2]) != 0).all(), "the arm goes on"
     assert (seen[0, steps[0] :] == seen[0, steps[0] - 1]).all()
+    pool.restart({0: starts[0]})
+    again = pool.step(actions(3, 30, 0))
+    assert (again.steps[0], again.aftermath[0], again.over[0]) == (until, 0, True)
+    with EnvPool(STATES, 2) as killed:
+        killed.start([start._replace(aftermath=6) for start in starts])
+        for call, result in enumerate(results):
+            if call == last + 1:
+                kill_worker(killed)
+            repeated = killed.step(actions(3, 4, 0))
+            same(repeated.observations[:2], result.observations[:2])
+            same(repeated[1:], result[1:])
 
 
 def test_a_new_batch_is_not_touched_by_an_earlier_one(starts: list[Episode], pools) -> None:

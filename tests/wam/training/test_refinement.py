@@ -124,8 +124,7 @@ def test_blind_rows_teach_to_dream(model: WorldModel, play: EmbeddedPlay, tmp_pa
         with torch.no_grad():
             actions = torch.stack([play.prev_action[starts + t] for t in range(1, 25)])
             feature = fresh.imagine(state.feature, actions, generator())[-1]
-            assert fresh.embedding_seed is not None
-            shown = fresh.embedding_seed(play.embedding[starts + 24])
+            shown = fresh.shown(play.embedding[starts + 24])
             return float((fresh.decoder.seed(feature) - shown).square().mean() / shown.var())
 
     config = replace(CONFIG, updates=250, batch=16, window=8, components=3, log_every=250)
