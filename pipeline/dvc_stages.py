@@ -50,17 +50,38 @@ def stage_graph(profile: str) -> dict[str, frozenset[str]]:
             f"{DVC_FILE}: vars: profiles does not list '{profile}'; with its name there, DVC knows "
             f"the stages of that profile, as it does those of {', '.join(matrix['profiles'])}"
         )
-    variants = matrix["variants"]
     outs: dict[str, list[str]] = {}
     graph = {}
+    for name, deps, made_here in _expanded(document, profile, matrix["variants"]):
+        makers = [maker for maker, made in outs.items() if set(made) & set(deps)]
+        graph[name] = frozenset(makers)
+        outs[name] = made_here
+    return graph
+
+
+def _absent_inputs(stage: str) -> Iterator[tuple[str, str]]:
+    """What ``stage`` depends on and is not there, each with the stage of its profile that makes
+    it."""
+    document = yaml.safe_load(DVC_FILE.read_text())
+    matrix = {name: values for entry in document["vars"] for name, values in entry.items()}
+    for profile in matrix["profiles"]:
+        stages = list(_expanded(document, profile, matrix["variants"]))
+        makers = {path: name for name, _, outs in stages for path in outs}
+        for name, deps, _ in stages:
+            if name == stage:
+                absent = (path for path in deps if path in makers and not Path(path).exists())
+                yield from ((path, makers[path]) for path in absent)
+
+
+def _expanded(
+    document: Mapping[str, Any], profile: str, variants: Sequence[str]
+) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Name, dependencies and outputs of every stage of ``profile``, in the order of the file."""
     for stage, definition in _of_every_profile(document).items():
         for variant in variants if "variant" in definition["matrix"] else [None]:
             name = f"{stage}@{profile}" + (f"-{variant}" if variant else "")
             deps = _paths(definition.get("deps", []), profile, variant)
-            makers = [maker for maker, made in outs.items() if set(made) & set(deps)]
-            graph[name] = frozenset(makers)
-            outs[name] = _paths(definition["outs"], profile, variant)
-    return graph
+            yield name, deps, _paths(definition["outs"], profile, variant)
 
 
 def chosen_stages(
@@ -214,6 +235,9 @@ def reproduce(
                 last = line
     if not process.returncode:
         return None
+    if absent := list(_absent_inputs(stage)):
+        paths, makers = (", ".join(dict.fromkeys(names)) for names in zip(*absent, strict=True))
+        return f"stage {stage} needs what is not there: {paths}; first: {makers}"
     message = f"stage {stage} failed with status {process.returncode}: {last}"
     if "is not a git repository" in last:
         message += "; 'dvc config --local core.no_scm true' lets DVC do without git"
@@ -226,7 +250,7 @@ def dvc_environment() -> dict[str, str]:
     return {**os.environ, "PATH": path}
 
 
-def _of_every_profile(document: dict[str, Any]) -> dict[str, Any]:
+def _of_every_profile(document: Mapping[str, Any]) -> dict[str, Any]:
     """The definitions of the stages that each profile has."""
     stages = document["stages"].items()
     return {name: stage for name, stage in stages if "profile" in stage.get("matrix", {})}

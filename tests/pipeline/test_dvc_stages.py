@@ -1,5 +1,8 @@
 """Stages run as soon as they can, side by side, and no sooner."""
 
+import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -7,6 +10,8 @@ import pytest
 
 from pipeline.dvc_stages import (
     chosen_stages,
+    dvc_environment,
+    reproduce,
     run_in_order,
     shares,
     stage_graph,
@@ -75,6 +80,28 @@ def test_without_tasks_there_are_stores_and_world_models() -> None:
 def test_an_unknown_stage_is_named() -> None:
     with pytest.raises(WamError, match="stage 'convrt' is not in"):
         chosen_stages("demo", "convrt")
+
+
+def test_a_stage_without_its_inputs_names_what_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[2]
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(root / name, tmp_path)
+    for name in ("pipeline", "wam"):
+        (tmp_path / name).symlink_to(root / name)
+    monkeypatch.chdir(tmp_path)
+    dvc = [sys.executable, "-m", "dvc", "init", "--no-scm", "--quiet"]
+    subprocess.run(dvc, check=True, env=dvc_environment())
+    assert reproduce("featurize@ci-wam", lambda line: None) == (
+        "stage featurize@ci-wam needs what is not there: data/ci/demos, data/ci/store, "
+        "data/ci/world_model/wam; first: extract@ci, convert@ci, train_world_model@ci-wam"
+    )
+    (tmp_path / "data/ci").mkdir(parents=True)
+    (tmp_path / "data/ci/index").write_text("")
+    told = reproduce("convert@ci", lambda line: None)
+    assert told is not None
+    assert "failed with status" in told, "its input is there"
 
 
 def test_independent_stages_run_beside_each_other_and_others_wait() -> None:
