@@ -3,11 +3,12 @@
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -26,7 +27,6 @@ from pipeline.stages import evaluate
 from tests.pipeline.artifact import artifact, remade
 from tests.pipeline.dask_cluster import Cluster, cluster
 from wam.config import PROPRIO_SIZE
-from wam.envs.episode import Episode
 from wam.envs.settings import SimulatorConfig
 from wam.envs.simulator import renderer
 from wam.envs.simulator.play_table import PlayTableEnv
@@ -141,20 +141,12 @@ def test_the_expert_succeeds_and_holding_still_does_not(profile: Profile, layout
     assert origin.items() <= summary["zero"].items()
 
 
-def test_a_variant_is_evaluated_before_and_after_ppo(
-    profile: Profile, layout: Layout, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-
-    def noted(agent: Any, pool: Any, episodes: Sequence[Episode], *more: Any) -> Any:
-        seen.extend(episode.aftermath for episode in episodes)
-        return roll_out(agent, pool, episodes, *more)
-
-    monkeypatch.setattr(bench, "roll_out", noted)
+def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: Layout) -> None:
     short = replace(profile.evaluate, max_steps=10)
-    evaluate.run(replace(profile, evaluate=short), layout, "wam")
-    assert set(seen) == {jobs.AFTERMATH}
-    assert read(layout, "wam", "manifest.json")["params"]["aftermath"] == jobs.AFTERMATH
+    with patch.object(bench, "roll_out", wraps=roll_out) as rolled:
+        evaluate.run(replace(profile, evaluate=short), layout, "wam")
+    seen = {episode.aftermath for call in rolled.call_args_list for episode in call.args[2]}
+    assert seen == {jobs.AFTERMATH}
     rows = read(layout, "wam", "summary.json")
     assert [(row["variant"], row["stage"], row["seed"]) for row in rows] == [
         ("wam", "bc", profile.policy.seed),
