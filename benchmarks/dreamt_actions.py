@@ -25,12 +25,25 @@ from pipeline.params import Profile, load_profile
 from pipeline.store.open import open_store
 from wam.config import CHUNK, VARIANTS
 from wam.envs.filtered import FilteredPool
-from wam.policy.policy import load_policy
-from wam.ppo.imagination import replayed_features
+from wam.policy.policy import Policy, load_policy
+from wam.ppo.imagination import imagined_outcome
+from wam.randomness import Generators
 from wam.reward.classifier import load_reward
 from wam.world_model.load import load_world_model
 
 _CPU = torch.device("cpu")
+
+
+class _Noted:
+    """A policy, sampled as at evaluation, whose chunks [B, 4, 7] are kept."""
+
+    def __init__(self, policy: Policy, ddim_steps: int | None) -> None:
+        self._policy, self._ddim_steps = policy, ddim_steps
+        self.chunks: list[torch.Tensor] = []
+
+    def act(self, feature: torch.Tensor, generator: Generators) -> torch.Tensor:
+        self.chunks.append(self._policy.act(feature, generator, self._ddim_steps))
+        return self.chunks[-1]
 
 
 @torch.no_grad()
@@ -42,12 +55,15 @@ def found(
     data = open_store(layout.store / "validation.zarr").attrs
     simulator = simulator_for(profile, layout.store, data)
     rows = read_json(layout.evaluation(variant) / "rollouts.json")
-    seen = {(row["task"], row["stage"], row["frame_id"]): row["success"] for row in rows}
+    key = ("task", "stage", "seed", "frame_id")
+    seen = {tuple(row[name] for name in key): row["success"] for row in rows}
+    decisions = -(-profile.evaluate.max_steps // CHUNK)
     demos, limit = load_demos(layout.demos), profile.evaluate.max_episodes
-    seed = profile.finetune.seeds[0]
+    tuned = profile.finetune.seeds[0]
+    seeds = {"bc": profile.policy.seed, "ppo": tuned}
     places = {
         "bc": lambda task: layout.policy(variant) / task,
-        "ppo": lambda task: layout.finetune(variant) / task / f"seed-{seed}",
+        "ppo": lambda task: layout.finetune(variant) / task / f"seed-{tuned}",
     }
     with open_pool(simulator, profile.env.workers, cameras=True) as pool:
         for task in tasks:
@@ -55,17 +71,14 @@ def found(
             classifier = load_reward(layout.reward(variant) / task, _CPU)
             own = episodes(task, profile.evaluate.seed, starts)
             for stage, place in places.items():
-                policy = load_policy(place(task), _CPU)
+                policy, of = load_policy(place(task), _CPU), (task, stage, seeds[stage])
                 filtered = FilteredPool(pool, model, normalizer, profile.features.filtering, _CPU)
                 filtered.start(own)
-                feature, random = filtered.feature, filtered.generators
-                dreamt = torch.zeros(len(own), dtype=torch.bool)
-                chunks = []
-                for _ in range(-(-profile.evaluate.max_steps // CHUNK)):
-                    chunks.append(policy.act(feature, random, profile.evaluate.ddim_steps))
-                    feature = replayed_features(model, feature, chunks[-1:], random)[-1]
-                    dreamt |= classifier.success(feature)
-                for chunk in chunks:
+                acting = _Noted(policy, profile.evaluate.ddim_steps)
+                dreamt = imagined_outcome(
+                    model, classifier, acting, filtered.feature, decisions, filtered.generators
+                )
+                for chunk in acting.chunks:
                     result = pool.step(chunk.numpy())
                 told = dreamt.numpy()
                 yield {
@@ -74,7 +87,7 @@ def found(
                     "starts": len(own),
                     "dreamt": float(told.mean()),
                     "executed": float(result.success.mean()),
-                    "seeing": float(np.mean([seen[task, stage, s.frame_id] for s in starts])),
+                    "seeing": float(np.mean([seen[*of, start.frame_id] for start in starts])),
                     "true_dreams": float(result.success[told].mean()) if told.any() else None,
                 }
 

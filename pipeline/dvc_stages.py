@@ -43,8 +43,7 @@ def stage_names() -> list[str]:
 def stage_graph(profile: str) -> dict[str, frozenset[str]]:
     """The stages of ``profile`` in the order of ``dvc.yaml``, a topological one, each with those
     that make what it depends on. Raises WamError for a profile that DVC does not know."""
-    document = yaml.safe_load(DVC_FILE.read_text())
-    matrix = {name: values for entry in document["vars"] for name, values in entry.items()}
+    document, matrix = _document()
     if profile not in matrix["profiles"]:
         raise WamError(
             f"{DVC_FILE}: vars: profiles does not list '{profile}'; with its name there, DVC knows "
@@ -59,11 +58,16 @@ def stage_graph(profile: str) -> dict[str, frozenset[str]]:
     return graph
 
 
+def _document() -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """``dvc.yaml``, and what its matrices run over, by name."""
+    document = yaml.safe_load(DVC_FILE.read_text())
+    return document, {name: values for entry in document["vars"] for name, values in entry.items()}
+
+
 def _absent_inputs(stage: str) -> Iterator[tuple[str, str]]:
     """What ``stage`` depends on and is not there, each with the stage of its profile that makes
     it."""
-    document = yaml.safe_load(DVC_FILE.read_text())
-    matrix = {name: values for entry in document["vars"] for name, values in entry.items()}
+    document, matrix = _document()
     for profile in matrix["profiles"]:
         stages = list(_expanded(document, profile, matrix["variants"]))
         makers = {path: name for name, _, outs in stages for path in outs}

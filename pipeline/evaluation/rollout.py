@@ -102,9 +102,9 @@ def roll_out(
                 scenes.append(torch.zeros(len(episodes), 24, dtype=torch.float64))
             scenes[decision][rows] = torch.from_numpy(result.observations.scene_obs[:, -1])
             decisions[rows] += torch.from_numpy(result.steps > 0).to(agent.device)
-            steps[rows] += result.counted
-            counts = result.counted.tolist()
-            for own, taken, count in zip(executed[rows], result.actions, counts, strict=True):
+            counted = result.counted
+            steps[rows] += counted
+            for own, taken, count in zip(executed[rows], result.actions, counted, strict=True):
                 own.append(taken[:count])
             ended = int((result.success & ~success[rows]).sum())
             tally(ended, ended)
