@@ -48,10 +48,13 @@ def now(device: torch.device) -> float:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread: how sums are split among threads shows in their last bits."""
+def threads(count: int | None) -> Iterator[None]:
+    """Compute with ``count`` threads, None: with as many as before.
+
+    How sums are split among threads shows in their last bits.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

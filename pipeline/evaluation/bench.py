@@ -16,7 +16,7 @@ from pipeline.latents.demonstrations import Start
 from pipeline.params import Profile
 from pipeline.workers import Tell
 from wam.config import CHUNK
-from wam.device import one_thread, resolve
+from wam.device import resolve, threads
 from wam.envs.settings import SimulatorConfig
 from wam.errors import WamError
 from wam.policy.policy import load_policy
@@ -72,7 +72,7 @@ class Bench:
             own = [episode._replace(aftermath=AFTERMATH) for episode in own]
             seeds = [episode.seed for episode in own]
             decisions = -(-evaluate.max_steps // CHUNK)
-            with one_thread():  # as everywhere else: results are to be those of any crew
+            with threads(1):  # as everywhere else: results are to be those of any crew
                 outcome, experience = roll_out(agent, self._pool, own, evaluate.max_steps, tally)
                 replays = agreement.replayed(agent, experience, seeds)
                 found = agreement.verdicts(agent, classifier, experience, replays, seeds, decisions)

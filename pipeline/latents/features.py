@@ -8,6 +8,7 @@ F feature.
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -31,6 +32,9 @@ class SplitFeatures:
     """float32 [S, N, F], predicted from the first feature and the recorded actions"""
     context: torch.Tensor | None
     """float32 [N, F], filtered with the preceding play; None: not made"""
+    glimpsed: torch.Tensor | None
+    """float32 [G, N, F], filtered from the first frame with looks at some frames only; None: not
+    made"""
     action: torch.Tensor
     """float32 [N, 7], executable"""
     label: torch.Tensor
@@ -71,6 +75,7 @@ def no_features(draws: int, feature: int) -> SplitFeatures:
         posterior=latents,
         imagined=latents,
         context=None,
+        glimpsed=None,
         action=torch.zeros(0, 7),
         label=torch.zeros(0, dtype=torch.bool),
         scene_obs=torch.zeros(0, 24),
@@ -78,7 +83,8 @@ def no_features(draws: int, feature: int) -> SplitFeatures:
     )
 
 
-_LATENTS = ("posterior", "imagined", "context")
+_OPTIONAL = ("context", "glimpsed")
+_LATENTS = ("posterior", "imagined", *_OPTIONAL)
 _PARTS = (*SPLITS, "training_play", "validation_play")
 
 
@@ -116,14 +122,14 @@ def load_features(directory: Path, task: str) -> TaskFeatures:
 
 
 def _split(tensors: dict[str, torch.Tensor], split: str, classes: int) -> SplitFeatures:
-    values = {}
+    values: dict[str, Any] = dict.fromkeys(_OPTIONAL)
     for field in fields(SplitFeatures):
         name = f"{split}.{field.name}"
         if field.name not in _LATENTS:
             values[field.name] = tensors[name]
-        elif f"{name}.deter" in tensors or field.name != "context":
+        elif f"{name}.deter" in tensors or field.name not in _OPTIONAL:
             values[field.name] = _unpacked(tensors, name, classes)
-    return SplitFeatures(**{"context": None, **values})  # type: ignore[arg-type]
+    return SplitFeatures(**values)
 
 
 def _packed(name: str, feature: torch.Tensor, config: WorldModelConfig) -> dict[str, torch.Tensor]:

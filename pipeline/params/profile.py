@@ -250,6 +250,10 @@ class Features:
     know little of the scene (docs/policy-learning.md)."""
     context: bool
     """Also store features filtered with the preceding play as context."""
+    glimpses: Annotated[tuple[Share, ...], Len(0, 100)]
+    """For each of these chances a further copy of the demonstrations for cloning, filtered with
+    looks at so many of their frames; none in the paper. A policy that saw every frame of a few
+    demonstrations has learned them by heart, and knows no state of imagination."""
     seed: Seed
 
     @property

@@ -1,8 +1,8 @@
 """Stage ``featurize``: the demonstrations of every task as latents of a frozen world model.
 
 By default a demonstration is filtered anew from its own first frame, because that is how an episode
-begins at evaluation; the filter with the preceding play as context is stored beside it
-(docs/algorithm.md 3.3). Imagined copies follow the recorded actions from the first feature
+begins at evaluation; the filter with the preceding play as context, and filters that look at some
+frames only, are stored beside it (docs/algorithm.md 3.3). Imagined copies follow the recorded actions from the first feature
 (docs/algorithm.md 5.3).
 
 Shapes: T time, D demonstrations, S draws, E embedding, F feature.
@@ -113,14 +113,14 @@ class FeatureMaker:
 
     def task_features(self, task: str, demos: TaskDemos) -> TaskFeatures:
         """The features of all that was extracted for ``task``."""
-        # Behaviour cloning alone uses the context, and only of the training demonstrations.
-        context = self.settings.context
         # Each part has random numbers of its own: it does not depend on the others.
         generators = [
-            task_generator(self.settings.seed, task, self.device, part=part) for part in range(5)
+            task_generator(self.settings.seed, task, self.device, part=part) for part in range(6)
         ]
         return TaskFeatures(
-            training=self._features(task, "training", demos.training, generators[0], context),
+            training=self._features(
+                task, "training", demos.training, generators[0], for_cloning=generators[5]
+            ),
             validation=self._features(task, "validation", demos.validation, generators[1]),
             play_starts=self._play_starts(demos.imagination_starts, generators[2]),
             training_play=self._features(task, "training", demos.training_play, generators[3]),
@@ -136,9 +136,14 @@ class FeatureMaker:
         split: str,
         demos: list[Demo],
         generator: torch.Generator,
-        with_context: bool = False,
+        for_cloning: torch.Generator | None = None,
     ) -> SplitFeatures:
+        """Those of ``demos``; with what behaviour cloning alone uses, if that is given a generator.
+
+        Only the training demonstrations are cloned.
+        """
         settings = self.settings
+        with_context = settings.context and for_cloning is not None
         if not demos:
             return no_features(settings.draws, self.world_model.config.feature)
         data = self._sequences(self.stores[split], demos, CONTEXT_FRAMES if with_context else 0)
@@ -154,7 +159,7 @@ class FeatureMaker:
             settings.filtering,
             settings.draws,
         )
-        first = states.feature[0]
+        posterior, first = states.feature, states.feature[0]
         repeated = action[:-1].repeat(1, settings.draws, 1)
         predicted = self.world_model.imagine(first, repeated, generator)
         imagined = torch.cat([first.unsqueeze(0), predicted])
@@ -167,11 +172,25 @@ class FeatureMaker:
                 self.world_model, data.embedding, data.action, whole, generator, settings.filtering
             )
             context = _by_demo(filtered.feature[data.start :], data.length, 1)[0]
+        glimpsed = None
+        if settings.glimpses and for_cloning is not None:
+            states = filter_embeddings(
+                self.world_model,
+                embedding,
+                action,
+                is_first,
+                for_cloning,
+                settings.filtering,
+                len(settings.glimpses),
+                settings.glimpses,
+            )
+            glimpsed = _by_demo(states.feature, data.length, len(settings.glimpses))
         label = [tasks.achieved(task, scene[0], scene) for scene in data.scene_obs]
         return SplitFeatures(
-            posterior=_by_demo(states.feature, data.length, settings.draws),
+            posterior=_by_demo(posterior, data.length, settings.draws),
             imagined=_by_demo(imagined, data.length, settings.draws),
             context=context,
+            glimpsed=glimpsed,
             action=_by_demo(action, data.length, 1)[0],
             label=torch.from_numpy(np.concatenate(label)),
             scene_obs=torch.from_numpy(np.concatenate(data.scene_obs)).float(),

@@ -91,7 +91,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         ensemble = None
         if config.disagreement_scale and config.seeds:
             source, model = layout.features(variant), world_model.config
-            with devices.one_thread():
+            with devices.threads(1):
                 ensemble = fit_ensemble(target, ENSEMBLE, source, profile, model, device)
 
         make_parts(
@@ -157,7 +157,7 @@ def _train(
     world = World(model, weights_digest(model), ensemble, simulator)
     devices.keep_freed_memory()
     inputs = _load(profile, layout, variant, task, world, device)
-    with devices.one_thread():  # small networks gain nothing; results are those of any crew
+    with devices.threads(1):  # small networks gain nothing; results are those of any crew
         finetune(part, int(seed), inputs, profile)
 
 

@@ -47,7 +47,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
 
 def _train(source: Path, profile: Profile, part: Part) -> None:
     device = devices.resolve(profile.device)
-    with devices.one_thread():  # small networks gain nothing; results are those of any crew
+    with devices.threads(1):  # small networks gain nothing; results are those of any crew
         train_task(part, load_features(source, part.name), profile.policy, device)
 
 
@@ -83,4 +83,7 @@ def train_task(
 
 
 def _chunk_dataset(split: SplitFeatures) -> ChunkDataset:
-    return chunk_dataset(split.posterior, split.context, split.action, split.length)
+    copies = split.posterior
+    if split.glimpsed is not None:
+        copies = torch.cat([copies, split.glimpsed])
+    return chunk_dataset(copies, split.context, split.action, split.length)

@@ -61,7 +61,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
 
 def _train(source: Path, profile: Profile, part: Part) -> None:
     device = devices.resolve(profile.device)
-    with devices.one_thread():  # small networks gain nothing; results are those of any crew
+    with devices.threads(1):  # small networks gain nothing; results are those of any crew
         train_task(part, load_features(source, part.name), profile.reward, device)
 
 

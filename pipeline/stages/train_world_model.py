@@ -63,7 +63,8 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     """
     device = devices.resolve(profile.device)
     devices.keep_freed_memory()
-    with distributed.joined() as ranks:
+    threads = devices.threads(profile.train_world_model.threads)
+    with threads, distributed.joined() as ranks:
         _run(profile, layout, variant, device, ranks)
 
 

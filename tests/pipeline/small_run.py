@@ -51,6 +51,7 @@ def make_split(demos: int, random: torch.Generator) -> SplitFeatures:
         posterior=posterior,
         imagined=imagined,
         context=random_features((frames,), random),
+        glimpsed=random_features((1, frames), random),
         action=executable(torch.rand(frames, 7, generator=random) * 2 - 1),
         label=label,
         scene_obs=torch.zeros(frames, 24),

@@ -25,7 +25,8 @@ class ChunkDataset(NamedTuple):
     """All (feature, next four actions) pairs of a set of demonstrations."""
 
     features: torch.Tensor
-    """float32 [S, N, F], filtered from each demonstration's own first frame"""
+    """float32 [S, N, F], filtered from each demonstration's own first frame, with looks at every
+    frame or at some"""
     context: torch.Tensor | None
     """float32 [N, F], filtered with the preceding play; None: not recorded"""
     chunks: torch.Tensor

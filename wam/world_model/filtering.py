@@ -10,7 +10,7 @@ import torch
 
 from wam.actions import executable
 from wam.config import ACTION_SIZE, FILTERING, Filtering
-from wam.randomness import Generators, RankGenerator
+from wam.randomness import Generators, RankGenerator, uniform
 from wam.world_model.model import WorldModel
 from wam.world_model.rssm import RssmState
 
@@ -105,20 +105,33 @@ def filter_embeddings(
     generator: Generators,
     filtering: Filtering = FILTERING,
     draws: int = 1,
+    glimpses: Sequence[float] | None = None,
 ) -> RssmState:
     """Posterior states of sequences whose images were embedded before, several draws per row.
 
     ``embedding`` [T, B, E]; ``action`` float32 [T, B, 7], ``action[t]`` executed after frame t.
     ``is_first`` bool [T, B] resets a row wherever set, so that rows may begin at different times.
     The same numbers as an :class:`OnlineFilter` fed with the same frames and generators. The result
-    is [T, S * B, ...], draw by draw.
+    is [T, S * B, ...], draw by draw. With ``glimpses``, a chance for each draw, its rows look at a
+    frame with that chance and at first frames; where they do not look, the state goes on with what
+    the prior predicts.
     """
-    state = world_model.initial(embedding.shape[1] * draws, embedding.device)
+    rows, device = embedding.shape[1], embedding.device
+    state = world_model.initial(rows * draws, device)
+    if glimpses is not None:
+        chance = torch.tensor(glimpses, device=device).repeat_interleave(rows)
     states = []
     for t in range(len(embedding)):
         prev_action = (action[t - 1] if t else torch.zeros_like(action[0])).repeat(draws, 1)
         seen, first = embedding[t].repeat(draws, 1), is_first[t].repeat(draws)
-        state = filter_step(world_model, state, seen, prev_action, first, generator, filtering)
+        last = state
+        state = filter_step(world_model, last, seen, prev_action, first, generator, filtering)
+        if glimpses is not None:
+            action_t = executable(prev_action)
+            blind = world_model.imagine_step(last, action_t, generator, filtering.sample)
+            looks = first | (uniform((rows * draws,), generator, device) < chance)
+            pairs = zip(state, blind, strict=True)
+            state = RssmState(*(torch.where(looks.unsqueeze(-1), *pair) for pair in pairs))
         states.append(state)
     return RssmState(*(torch.stack(part) for part in zip(*states, strict=True)))
 

@@ -42,9 +42,11 @@ def test_probabilities_come_back_to_half_precision(tmp_path: Path) -> None:
 
 def test_features_without_context_are_complete(tmp_path: Path) -> None:
     features = make_features()
-    features = replace(features, training=replace(features.training, context=None))
+    training = replace(features.training, context=None, glimpsed=None)
+    features = replace(features, training=training)
     save_features(tmp_path / TASK, features, CONFIG)
-    assert load_features(tmp_path, TASK).training.context is None
+    loaded = load_features(tmp_path, TASK).training
+    assert loaded.context is None and loaded.glimpsed is None
 
 
 def test_missing_features_are_named(tmp_path: Path) -> None:

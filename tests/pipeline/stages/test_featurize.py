@@ -45,7 +45,9 @@ def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
     }
     stores["training"].arrays["scene_obs"][24:, 1] = 0.0
     model = WorldModel(CONFIG).eval()
-    settings = Features(draws=2, sample="mode", burn_in=0, context=True, seed=0)
+    settings = Features(
+        draws=2, sample="mode", burn_in=0, context=True, glimpses=(1.0, 0.0), seed=0
+    )
     demos = TaskDemos(
         training=[Demo(start=20, stop=30, episode_start=5), Demo(40, 47, 40)],
         validation=[Demo(3, 12, 0)],
@@ -83,6 +85,16 @@ def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
     assert CONTEXT_FRAMES > 15
     check(training.context[:10], expected(store, 5, 30)[15:])
     check(training.context[10:], expected(store, 40, 47))
+    # One copy looks at every frame, one at the first alone.
+    assert training.glimpsed is not None
+    check(training.glimpsed[0], training.posterior[0])
+    state, blind = model.split(training.posterior[0, 10:11]), training.glimpsed[1, 10:]
+    check(blind[0], state.feature[0])
+    for frame in range(1, 7):
+        action = training.action[9 + frame : 10 + frame]
+        state = model.imagine_step(state, action, torch.Generator(), "mode")
+        check(blind[frame], state.feature[0])
+    assert features.validation.glimpsed is None
     check(features.validation.posterior[0], expected(stores["validation"], 3, 12))
     play = features.training_play
     check(play.posterior[1], expected(stores["training"], 22, 28))

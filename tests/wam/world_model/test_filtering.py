@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tests.wam.world_model.sequences import filter_sequence
+from wam.actions import executable
 from wam.config import Filtering, WorldModelConfig
 from wam.randomness import row_generators
 from wam.world_model.filtering import Observation, OnlineFilter, filter_embeddings
@@ -123,6 +124,29 @@ def test_draws_are_repetitions_with_their_own_noise(world_model, recording) -> N
     # The first deterministic state comes from the zero state and no action: the same in all draws.
     deter = states.deter[0].unflatten(0, (2, ROWS))
     torch.testing.assert_close(deter[0], deter[1])
+
+
+def test_glimpses_are_looks_at_some_frames_with_the_prior_between(world_model, recording) -> None:
+    observation, action = recording
+    embedding = world_model.embed(*observation)[1]
+    is_first = torch.zeros(STEPS, ROWS, dtype=torch.bool)
+    is_first[0] = True
+    filtering = Filtering("mode")
+
+    def filtered(*chances: float) -> torch.Tensor:
+        random, draws = torch.Generator().manual_seed(0), len(chances)
+        given = embedding, action, is_first, random, filtering, draws, chances
+        return filter_embeddings(world_model, *given).feature.unflatten(1, (draws, ROWS))
+
+    every, never, some = filtered(1.0, 0.0, 0.5).unbind(1)
+    seen = filter_sequence(world_model, observation, action, torch.Generator(), filtering).feature
+    torch.testing.assert_close(every, seen)
+    blind = world_model.imagine(seen[0], executable(action[:-1]), torch.Generator(), "mode")
+    torch.testing.assert_close(never, torch.cat([seen[:1], blind]))
+    # Up to its first look a row is as if it never looked, from then on as nothing else.
+    looks = (some != never).any(-1).float().cummax(0).values
+    assert looks[0].max() == 0 and 0 < looks[-1].mean()
+    assert looks[1].mean() < 1 and not torch.equal(some, every)
 
 
 def test_a_step_before_the_reset_is_refused(world_model, recording) -> None:
