@@ -34,8 +34,15 @@ class Verdicts(NamedTuple):
     finds success"""
     replayed_score: torch.Tensor
     """float64 [B], the highest probability of success that it gives in a dream, averaged over R"""
-    imagined: torch.Tensor
-    """bool [B], it finds success where the policy itself acts in imagination from that feature"""
+
+
+class Dream(NamedTuple):
+    """What a policy does in imagination from the first features of B episodes."""
+
+    success: torch.Tensor
+    """bool [B], the classifier finds success"""
+    chunks: Sequence[torch.Tensor]
+    """D times float32 [B, 4, 7], executable actions"""
 
 
 class Movements(NamedTuple):
@@ -53,28 +60,36 @@ def verdicts(
     classifier: SuccessClassifier,
     experience: Experience,
     replays: torch.Tensor,
-    seeds: Sequence[int],
-    max_decisions: int,
 ) -> Verdicts:
-    """The models' view of ``experience`` and of its :func:`replayed` features; ``seeds`` give every
-    episode its own random numbers."""
+    """The models' view of ``experience`` and of its :func:`replayed` features."""
     lasted = _lasted(experience)
-    imagined = imagined_outcome(
-        agent.world_model,
-        classifier,
-        _Sampler(agent),
-        experience.first,
-        max_decisions,
-        row_generators(seeds, agent.device),
-    )
     probability = classifier.probability(replays)
     highest = probability.masked_fill(~lasted, 0.0).amax(1)
     return Verdicts(
         recognised=(classifier.success(experience.features) & lasted).any(0),
         replayed=(highest >= classifier.threshold).double().mean(0),
         replayed_score=highest.double().mean(0),
-        imagined=imagined,
     )
+
+
+@torch.no_grad()
+def dream(
+    agent: Agent,
+    classifier: SuccessClassifier,
+    first: torch.Tensor,
+    seeds: Sequence[int],
+    max_decisions: int,
+) -> Dream:
+    """Let ``agent`` act in imagination from the features ``first`` [B, F].
+
+    ``seeds`` give every episode its own random numbers.
+    """
+    sampler = _Sampler(agent)
+    generators = row_generators(seeds, agent.device)
+    success = imagined_outcome(
+        agent.world_model, classifier, sampler, first, max_decisions, generators
+    )
+    return Dream(success, sampler.chunks)
 
 
 @torch.no_grad()
@@ -136,10 +151,12 @@ def _linear(
 
 
 class _Sampler:
-    """The agent's policy, sampled in imagination as in the simulator."""
+    """The agent's policy, sampled in imagination as in the simulator; keeps what it did."""
 
     def __init__(self, agent: Agent) -> None:
         self._policy, self._ddim_steps = agent.policy, agent.ddim_steps
+        self.chunks: list[torch.Tensor] = []
 
     def act(self, feature: torch.Tensor, generator: Generators) -> torch.Tensor:
-        return self._policy.act(feature, generator, self._ddim_steps)
+        self.chunks.append(self._policy.act(feature, generator, self._ddim_steps))
+        return self.chunks[-1]

@@ -10,7 +10,7 @@ import torch
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation import agreement
 from pipeline.evaluation.jobs import AFTERMATH, EvaluationJob, episodes
-from pipeline.evaluation.rollout import Agent, Tally, roll_out, run_control
+from pipeline.evaluation.rollout import Agent, Tally, execute, roll_out, run_control
 from pipeline.evaluation.simulator import open_pool
 from pipeline.latents.demonstrations import Start
 from pipeline.params import Profile
@@ -48,15 +48,20 @@ class Bench:
     ) -> None:
         self._profile, self._layout = profile, layout
         self._device = resolve(profile.device)
+        # What is done without looking needs no images, which are most of a simulator's work.
+        self._blind = open_pool(simulator, profile.env.workers, cameras=False)
+        self._pools = [self._blind]
         if variant is not None:
             self._model = load_world_model(layout.world_model(variant), self._device)
-        self._pool = open_pool(simulator, profile.env.workers, cameras=variant is not None)
+            self._seeing = open_pool(simulator, profile.env.workers)
+            self._pools.append(self._seeing)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
 
     def roll_out(self, work: Work, tell: Tell) -> tuple[EvaluationJob, KeptRollouts]:
         """Let the job's policy act from all starts."""
@@ -65,18 +70,23 @@ class Bench:
         own = episodes(job.task, evaluate.seed, starts)
         seen: dict[str, list[Any]] = {}
         if job.variant is None:
-            outcome = run_control(job.stage, self._pool, own, evaluate.max_steps, tally)
+            outcome = run_control(job.stage, self._blind, own, evaluate.max_steps, tally)
         else:
             agent = self._agent(job)
             classifier = load_reward(self._layout.reward(job.variant) / job.task, self._device)
-            own = [episode._replace(aftermath=AFTERMATH) for episode in own]
+            longer = [episode._replace(aftermath=AFTERMATH) for episode in own]
             seeds = [episode.seed for episode in own]
             decisions = -(-evaluate.max_steps // CHUNK)
             with threads(1):  # as everywhere else: results are to be those of any crew
-                outcome, experience = roll_out(agent, self._pool, own, evaluate.max_steps, tally)
+                outcome, experience = roll_out(
+                    agent, self._seeing, longer, evaluate.max_steps, tally
+                )
                 replays = agreement.replayed(agent, experience, seeds)
-                found = agreement.verdicts(agent, classifier, experience, replays, seeds, decisions)
+                found = agreement.verdicts(agent, classifier, experience, replays)
                 seen = {name: flags.tolist() for name, flags in found._asdict().items()}
+                dream = agreement.dream(agent, classifier, experience.first, seeds, decisions)
+                seen["imagined"] = dream.success.tolist()
+                seen["executed"] = execute(self._blind, own, dream.chunks).tolist()
                 if isinstance(rule := RULES[job.task], Move):
                     begun = np.stack([episode.scene_obs for episode in own])
                     start = torch.from_numpy(begun).to(self._device)

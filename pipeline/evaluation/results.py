@@ -96,6 +96,10 @@ class Agreement(NamedTuple):
     """Share of the successes' replays that fail"""
     imagined_success: float
     """Share of the starts from which the policy succeeds when it acts in imagination itself"""
+    executed_success: float
+    """Share of the starts from which what it does there succeeds in the simulator, not looked at"""
+    dreams_true: float | None
+    """Of the starts with imagined success, the share with executed success"""
 
 
 class Difference(NamedTuple):
@@ -247,9 +251,9 @@ def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:
     """The figures of ``rollouts``; None for none, and for a control's, which have no verdicts."""
     if not rollouts or not all("imagined" in rollout for rollout in rollouts):
         return None
-    success, recognised, replayed, score, imagined = (
-        np.array([rollout[name] for rollout in rollouts], float)
-        for name in ("success", "recognised", "replayed", "replayed_score", "imagined")
+    names = ("success", "recognised", "replayed", "replayed_score", "imagined", "executed")
+    success, recognised, replayed, score, imagined, executed = (
+        np.array([rollout[name] for rollout in rollouts], float) for name in names
     )
     alarms, hits = replayed[success == 0], replayed[success == 1]
     auc = balanced = None
@@ -268,6 +272,8 @@ def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:
         false_alarms=_share(alarms.sum(), len(alarms)),
         misses=_share((1 - hits).sum(), len(hits)),
         imagined_success=float(imagined.mean()),
+        executed_success=float(executed.mean()),
+        dreams_true=_share((imagined * executed).sum(), imagined.sum()),
     )
 
 

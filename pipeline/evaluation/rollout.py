@@ -117,6 +117,18 @@ def roll_out(
     return Outcome(success, steps, [np.concatenate(own) for own in executed]), experience
 
 
+def execute(
+    pool: EnvPool, episodes: Sequence[Episode], chunks: Sequence[torch.Tensor]
+) -> np.ndarray:
+    """bool [B], which of the episodes succeed by D ``chunks`` [B, 4, 7] that were chosen before."""
+    success = np.zeros(len(episodes), bool)
+    for rows in pool.groups(len(episodes)):
+        pool.start(episodes[rows])
+        for chunk in chunks:
+            success[rows] = pool.step(chunk[rows].cpu().numpy()).success
+    return success
+
+
 def _keep(kept: list[torch.Tensor], at: int, rows: slice, values: torch.Tensor) -> None:
     """Put the ``rows`` of ``values`` [B, ...] in place ``at``, which may be the next one."""
     if at == len(kept):

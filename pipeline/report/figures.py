@@ -158,7 +158,8 @@ def _row(row: Sequence[Panel], description: str, width: float) -> Markup:
 def imagined_against_simulated(results: Results) -> Markup | None:
     """From a hollow mark, the success that a world model promises, to a full one, the simulator's.
 
-    A line per task and policy; None without any.
+    A line per task and policy; None without any. A small mark is for what is done in the dream,
+    executed in the simulator without looking.
     """
     keys = list(results.agreement)
     if not keys:
@@ -172,12 +173,15 @@ def imagined_against_simulated(results: Results) -> Markup | None:
         axes.plot([imagined, simulated], [place] * 2, color=tint, alpha=0.4, linewidth=3)
         axes.scatter(imagined, place, s=46, facecolor="none", edgecolor=tint, linewidth=1.6)
         axes.scatter(simulated, place, s=46, color=tint, zorder=3)
+        unseen = results.agreement[task, policy].executed_success
+        axes.scatter(unseen, place, s=22, marker="D", color=tint, edgecolor="white", zorder=4)
     _name_lines(axes, keys)
     axes.set_xlim(-0.03, 1.03)
     axes.xaxis.set_major_formatter(ticker.PercentFormatter(1.0))
     axes.scatter([], [], s=46, facecolor="none", edgecolor=_FAINT, label="imagined")
+    axes.scatter([], [], s=22, marker="D", color=_FAINT, label="the same actions, simulated")
     axes.scatter([], [], s=46, color=_FAINT, label="simulated")
-    figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2)
+    figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2)
     return _svg(figure, "imagined against simulated success")
 
 

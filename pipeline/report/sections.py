@@ -112,6 +112,8 @@ def agreement(results: Results) -> TextTable:
             "policy": policy.label,
             "simulated": f"{results.cells[task, policy].rate.value:.0%}",
             "imagined": f"{found.imagined_success:.0%}",
+            "done unseen": f"{found.executed_success:.0%}",
+            "true dreams": formatted(found.dreams_true, "{:.0%}"),
             "area under ROC": formatted(found.replayed_auc, "{:.2f}"),
             "balanced accuracy": formatted(found.replayed_balanced_accuracy, "{:.2f}"),
             "bias": f"{100 * found.replayed_bias:+.0f}",

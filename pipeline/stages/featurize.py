@@ -1,9 +1,9 @@
 """Stage ``featurize``: the demonstrations of every task as latents of a frozen world model.
 
 By default a demonstration is filtered anew from its own first frame, because that is how an episode
-begins at evaluation; the filter with the preceding play as context, and filters that look at some
-frames only, are stored beside it (docs/algorithm.md 3.3). Imagined copies follow the recorded actions from the first feature
-(docs/algorithm.md 5.3).
+begins at evaluation; filters with the preceding play as context, and with looks at some frames
+only, are stored beside it (docs/algorithm.md 3.3). Imagined copies follow the recorded actions from
+the first feature (docs/algorithm.md 5.3).
 
 Shapes: T time, D demonstrations, S draws, E embedding, F feature.
 """

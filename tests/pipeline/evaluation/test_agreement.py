@@ -3,7 +3,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from pipeline.evaluation.agreement import REPLAYS, Verdicts, movements, replayed, verdicts
+from pipeline.evaluation.agreement import REPLAYS, dream, movements, replayed, verdicts
 from pipeline.evaluation.results import agreement_of
 from pipeline.evaluation.rollout import Agent, Experience
 from wam.randomness import Generators, normal
@@ -69,27 +69,30 @@ def experience(seen: list[list[float]], added: list[list[float]], decisions: lis
     )
 
 
-def asked(real: Experience, policy: Always, decisions: int) -> Verdicts:
-    agent, seeds = make_agent(policy), list(range(len(real.decisions)))
-    replays = replayed(agent, real, seeds)
-    return verdicts(agent, AtLeastSix(), real, replays, seeds, decisions)  # type: ignore[arg-type]
-
-
 def test_each_link_is_asked_of_what_really_happened() -> None:
     real = experience(
         seen=[[2.0, 7.0, 3.0], [6.0, 7.0, 5.0], [9.0, 9.0, 9.0]],
         added=[[3.0, 3.0, 1.0], [1.0, 3.0, 1.0], [9.0, 9.0, 9.0]],
         decisions=[3, 2, 2],
     )
-    policy = Always(2.0)
-    found = asked(real, policy, 3)
+    agent = make_agent(Always(2.0))
+    found = verdicts(agent, AtLeastSix(), real, replayed(agent, real, range(3)))  # type: ignore[arg-type]
     # The third episode ended before its third decision: what was recorded then does not count.
     assert found.recognised.tolist() == [True, True, False]
     assert found.replayed.tolist() == [1, 1, 0]
     assert found.replayed_score.tolist() == pytest.approx([1.3, 0.6, 0.2])
-    assert found.imagined.tolist() == [True, True, True]
+
+
+def test_a_dream_is_what_the_policy_does_in_it() -> None:
+    policy, first = Always(2.0), torch.tensor([[0.0], [4.0], [1.0]])
+
+    def dreamt(decisions: int) -> tuple[list[bool], list[float]]:
+        found = dream(make_agent(policy), AtLeastSix(), first, range(3), decisions)  # type: ignore[arg-type]
+        return found.success.tolist(), [float(chunk[0, :, 0].sum()) for chunk in found.chunks]
+
+    assert dreamt(3) == ([True, True, True], [2.0, 2.0, 2.0])
     assert policy.ddim_steps == {5}
-    assert not asked(real, policy, 2).imagined.any()
+    assert dreamt(2) == ([False, True, False], [2.0, 2.0])
 
 
 def test_figures_are_those_of_the_confusion_matrix() -> None:
@@ -98,10 +101,11 @@ def test_figures_are_those_of_the_confusion_matrix() -> None:
     replayed = [1.0, 0.75, 0.25, 0.5, 0.0]
     score = [0.9, 0.8, 0.6, 0.7, 0.1]
     imagined = [True, True, True, True, False]
-    names = ("success", "recognised", "replayed", "replayed_score", "imagined")
+    executed = [True, False, True, True, True]
+    names = ("success", "recognised", "replayed", "replayed_score", "imagined", "executed")
     rollouts = [
         dict(zip(names, row, strict=True))
-        for row in zip(truth, recognised, replayed, score, imagined, strict=True)
+        for row in zip(truth, recognised, replayed, score, imagined, executed, strict=True)
     ]
     figures = agreement_of(rollouts)
     assert figures is not None
@@ -115,13 +119,15 @@ def test_figures_are_those_of_the_confusion_matrix() -> None:
     assert figures.false_alarms == pytest.approx(0.25)
     assert figures.misses == pytest.approx(1 / 3)
     assert figures.imagined_success == pytest.approx(0.8)
+    assert figures.executed_success == pytest.approx(0.8)
+    assert figures.dreams_true == pytest.approx(3 / 4)
 
 
 def test_what_was_never_claimed_has_no_precision() -> None:
     nothing = {"success": False, "recognised": False, "replayed": 0.0, "imagined": False}
-    nothing["replayed_score"] = 0.0
+    nothing |= {"replayed_score": 0.0, "executed": False}
     figures = agreement_of([nothing])
-    assert figures == (None, None, None, None, 0, None, 0, None, 0)
+    assert figures == (None, None, None, None, 0, None, 0, None, 0, 0, None)
     assert agreement_of([{"success": True}]) is None
 
 
@@ -152,7 +158,7 @@ def test_a_dream_that_moves_what_stayed_is_told() -> None:
 
 def test_phantom_moves_are_a_share_of_what_stayed() -> None:
     row = {"task": "open_drawer", "success": False, "recognised": False, "replayed": 0.0}
-    row |= {"replayed_score": 0.0, "imagined": False}
+    row |= {"replayed_score": 0.0, "imagined": False, "executed": False}
     ways = [(0.0, 0.07), (0.004, 0.05), (0.0, 0.01), (0.05, 0.2)]
     figures = agreement_of([row | {"moved": m, "dreamt": d} for m, d in ways])
     assert figures is not None
@@ -177,8 +183,7 @@ def test_replays_differ_and_follow_from_the_episodes_seeds() -> None:
     agent = make_agent(Always(2.0))._replace(world_model=Drifting())  # type: ignore[arg-type]
 
     def shares(seeds: list[int]) -> list[float]:
-        replays = replayed(agent, real, seeds)
-        found = verdicts(agent, AtLeastSix(), real, replays, seeds, 1)  # type: ignore[arg-type]
+        found = verdicts(agent, AtLeastSix(), real, replayed(agent, real, seeds))  # type: ignore[arg-type]
         return found.replayed.tolist()
 
     found = shares([1, 2])

@@ -10,9 +10,9 @@ import torch
 
 pytest.importorskip("pybullet")
 
-from pipeline.evaluation.rollout import Agent, Experience, Outcome, roll_out, run_control
+from pipeline.evaluation.rollout import Agent, Experience, Outcome, execute, roll_out, run_control
 from tests.pipeline.small_run import CONFIG
-from tests.wam.button import PIXELS, episodes, processes, recorded
+from tests.wam.button import PIXELS, STATES, episodes, processes, recorded
 from wam.config import PROPRIO_SIZE, Filtering
 from wam.envs.episode import Episode
 from wam.envs.pool import EnvPool
@@ -122,6 +122,19 @@ def test_an_aftermath_changes_no_outcome(agent: Agent, starts: list[Episode]) ->
     # An episode that succeeds in its last step has no time for an aftermath.
     assert short.success[0]
     assert cut.decisions[0] == experience.decisions[0]
+
+
+def test_what_was_done_once_is_executed_without_looking(
+    agent: Agent, starts: list[Episode], tmp_path: Path
+) -> None:
+    with EnvPool(PIXELS, 2) as pool:
+        outcome, experience = roll_out(agent, pool, starts, STEPS, lambda *more: None)
+    for make, workers in ((STATES, 2), (STATES, COUNT), (partial(recorded, tmp_path / "log"), 2)):
+        with EnvPool(make, workers, fresh_processes=make is not STATES) as pool:
+            success = execute(pool, starts, experience.chunks)
+        np.testing.assert_array_equal(success, outcome.success)
+    with EnvPool(STATES, 2) as pool:
+        assert not execute(pool, starts, experience.chunks[:1]).any()
 
 
 def test_controls_go_through_the_groups_too(starts: list[Episode], tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def make_evaluation(
                 ]
                 if variant:
                     for row in rows:
-                        for view in ("recognised", "imagined"):
+                        for view in ("recognised", "imagined", "executed"):
                             row[view] = bool(row["success"] ^ (rng.random() < 0.1))
                         row["replayed"] = rng.binomial(16, 0.8 if row["success"] else 0.3) / 16
                         row["replayed_score"] = row["replayed"]

@@ -57,6 +57,7 @@ def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: 
     figures = agreement_of(chosen)
     assert figures is not None and figures.replayed_auc is not None
     cells = [f"{share:.0%}" for share in shares]
+    cells += [f"{figures.executed_success:.0%}", f"{figures.dreams_true:.0%}"]
     cells += [f"{figures.replayed_auc:.2f}", f"{figures.replayed_balanced_accuracy:.2f}"]
     cells += [f"{100 * figures.replayed_bias:+.0f}"]
     assert "".join(f"<td>{cell}</td>" for cell in ("WAM PPO", *cells)) in text
@@ -97,7 +98,9 @@ def test_warnings_stand_beside_the_numbers_that_they_concern(
         ((0.9, -0.2), "dreams too badly"),
         ((None, 0.2), "dreams too well"),
     ):
-        found = Agreement(None, None, figures[0], None, figures[1], None, None, None, 0.5)
+        found = Agreement(
+            None, None, figures[0], None, figures[1], None, None, None, 0.5, 0.5, None
+        )
         assert sections._distrust(found) == words
 
 

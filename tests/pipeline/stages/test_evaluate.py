@@ -145,8 +145,8 @@ def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: L
     short = replace(profile.evaluate, max_steps=10)
     with patch.object(bench, "roll_out", wraps=roll_out) as rolled:
         evaluate.run(replace(profile, evaluate=short), layout, "wam")
-    seen = {episode.aftermath for call in rolled.call_args_list for episode in call.args[2]}
-    assert seen == {jobs.AFTERMATH}
+    starts = [start for call in rolled.mock_calls for start in call.args[2]]
+    assert {start.aftermath for start in starts} == {jobs.AFTERMATH}
     rows = read(layout, "wam", "summary.json")
     assert [(row["variant"], row["stage"], row["seed"]) for row in rows] == [
         ("wam", "bc", profile.policy.seed),
@@ -155,7 +155,8 @@ def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: L
     assert all(0 <= row["imagined_success"] <= 1 for row in rows)
     assert all(-1 <= row["replayed_bias"] <= 1 for row in rows)
     rollouts = read(layout, "wam", "rollouts.json")
-    assert {type(row[name]) for row in rollouts for name in ("recognised", "imagined")} == {bool}
+    seen = ("recognised", "imagined", "executed")
+    assert {type(row[name]) for row in rollouts for name in seen} == {bool}
     assert all(0 <= row["replayed"] <= 1 for row in rollouts)
     clips = sorted(path.name for path in layout.evaluation("wam").glob("*.webp"))
     assert clips == [f"{TASK}-bc.webp", f"{TASK}-ppo.webp"]
