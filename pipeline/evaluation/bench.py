@@ -113,9 +113,10 @@ class Bench:
         place = self._layout.policy(job.variant) / job.task
         if job.stage != "bc":
             place = self._layout.finetune(job.variant) / job.task / f"seed-{job.seed}"
-        features = self._profile.features
-        policy, steps = load_policy(place, self._device), self._profile.evaluate.ddim_steps
-        return Agent(*self._model, policy, features.filtering, self._device, steps)
+        evaluate, filtering = self._profile.evaluate, self._profile.features.filtering
+        sampled = evaluate.ddim_steps, evaluate.look_every
+        policy = load_policy(place, self._device)
+        return Agent(*self._model, policy, filtering, self._device, *sampled)
 
 
 def roll_out_alone(

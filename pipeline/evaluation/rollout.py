@@ -38,7 +38,7 @@ class Experience(NamedTuple):
     """D times float32 [B, 4, 7], executable actions, fewer than 4 where the steps ran out; the last
     ones of an episode that succeeded may not all have been executed"""
     features: torch.Tensor
-    """float32 [D, B, F], feature of the last observation of every chunk"""
+    """float32 [D, B, F], of the last observation of every chunk, with every frame seen"""
     decisions: torch.Tensor
     """int64 [B], how many decisions each episode lasted, with its aftermath; chunks, features and
     scenes behind them mean nothing"""
@@ -67,6 +67,8 @@ class Agent(NamedTuple):
     device: torch.device
     ddim_steps: int | None = None
     """Deterministic steps of the policy's sampler; None: all the stochastic ones."""
+    look_every: int = 1
+    """Frames between two looks; 0: at the first frame alone."""
 
 
 def roll_out(
@@ -74,12 +76,18 @@ def roll_out(
 ) -> tuple[Outcome, Experience]:
     """Let ``agent`` act from every start, in chunks executed open loop (docs/algorithm.md 3.4).
 
-    The chunk is executed step by step; the filter sees every observation, the policy only the
-    feature of the last one. An episode succeeds once, and ends with the aftermath of that or after
-    ``max_steps`` steps; the outcome knows nothing of an aftermath, the experience holds it.
+    The chunk is executed step by step, and the policy acts on the feature behind the last one, of
+    all observations or of those that the agent looks at. An episode succeeds once, and ends with
+    the aftermath of that or after ``max_steps`` steps; the outcome knows nothing of an aftermath,
+    the experience holds it.
     """
     filtered = FilteredPool(
-        pool, agent.world_model, agent.normalizer, agent.filtering, agent.device
+        pool,
+        agent.world_model,
+        agent.normalizer,
+        agent.filtering,
+        agent.device,
+        agent.look_every,
     )
     steps = np.zeros(len(episodes), np.int64)
     success = np.zeros(len(episodes), bool)
@@ -97,7 +105,7 @@ def roll_out(
             chunk = chunk[:, : max_steps - start]
             result = filtered.step(chunk)
             _keep(chunks, decision, rows, chunk)
-            _keep(features, decision, rows, filtered.feature)
+            _keep(features, decision, rows, filtered.seen)
             if decision == len(scenes):
                 scenes.append(torch.zeros(len(episodes), 24, dtype=torch.float64))
             scenes[decision][rows] = torch.from_numpy(result.observations.scene_obs[:, -1])

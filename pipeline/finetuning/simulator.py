@@ -56,7 +56,12 @@ class Simulator:
         self._pool = open_pool(self.config, profile.env.workers)
         self.world_model = world_model
         self._filtered = FilteredPool(
-            self._pool, world_model, normalizer, profile.features.filtering, device
+            self._pool,
+            world_model,
+            normalizer,
+            profile.features.filtering,
+            device,
+            profile.evaluate.look_every,
         )
 
     def __enter__(self) -> Self:

@@ -272,6 +272,9 @@ class Evaluate:
     ddim_steps: Count | None
     """Sample actions with so many deterministic DDIM steps, spread over the denoising steps that
     the policy learned; null: with all of these and their noise, as the paper does."""
+    look_every: CountFromZero
+    """Frames between two looks of a policy, which in between acts on what the world model predicts;
+    1: at every frame, as in the paper; 0: at the first frame alone (docs/policy-learning.md)."""
     clips: bool
     seed: Seed
 

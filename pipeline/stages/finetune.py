@@ -75,7 +75,11 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
             "scene": simulator.config.scene,
             "differs_from_data": simulator.differs,
         }
-        params |= {"env": simulator.config, "filtering": profile.features.filtering._asdict()}
+        params |= {
+            "env": simulator.config,
+            "filtering": profile.features.filtering._asdict(),
+            "look_every": profile.evaluate.look_every,
+        }
         inputs["demos"] = manifests.fingerprint(layout.demos, "extract")
     elif config.seeds:
         check_rewards(layout.reward(variant), profile)

@@ -21,12 +21,12 @@ from wam.world_model.model import WorldModel
 
 
 class FilteredPool:
-    """A pool's episodes with their features; the filter sees every observation.
+    """A pool's episodes with their features, as an :class:`OnlineFilter` makes them.
 
     ``generators`` holds one generator per episode, seeded with the episode's seed, from which the
-    filter draws. ``feature`` float32 [B, F] is that of the last observation of every episode, which
-    for one that is over is the last that there was. A model with distractors sees
-    images that are disturbed by the episode's seed and age.
+    filter draws. ``feature`` float32 [B, F] is what a policy acts on, ``seen`` that of the last
+    observation of every episode, which for one that is over is the last that there was. A model
+    with distractors sees images that are disturbed by the episode's seed and age.
 
     Where only some rows' episodes run, the filter has all B rows nevertheless, and the others mean
     nothing: the last bits of a row depend on the size of its batch, but on no other row.
@@ -39,15 +39,19 @@ class FilteredPool:
         normalizer: ProprioNormalizer,
         filtering: Filtering,
         device: torch.device,
+        look_every: int = 1,
     ) -> None:
         """``pool`` makes images of the model's size."""
+        self._look_every = look_every
         self._pool, self._world_model, self._normalizer = pool, world_model, normalizer
         self._filtering, self.device = filtering, device
 
     def start(self, episodes: Sequence[Episode], rows: slice = slice(None)) -> None:
         """Begin new episodes, of which only those of ``rows`` run; earlier ones are closed."""
         self.generators = row_generators([episode.seed for episode in episodes], self.device)
-        self._online = OnlineFilter(self._world_model, self.generators, self._filtering)
+        self._online = OnlineFilter(
+            self._world_model, self.generators, self._filtering, self._look_every
+        )
         first = self._pool.start(episodes[rows])
         self._rows = rows
         self._numbers = np.array([episode.seed for episode in episodes])
@@ -56,6 +60,7 @@ class FilteredPool:
         self._shown = np.zeros(len(episodes), np.int64)
         self._shown[rows] = np.arange(len(episodes[rows]))
         self.feature = self._online.reset(self._see(_each(first, self._shown)))
+        self.seen = self._online.seen
 
     def restart(self, episodes: Mapping[int, Episode]) -> None:
         """Begin new episodes in some rows, where all run; the others stay as they are."""
@@ -66,9 +71,9 @@ class FilteredPool:
             self.generators[row] = generator
         self._numbers[rows], self._time[rows] = seeds, 0
         first = self._see(self._pool.restart(episodes), rows)
-        fresh = self._online.restart(rows, first, generators)
-        self.feature = self.feature.clone()
-        self.feature[rows] = fresh[rows]
+        self._online.restart(rows, first, generators)
+        self.feature, self.seen = self.feature.clone(), self.seen.clone()
+        self.feature[rows], self.seen[rows] = self._online.feature[rows], self._online.seen[rows]
 
     def step(self, chunk: torch.Tensor) -> StepResult:
         """Execute executable actions [B, n, 7] open loop, each episode until it is over.
@@ -80,8 +85,10 @@ class FilteredPool:
         for t in range(chunk.shape[1]):
             seen = _each(result.observations, (self._shown, t))
             self._time += 1
-            feature = self._online.step(self._see(seen), chunk[:, t])
-            self.feature = torch.where((steps > t).unsqueeze(-1), feature, self.feature)
+            self._online.step(self._see(seen), chunk[:, t])
+            lasts = (steps > t).unsqueeze(-1)
+            self.feature = torch.where(lasts, self._online.feature, self.feature)
+            self.seen = torch.where(lasts, self._online.seen, self.seen)
         return result
 
     def _see(

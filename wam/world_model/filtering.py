@@ -31,24 +31,39 @@ class OnlineFilter:
 
     With one generator per row an episode's features do not depend on which others run beside it.
     Everything is kept on the world model's device.
+
+    A policy may ``look_every`` so many frames only (0: at the first one alone): what it acts on,
+    ``feature``, goes on with what the prior predicts in between. ``seen`` is of every frame.
     """
 
     def __init__(
-        self, world_model: WorldModel, generator: Generators, filtering: Filtering = FILTERING
+        self,
+        world_model: WorldModel,
+        generator: Generators,
+        filtering: Filtering = FILTERING,
+        look_every: int = 1,
     ) -> None:
         self._world_model, self._generator, self._filtering = world_model, generator, filtering
-        self._state: RssmState | None = None
+        self._look_every = look_every
+        self._seen: RssmState | None = None
 
     @property
     def feature(self) -> torch.Tensor:
+        """float32 [B, F] behind the last step, of what was looked at.
+
+        Raises RuntimeError before the first reset.
+        """
+        return self._states()[1].feature
+
+    @property
+    def seen(self) -> torch.Tensor:
         """float32 [B, F] of the last observation. Raises RuntimeError before the first reset."""
-        if self._state is None:
-            raise RuntimeError("reset the filter first")
-        return self._state.feature
+        return self._states()[0].feature
 
     def reset(self, observation: Observation) -> torch.Tensor:
         """Feature [B, F] of each episode's first observation, from the zero state."""
-        self._state = self._first(observation, self._generator)
+        self._seen = self._acting = self._first(observation, self._generator)
+        self._age = torch.zeros(len(self._seen.deter), dtype=torch.int64)
         return self.feature
 
     def restart(
@@ -58,8 +73,7 @@ class OnlineFilter:
 
         From now on they draw from ``generators``. Raises ValueError if the rows share a generator.
         """
-        if self._state is None:
-            raise RuntimeError("reset the filter first")
+        states = self._states()
         if isinstance(self._generator, torch.Generator | RankGenerator):
             raise ValueError("single rows restart only with one generator per row")
         own = list(self._generator)
@@ -68,27 +82,45 @@ class OnlineFilter:
         self._generator = own
         fresh = self._first(observation, generators)
         index = torch.tensor(rows, device=fresh.deter.device)
-        pairs = zip(self._state, fresh, strict=True)
-        self._state = RssmState(*(old.index_copy(0, index, new) for old, new in pairs))
+        self._seen, self._acting = (
+            RssmState(
+                *(old.index_copy(0, index, new) for old, new in zip(state, fresh, strict=True))
+            )
+            for state in states
+        )
+        self._age[rows] = 0
         return self.feature
 
     @torch.no_grad()
     def step(self, observation: Observation, action: torch.Tensor) -> torch.Tensor:
         """Feature [B, F] after ``action`` [B, 7] led to ``observation``."""
-        if self._state is None:
-            raise RuntimeError("reset the filter first")
+        seen, acting = self._states()
         _, embedding = self._world_model.embed(*observation)
         first = torch.zeros(len(action), dtype=torch.bool, device=action.device)
-        self._state = filter_step(
-            self._world_model,
-            self._state,
-            embedding,
-            action,
-            first,
-            self._generator,
-            self._filtering,
-        )
+
+        def after(state: RssmState) -> RssmState:
+            given = self._world_model, state, embedding, action, first
+            return filter_step(*given, self._generator, self._filtering)
+
+        self._seen = after(seen)
+        self._age += 1
+        if self._look_every == 1:
+            self._acting = self._seen
+            return self.feature
+        given = executable(action), self._generator, self._filtering.sample
+        self._acting = self._world_model.imagine_step(acting, *given)
+        looks = torch.zeros_like(first)
+        if self._look_every:
+            looks = (self._age % self._look_every == 0).to(action.device)
+        if looks.any():
+            self._acting = _chosen(looks, after(acting), self._acting)
         return self.feature
+
+    def _states(self) -> tuple[RssmState, RssmState]:
+        """What has seen every frame, and what is acted on."""
+        if self._seen is None:
+            raise RuntimeError("reset the filter first")
+        return self._seen, self._acting
 
     @torch.no_grad()
     def _first(self, observation: Observation, generator: Generators) -> RssmState:
@@ -130,8 +162,7 @@ def filter_embeddings(
             action_t = executable(prev_action)
             blind = world_model.imagine_step(last, action_t, generator, filtering.sample)
             looks = first | (uniform((rows * draws,), generator, device) < chance)
-            pairs = zip(state, blind, strict=True)
-            state = RssmState(*(torch.where(looks.unsqueeze(-1), *pair) for pair in pairs))
+            state = _chosen(looks, state, blind)
         states.append(state)
     return RssmState(*(torch.stack(part) for part in zip(*states, strict=True)))
 
@@ -169,8 +200,13 @@ def filter_step(
     rested, never, action = state, torch.zeros_like(is_first), resting_action(embedding)
     for _ in range(filtering.burn_in):
         rested = world_model.filter_step(rested, action, embedding, never, generator, sample)
-    pairs = zip(rested, state, strict=True)
-    return RssmState(*(torch.where(is_first.unsqueeze(-1), *pair) for pair in pairs))
+    return _chosen(is_first, rested, state)
+
+
+def _chosen(condition: torch.Tensor, state: RssmState, other: RssmState) -> RssmState:
+    """``state`` [B, ...] in the rows of ``condition`` [B], else ``other``."""
+    pairs = zip(state, other, strict=True)
+    return RssmState(*(torch.where(condition.unsqueeze(-1), *pair) for pair in pairs))
 
 
 def resting_action(embedding: torch.Tensor) -> torch.Tensor:

@@ -124,6 +124,19 @@ def test_an_aftermath_changes_no_outcome(agent: Agent, starts: list[Episode]) ->
     assert cut.decisions[0] == experience.decisions[0]
 
 
+def test_an_agent_that_looks_once_acts_on_what_it_predicts(
+    agent: Agent, starts: list[Episode]
+) -> None:
+    with EnvPool(PIXELS, 2) as pool:
+        _, seeing = roll_out(agent, pool, starts, STEPS, lambda *more: None)
+        once = agent._replace(look_every=0)
+        _, blind = roll_out(once, pool, starts, STEPS, lambda *more: None)
+    # The first chunk follows from the first look, and leads to the same frames; the next does not.
+    assert torch.equal(blind.chunks[0], seeing.chunks[0])
+    assert torch.equal(blind.scene_obs[0], seeing.scene_obs[0])
+    assert not torch.equal(blind.chunks[1], seeing.chunks[1])
+
+
 def test_what_was_done_once_is_executed_without_looking(
     agent: Agent, starts: list[Episode], tmp_path: Path
 ) -> None:

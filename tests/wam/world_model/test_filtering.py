@@ -7,6 +7,7 @@ from wam.config import Filtering, WorldModelConfig
 from wam.randomness import row_generators
 from wam.world_model.filtering import Observation, OnlineFilter, filter_embeddings
 from wam.world_model.model import WorldModel
+from wam.world_model.rssm import RssmState
 
 STEPS, ROWS = 5, 3
 CPU = torch.device("cpu")
@@ -147,6 +148,46 @@ def test_glimpses_are_looks_at_some_frames_with_the_prior_between(world_model, r
     looks = (some != never).any(-1).float().cummax(0).values
     assert looks[0].max() == 0 and 0 < looks[-1].mean()
     assert looks[1].mean() < 1 and not torch.equal(some, every)
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_a_policy_may_look_now_and_then(world_model, recording, every: int) -> None:
+    observation, action = recording
+    filtering = Filtering("mode")
+    online = OnlineFilter(world_model, torch.Generator(), filtering, every)
+    whole = filter_sequence(world_model, observation, action, torch.Generator(), filtering)
+    online.reset(at(observation, 0))
+    state = RssmState(*(part[0] for part in whole))
+    never = torch.zeros(ROWS, dtype=torch.bool)
+    for t in range(1, STEPS):
+        feature = online.step(at(observation, t), action[t - 1])
+        executed = executable(action[t - 1])
+        if every and t % every == 0:
+            _, embedding = world_model.embed(*at(observation, t))
+            state = world_model.filter_step(
+                state, executed, embedding, never, torch.Generator(), "mode"
+            )
+        else:
+            state = world_model.imagine_step(state, executed, torch.Generator(), "mode")
+        torch.testing.assert_close(feature, state.feature)
+        assert torch.equal(online.feature, feature)
+        # What is not looked at is seen all the same.
+        torch.testing.assert_close(online.seen, whole.feature[t])
+        assert not torch.equal(online.seen, feature)
+
+
+def test_rows_that_begin_anew_look_at_their_own_frames(world_model, recording) -> None:
+    observation, action = recording
+    generators = row_generators(range(ROWS))
+    online = OnlineFilter(world_model, generators, Filtering("mode"), 2)
+    online.reset(at(observation, 0))
+    online.step(at(observation, 1), action[0])
+    online.restart([1], at(observation, 0, slice(1, 2)), row_generators([9]))
+    late = [online.step(at(observation, t), action[t - 1])[1] for t in (1, 2)]
+    alone = OnlineFilter(world_model, row_generators(range(ROWS)), Filtering("mode"), 2)
+    alone.reset(at(observation, 0))
+    own = [alone.step(at(observation, t), action[t - 1])[1] for t in (1, 2)]
+    torch.testing.assert_close(late, own)
 
 
 def test_a_step_before_the_reset_is_refused(world_model, recording) -> None:
