@@ -334,7 +334,7 @@ class FinetuneConfig:
     success, there is nothing to learn from the classifier."""
     gate: Literal["warn", "stop", "keep"] = "warn"
     """What comes of a dream that is not to be trusted: a warning, an error, or the clone, which
-    also stays if imagined success from held-out starts does not rise."""
+    also stays if imagined success from held-out starts falls, or that from none rises."""
     validate_every: Count = 10
     """Iterations between two looks at imagined success on training and on held-out starts."""
     checkpoint_every: Count = 10

@@ -204,11 +204,15 @@ def reason_to_keep(
             f"the classifier tells imagined windows apart with an area under ROC of "
             f"{window_auc:.2f}, below finetune.min_window_auc={config.min_window_auc}"
         )
-    if first.held_out is None or last.held_out is None or last.held_out > first.held_out:
+    if first.held_out is None or last.held_out is None:
+        return None
+    # Held-out starts are few, and a dream has some from which nothing succeeds: of equals there the
+    # one that succeeds from more training starts is better.
+    if (last.held_out, last.training) > (first.held_out, first.training):
         return None
     return (
         f"imagined success from held-out starts was {first.held_out:.0%} before and is "
-        f"{last.held_out:.0%}"
+        f"{last.held_out:.0%}, from training starts {first.training:.0%} and {last.training:.0%}"
     )
 
 

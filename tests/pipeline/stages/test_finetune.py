@@ -94,6 +94,18 @@ def test_the_clone_stays_where_a_dream_has_nothing_to_teach(
     assert (task.reason_to_keep(config, auc, *sides) is not None) == keeps
 
 
+@pytest.mark.parametrize(("training", "keeps"), [(0.6, False), (0.5, True), (0.4, True)])
+def test_of_equals_from_held_out_starts_training_starts_decide(
+    training: float, keeps: bool
+) -> None:
+    config = FinetuneConfig(gate="keep")
+    before, now = task.ImaginedSuccess(0.5, 0.9), task.ImaginedSuccess(training, 0.9)
+    assert (task.reason_to_keep(config, 0.95, before, now) is not None) == keeps
+    # What is held out comes first.
+    assert task.reason_to_keep(config, 0.95, before, now._replace(held_out=0.8))
+    assert not task.reason_to_keep(config, 0.95, before, now._replace(held_out=1.0))
+
+
 def test_a_kept_clone_is_the_clone(
     profile: Profile, trained: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
