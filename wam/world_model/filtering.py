@@ -109,10 +109,9 @@ class OnlineFilter:
             return self.feature
         given = executable(action), self._generator, self._filtering.sample
         self._acting = self._world_model.imagine_step(acting, *given)
-        looks = torch.zeros_like(first)
         if self._look_every:
+            # For every row, whether it looks or not: what it draws depends on no other row's age.
             looks = (self._age % self._look_every == 0).to(action.device)
-        if looks.any():
             self._acting = _chosen(looks, after(acting), self._acting)
         return self.feature
 
