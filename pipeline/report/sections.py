@@ -104,6 +104,13 @@ def finetuning(layout: Layout, tasks: Sequence[str], seeds: Sequence[int]) -> Ma
     return panels(row, "success during PPO" if simulated else "imagined success during PPO")
 
 
+def looks(every: int) -> str:
+    """Which frames a policy looked at."""
+    if every == 1:
+        return "with every frame seen"
+    return f"with a look at every {every} frames" if every else "with the first frame seen alone"
+
+
 def agreement(results: Results) -> TextTable:
     """How well classifier and world model know which of a policy's roll-outs succeed."""
     return [

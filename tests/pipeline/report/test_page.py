@@ -34,7 +34,7 @@ def test_the_page_is_one_well_formed_file_without_network_or_scripts(run: Layout
     assert [path.name for path in run.report.iterdir()] == ["index.html", "manifest.json"]
 
 
-def test_the_page_has_every_part(run: Layout) -> None:
+def test_the_page_has_every_part(run: Layout, profile: Profile) -> None:
     text, reader = read_page(run)
     assert "not computed" not in re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
     assert reader.tags.count("svg") >= 6
@@ -45,8 +45,14 @@ def test_the_page_has_every_part(run: Layout) -> None:
     first = [f"{name}, first start" for name in ("Expert", *POLICIES)]
     assert shown == first + [f"{name}, first failure" for name in ("WAM BC", "DreamerV2 BC")]
     assert "embedded simulator" in text
+    assert f"in chunks of 4, {sections.looks(profile.evaluate.look_every)}." in text
     assert "96 frames" not in text
     assert "120 frames" in text
+
+
+@pytest.mark.parametrize(("every", "words"), [(1, "every frame"), (16, "every 16"), (0, "alone")])
+def test_it_says_what_policies_looked_at(every: int, words: str) -> None:
+    assert words in sections.looks(every)
 
 
 def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: Profile) -> None:
