@@ -161,8 +161,9 @@ class WorldModelTraining:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """``auto``: bf16 on a GPU that has it, fp32 elsewhere."""
     threads: Annotated[int, Interval(ge=1, le=1024)] | None = None
-    """Threads that compute on a CPU, on which the last bits of a model depend; None: as many as a
-    stage is given. Small networks gain next to nothing by a second one."""
+    """Threads that compute the model on a CPU, here, for features and for its own evaluation: on
+    their number last bits depend. None: as many as a stage is given. Small networks gain next to
+    nothing by a second one."""
     frames: Count | None = None
     """Stop after so many frames, if that is before ``updates``."""
     minutes: Annotated[float, Interval(gt=0, le=1e9)] | None = None

@@ -86,7 +86,8 @@ def run(profile: Profile, layout: Layout, variants: Sequence[str] = VARIANTS) ->
     output = layout.world_model_evaluation
 
     def make(target: Build) -> None:
-        result, curves = _evaluate(profile, layout, variants, device)
+        with devices.threads(profile.train_world_model.threads):
+            result, curves = _evaluate(profile, layout, variants, device)
         write_json(target.directory / "world_model.json", result)
         write_json(target.directory / "open_loop.json", curves)
         write_json(target.directory / "metrics.json", _metrics(result))

@@ -77,7 +77,8 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
     maker = FeatureMaker(world_model, stores, profile.features, device)
 
     def make(part: Part) -> None:
-        features = maker.task_features(part.name, all_demos[part.name])
+        with devices.threads(profile.train_world_model.threads):
+            features = maker.task_features(part.name, all_demos[part.name])
         _save(part.directory, features, world_model)
         part.advance(1, part.name)
 

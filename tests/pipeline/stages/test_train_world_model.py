@@ -20,6 +20,7 @@ from pipeline.params import Profile
 from pipeline.stages import train_world_model
 from pipeline.store.open import open_store
 from tests.pipeline.artifact import content
+from wam import device as devices
 from wam.batch import Batch
 from wam.errors import WamError
 from wam.reliability.interruption import Interrupted
@@ -27,6 +28,7 @@ from wam.training.journal import Journal
 from wam.training.refinement import Refiner
 from wam.training.trainer import Trainer
 from wam.world_model.load import load_world_model
+from wam.world_model.model import WorldModel
 
 
 @pytest.fixture
@@ -87,19 +89,37 @@ def test_the_artifact_is_complete(profile: Profile, layout: Layout) -> None:
 
 
 def test_equal_runs_leave_equal_bytes(
-    profile: Profile, layout: Layout, converted: Layout, tmp_path: Path
+    profile: Profile,
+    layout: Layout,
+    converted: Layout,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """DVC's hash of the model, and with it that of everything made of it, is that of the first."""
+    """DVC's hash of the model, and with it that of everything made of it, is that of the first.
+
+    So it is where a stage is given more threads, which is up to who runs it.
+    """
+    assert profile.train_world_model.threads == 1
     again = Layout(tmp_path / "again")
     shutil.copytree(converted.store, again.store)
+    computing, loss = set(), WorldModel.loss
+
+    def watched(*given: Any, **named: Any) -> Any:
+        computing.add(torch.get_num_threads())
+        return loss(*given, **named)
+
+    monkeypatch.setattr(WorldModel, "loss", watched)
     files = []
-    for place in (layout, again):
-        train_world_model.run(profile, place, "wam")
+    for place, given in ((layout, 1), (again, 3)):
+        with devices.threads(given):
+            train_world_model.run(profile, place, "wam")
+            assert torch.get_num_threads() == given
         directory = place.world_model("wam")
         files.append(
             {path.name: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
         )
         assert read_json(place.log("wam") / "speed.json")["frames_per_s"] > 0
+    assert computing == {1}
     assert files[0].keys() == files[1].keys()
     assert [name for name in files[0] if files[0][name] != files[1][name]] == []
 
