@@ -335,7 +335,8 @@ class FinetuneConfig:
     success, there is nothing to learn from the classifier."""
     gate: Literal["warn", "stop", "keep"] = "warn"
     """What comes of a dream that is not to be trusted: a warning, an error, or the clone, which
-    also stays if imagined success from held-out starts falls, or that from none rises."""
+    also stays if imagined success from held-out starts falls, or stays equal while that from
+    training starts does not rise."""
     validate_every: Count = 10
     """Iterations between two looks at imagined success on training and on held-out starts."""
     checkpoint_every: Count = 10

@@ -48,13 +48,15 @@ class Bench:
     ) -> None:
         self._profile, self._layout = profile, layout
         self._device = resolve(profile.device)
-        # What is done without looking needs no images, which are most of a simulator's work.
-        self._blind = open_pool(simulator, profile.env.workers, cameras=False)
-        self._pools = [self._blind]
+        self._pools = []
         if variant is not None:
             self._model = load_world_model(layout.world_model(variant), self._device)
-            self._seeing = open_pool(simulator, profile.env.workers)
-            self._pools.append(self._seeing)
+            self._pools.append(open_pool(simulator, profile.env.workers))
+        # What is done without looking needs no images, which are most of a simulator's work. Where
+        # every episode is a process these are too many to have them twice.
+        if variant is None or not simulator.one_per_process:
+            self._pools.append(open_pool(simulator, profile.env.workers, cameras=False))
+        self._seeing, self._blind = self._pools[0], self._pools[-1]
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +88,9 @@ class Bench:
                 seen = {name: flags.tolist() for name, flags in found._asdict().items()}
                 dream = agreement.dream(agent, classifier, experience.first, seeds, decisions)
                 seen["imagined"] = dream.success.tolist()
-                seen["executed"] = execute(self._blind, own, dream.chunks).tolist()
+                seen["executed"] = execute(
+                    self._blind, own, dream.chunks, evaluate.max_steps
+                ).tolist()
                 if isinstance(rule := RULES[job.task], Move):
                     begun = np.stack([episode.scene_obs for episode in own])
                     start = torch.from_numpy(begun).to(self._device)

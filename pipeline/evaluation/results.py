@@ -220,7 +220,8 @@ def merge(evaluations: list[Path], tasks: tuple[str, ...], variants: tuple[str, 
 def transfers(layout: Layout, tasks: tuple[str, ...]) -> dict[World, Results]:
     """The results of ``wam evaluate --in``, by world; worlds in which nothing ran are absent.
 
-    So are, with a warning, those of other policies or starts than have been evaluated here since.
+    So are, with a warning, those of other policies, starts or settings than have been evaluated
+    here since.
     """
     found = {}
     for world in WORLDS:
@@ -229,28 +230,40 @@ def transfers(layout: Layout, tasks: tuple[str, ...]) -> dict[World, Results]:
             place = layout.transfer(world, name)
             if not (place / SUMMARY).is_file():
                 continue
-            if _inputs(place) == _inputs(layout.evaluation(name)):
+            if _made_of(place) == _made_of(layout.evaluation(name)):
                 places.append(place)
             else:
                 console.warn(
-                    f"{place}: of other policies or starts than {layout.evaluation(name)}, and "
-                    f"left out; run 'wam evaluate --policies {name} --in {world}' again"
+                    f"{place}: of other policies, starts or settings than "
+                    f"{layout.evaluation(name)}, and left out; run 'wam evaluate --policies {name} "
+                    f"--in {world}' again"
                 )
         if places:
             found[world] = merge(places, tasks, VARIANTS)
     return found
 
 
-def _inputs(evaluation: Path) -> Any:
-    """What was evaluated there, from which starts; None without a manifest."""
-    manifest = evaluation / MANIFEST
-    return read_json(manifest).get("inputs") if manifest.is_file() else None
+def _made_of(evaluation: Path) -> Any:
+    """What was evaluated there, from which starts and how; None without a manifest."""
+    if not (evaluation / MANIFEST).is_file():
+        return None
+    manifest = read_json(evaluation / MANIFEST)
+    settings = {**manifest.get("params", {}).get("evaluate", {}), "clips": None}
+    return manifest.get("inputs"), settings
 
 
 def agreement_of(rollouts: Sequence[Mapping[str, Any]]) -> Agreement | None:
-    """The figures of ``rollouts``; None for none, and for a control's, which have no verdicts."""
+    """The figures of ``rollouts``; None for none, and for a control's, which have no verdicts.
+
+    Raises WamError for roll-outs of an earlier version, which executed no dreams.
+    """
     if not rollouts or not all("imagined" in rollout for rollout in rollouts):
         return None
+    if not all("executed" in rollout for rollout in rollouts):
+        raise WamError(
+            f"{rollouts[0]['task']}: roll-outs without 'executed', of an earlier version; "
+            "run 'wam evaluate' again"
+        )
     names = ("success", "recognised", "replayed", "replayed_score", "imagined", "executed")
     success, recognised, replayed, score, imagined, executed = (
         np.array([rollout[name] for rollout in rollouts], float) for name in names

@@ -126,14 +126,20 @@ def roll_out(
 
 
 def execute(
-    pool: EnvPool, episodes: Sequence[Episode], chunks: Sequence[torch.Tensor]
+    pool: EnvPool, episodes: Sequence[Episode], chunks: Sequence[torch.Tensor], max_steps: int
 ) -> np.ndarray:
-    """bool [B], which of the episodes succeed by D ``chunks`` [B, 4, 7] that were chosen before."""
+    """bool [B], which of the episodes succeed within ``max_steps`` by chunks chosen before.
+
+    ``chunks`` are D times [B, 4, 7], executed open loop.
+    """
     success = np.zeros(len(episodes), bool)
     for rows in pool.groups(len(episodes)):
         pool.start(episodes[rows])
-        for chunk in chunks:
-            success[rows] = pool.step(chunk[rows].cpu().numpy()).success
+        for chunk, start in zip(chunks, range(0, max_steps, CHUNK), strict=False):
+            result = pool.step(chunk[rows, : max_steps - start].cpu().numpy())
+            success[rows] = result.success
+            if result.over.all():
+                break
     return success
 
 

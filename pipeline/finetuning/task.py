@@ -99,6 +99,8 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
         generator.set_state(part.state["generator"])
         first = ImaginedSuccess(*part.state["imagined_success_first"])
     warned = False
+    # Draws of one start are no further starts.
+    num_held_out = len(inputs.held_out) // len(inputs.features.play_starts)
     part.advance(dppo.iteration, task)
     curriculum = _curriculum(inputs, config)
     with deferred() as asked:
@@ -112,8 +114,6 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
             if last_one or dppo.iteration % config.validate_every == 0:
                 now = _imagined_success(inputs, dppo, config, seed)
                 record |= now.record
-                # Draws of one start are no further starts.
-                num_held_out = len(inputs.held_out) // len(inputs.features.play_starts)
                 if not warned and (warning := overfitting(first, now, num_held_out)):
                     warned = True
                     console.warn(f"{task} seed {seed}, iteration {dppo.iteration}: {warning}")
@@ -137,7 +137,7 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
     kept = None
     if inputs.world.simulator is None:
         last = ImaginedSuccess(final["training_starts_success"], final["held_out_starts_success"])
-        kept = reason_to_keep(config, inputs.window_auc, first, last)
+        kept = reason_to_keep(config, inputs.window_auc, first, last, num_held_out)
     if kept:
         console.warn(f"{task} seed {seed}: the clone stays: {kept}")
         dppo.policy.actor.load_state_dict(dppo.policy.base.state_dict())
@@ -194,9 +194,16 @@ def overfitting(first: ImaginedSuccess, now: ImaginedSuccess, held_out: int) -> 
 
 
 def reason_to_keep(
-    config: FinetuneConfig, window_auc: float | None, first: ImaginedSuccess, last: ImaginedSuccess
+    config: FinetuneConfig,
+    window_auc: float | None,
+    first: ImaginedSuccess,
+    last: ImaginedSuccess,
+    held_out: int,
 ) -> str | None:
-    """Why the clone is not to be replaced by what was learned in a dream, if there is a reason."""
+    """Why the clone is not to be replaced by what was learned in a dream, if there is a reason.
+
+    ``held_out`` is the number of held-out starts.
+    """
     if config.gate != "keep":
         return None
     if window_auc is not None and window_auc < config.min_window_auc:
@@ -207,8 +214,11 @@ def reason_to_keep(
     if first.held_out is None or last.held_out is None:
         return None
     # Held-out starts are few, and a dream has some from which nothing succeeds: of equals there the
-    # one that succeeds from more training starts is better.
-    if (last.held_out, last.training) > (first.held_out, first.training):
+    # one that succeeds from more training starts is better, if it did not learn these by heart.
+    by_heart = overfitting(first, last, held_out) is not None
+    if last.held_out > first.held_out or (
+        last.held_out == first.held_out and last.training > first.training and not by_heart
+    ):
         return None
     return (
         f"imagined success from held-out starts was {first.held_out:.0%} before and is "

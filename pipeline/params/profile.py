@@ -274,7 +274,8 @@ class Evaluate:
     the policy learned; null: with all of these and their noise, as the paper does."""
     look_every: CountFromZero
     """Frames between two looks of a policy, which in between acts on what the world model predicts;
-    1: at every frame, as in the paper; 0: at the first frame alone (docs/policy-learning.md)."""
+    1: at every frame, as in the paper; 0: at the first frame alone (docs/policy-learning.md). So it
+    is in ``finetune.environment: simulator`` too."""
     clips: bool
     seed: Seed
 

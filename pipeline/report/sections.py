@@ -108,7 +108,7 @@ def looks(every: int) -> str:
     """Which frames a policy looked at."""
     if every == 1:
         return "with every frame seen"
-    return f"with a look at every {every} frames" if every else "with the first frame seen alone"
+    return f"with a look every {every} frames" if every else "with the first frame seen alone"
 
 
 def agreement(results: Results) -> TextTable:

@@ -160,7 +160,7 @@ class FeatureMaker:
             settings.filtering,
             settings.draws,
         )
-        posterior, first = states.feature, states.feature[0]
+        first = states.feature[0]
         repeated = action[:-1].repeat(1, settings.draws, 1)
         predicted = self.world_model.imagine(first, repeated, generator)
         imagined = torch.cat([first.unsqueeze(0), predicted])
@@ -175,7 +175,7 @@ class FeatureMaker:
             context = _by_demo(filtered.feature[data.start :], data.length, 1)[0]
         glimpsed = None
         if settings.glimpses and for_cloning is not None:
-            states = filter_embeddings(
+            looked = filter_embeddings(
                 self.world_model,
                 embedding,
                 action,
@@ -185,10 +185,10 @@ class FeatureMaker:
                 len(settings.glimpses),
                 settings.glimpses,
             )
-            glimpsed = _by_demo(states.feature, data.length, len(settings.glimpses))
+            glimpsed = _by_demo(looked.feature, data.length, len(settings.glimpses))
         label = [tasks.achieved(task, scene[0], scene) for scene in data.scene_obs]
         return SplitFeatures(
-            posterior=_by_demo(posterior, data.length, settings.draws),
+            posterior=_by_demo(states.feature, data.length, settings.draws),
             imagined=_by_demo(imagined, data.length, settings.draws),
             context=context,
             glimpsed=glimpsed,

@@ -97,22 +97,18 @@ class OnlineFilter:
         seen, acting = self._states()
         _, embedding = self._world_model.embed(*observation)
         first = torch.zeros(len(action), dtype=torch.bool, device=action.device)
-
-        def after(state: RssmState) -> RssmState:
-            given = self._world_model, state, embedding, action, first
-            return filter_step(*given, self._generator, self._filtering)
-
-        self._seen = after(seen)
         self._age += 1
-        if self._look_every == 1:
-            self._acting = self._seen
-            return self.feature
-        given = executable(action), self._generator, self._filtering.sample
-        self._acting = self._world_model.imagine_step(acting, *given)
-        if self._look_every:
-            # For every row, whether it looks or not: what it draws depends on no other row's age.
-            looks = (self._age % self._look_every == 0).to(action.device)
-            self._acting = _chosen(looks, after(acting), self._acting)
+
+        def after(state: RssmState, looks: torch.Tensor | None = None) -> RssmState:
+            given = self._world_model, state, embedding, action, first
+            return filter_step(*given, self._generator, self._filtering, looks)
+
+        self._seen = self._acting = after(seen)
+        if self._look_every != 1:
+            looks = first
+            if self._look_every:
+                looks = (self._age % self._look_every == 0).to(action.device)
+            self._acting = after(acting, looks)
         return self.feature
 
     def _states(self) -> tuple[RssmState, RssmState]:
@@ -142,10 +138,10 @@ def filter_embeddings(
 
     ``embedding`` [T, B, E]; ``action`` float32 [T, B, 7], ``action[t]`` executed after frame t.
     ``is_first`` bool [T, B] resets a row wherever set, so that rows may begin at different times.
-    The same numbers as an :class:`OnlineFilter` fed with the same frames and generators. The result
-    is [T, S * B, ...], draw by draw. With ``glimpses``, a chance for each draw, its rows look at a
-    frame with that chance and at first frames; where they do not look, the state goes on with what
-    the prior predicts.
+    The result is [T, S * B, ...], draw by draw: the same numbers as an :class:`OnlineFilter` fed
+    with the same frames and generators. With ``glimpses``, a chance for each draw, its rows look at
+    a frame with that chance and at first frames; where they do not look, the state goes on with
+    what the prior predicts.
     """
     rows, device = embedding.shape[1], embedding.device
     state = world_model.initial(rows * draws, device)
@@ -155,13 +151,11 @@ def filter_embeddings(
     for t in range(len(embedding)):
         prev_action = (action[t - 1] if t else torch.zeros_like(action[0])).repeat(draws, 1)
         seen, first = embedding[t].repeat(draws, 1), is_first[t].repeat(draws)
-        last = state
-        state = filter_step(world_model, last, seen, prev_action, first, generator, filtering)
+        looks = None
         if glimpses is not None:
-            action_t = executable(prev_action)
-            blind = world_model.imagine_step(last, action_t, generator, filtering.sample)
             looks = first | (uniform((rows * draws,), generator, device) < chance)
-            state = _chosen(looks, state, blind)
+        given = state, seen, prev_action, first, generator, filtering, looks
+        state = filter_step(world_model, *given)
         states.append(state)
     return RssmState(*(torch.stack(part) for part in zip(*states, strict=True)))
 
@@ -185,27 +179,24 @@ def filter_step(
     is_first: torch.Tensor,
     generator: Generators,
     filtering: Filtering,
+    looks: torch.Tensor | None = None,
 ) -> RssmState:
     """The next posterior state [B, ...]; ``prev_action`` is taken as the robot executes it.
 
     Rows with ``is_first`` [B] see their frame ``burn_in`` times more, as if the arm rested there.
+    Rows without ``looks`` [B], if that is given, go on with what the prior predicts.
     """
     sample = filtering.sample
     state = world_model.filter_step(
-        state, executable(prev_action), embedding, is_first, generator, sample
+        state, executable(prev_action), embedding, is_first, generator, sample, looks
     )
     if not (filtering.burn_in and is_first.any()):
         return state
     rested, never, action = state, torch.zeros_like(is_first), resting_action(embedding)
     for _ in range(filtering.burn_in):
         rested = world_model.filter_step(rested, action, embedding, never, generator, sample)
-    return _chosen(is_first, rested, state)
-
-
-def _chosen(condition: torch.Tensor, state: RssmState, other: RssmState) -> RssmState:
-    """``state`` [B, ...] in the rows of ``condition`` [B], else ``other``."""
-    pairs = zip(state, other, strict=True)
-    return RssmState(*(torch.where(condition.unsqueeze(-1), *pair) for pair in pairs))
+    pairs = zip(rested, state, strict=True)
+    return RssmState(*(torch.where(is_first.unsqueeze(-1), *pair) for pair in pairs))
 
 
 def resting_action(embedding: torch.Tensor) -> torch.Tensor:

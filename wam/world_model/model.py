@@ -93,9 +93,11 @@ class WorldModel(nn.Module):
         is_first: torch.Tensor,
         generator: Generators,
         sample: Sampling = "sample",
+        seen: torch.Tensor | None = None,
     ) -> RssmState:
         """Posterior state [B, ...]; see :meth:`wam.world_model.rssm.Rssm.filter_step`."""
-        return self.rssm.filter_step(state, prev_action, embedding, is_first, generator, sample)
+        given = state, prev_action, embedding, is_first, generator, sample, seen
+        return self.rssm.filter_step(*given)
 
     def observe(
         self,

@@ -117,22 +117,29 @@ class Rssm(nn.Module):
         is_first: torch.Tensor,
         generator: Generators,
         sample: Sampling = "sample",
+        seen: torch.Tensor | None = None,
     ) -> RssmState:
         """Posterior state [B, ...] after ``prev_action`` [B, A] led to ``embedding`` [B, E].
 
         Rows with ``is_first`` [B] forget ``state`` and ``prev_action``: their result depends on the
-        embedding alone.
+        embedding alone. Where ``seen`` [B] is False the state goes on with the prior, as
+        :meth:`imagine_step` does.
         """
         keep_B1 = (~is_first).unsqueeze(-1).to(state.deter.dtype)
         action_BA = self._null_where(prev_action, is_first)
         masked = RssmState(state.deter * keep_B1, state.stoch * keep_B1)
         deter_BD = self._advance(masked, action_BA, self.input_action(action_BA))
-        posterior_BSG = self._posterior(deter_BD, self.posterior_embedding(embedding))
+        believed_BSG = self._posterior(deter_BD, self.posterior_embedding(embedding))
+        if seen is not None:
+            hidden_BH = self._prior_hidden(deter_BD)
+            believed_BSG = torch.where(seen[:, None, None], believed_BSG, self._prior(hidden_BH))
         noise_BS = self._noise(embedding.shape[0], generator, embedding.device, sample)
-        stoch_BZ = self._draw(posterior_BSG, noise_BS)
+        stoch_BZ = self._draw(believed_BSG, noise_BS)
         if self.proprio is not None:
-            shown = self.proprio.shown(embedding)
-            arm = self.proprio.seen(self._arm(state), action_BA, shown, is_first)
+            shown, last = self.proprio.shown(embedding), self._arm(state)
+            arm = self.proprio.seen(last, action_BA, shown, is_first)
+            if seen is not None:
+                arm = choose(seen, arm, self.proprio.predicted(last, action_BA, hidden_BH))
             stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)
         return RssmState(deter_BD, stoch_BZ)
 

@@ -6,6 +6,7 @@ import torch
 from pipeline.evaluation.agreement import REPLAYS, dream, movements, replayed, verdicts
 from pipeline.evaluation.results import agreement_of
 from pipeline.evaluation.rollout import Agent, Experience
+from wam.errors import WamError
 from wam.randomness import Generators, normal
 from wam.tasks import DRAWER, Move
 
@@ -129,6 +130,9 @@ def test_what_was_never_claimed_has_no_precision() -> None:
     figures = agreement_of([nothing])
     assert figures == (None, None, None, None, 0, None, 0, None, 0, 0, None)
     assert agreement_of([{"success": True}]) is None
+    del nothing["executed"]
+    with pytest.raises(WamError, match="open_drawer: roll-outs without 'executed'"):
+        agreement_of([{"task": "open_drawer", **nothing}])
 
 
 def test_a_dream_that_moves_what_stayed_is_told() -> None:

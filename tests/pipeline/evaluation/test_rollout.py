@@ -13,7 +13,7 @@ pytest.importorskip("pybullet")
 from pipeline.evaluation.rollout import Agent, Experience, Outcome, execute, roll_out, run_control
 from tests.pipeline.small_run import CONFIG
 from tests.wam.button import PIXELS, STATES, episodes, processes, recorded
-from wam.config import PROPRIO_SIZE, Filtering
+from wam.config import CHUNK, PROPRIO_SIZE, Filtering
 from wam.envs.episode import Episode
 from wam.envs.pool import EnvPool
 from wam.policy.network import DiffusionMlp
@@ -41,6 +41,19 @@ class Pressing:
         chunk[..., 2] -= 0.4
         chunk[..., 6] = -1.0
         return chunk
+
+
+class Steady:
+    """Always does the same, and remembers on what."""
+
+    def __init__(self) -> None:
+        self.features: list[torch.Tensor] = []
+
+    def act(
+        self, feature: torch.Tensor, generator: Generators, ddim_steps: int | None = None
+    ) -> torch.Tensor:
+        self.features.append(feature)
+        return torch.tensor([0.1, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0]).expand(len(feature), CHUNK, 7)
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +140,20 @@ def test_an_aftermath_changes_no_outcome(agent: Agent, starts: list[Episode]) ->
 def test_an_agent_that_looks_once_acts_on_what_it_predicts(
     agent: Agent, starts: list[Episode]
 ) -> None:
+    policies = Steady(), Steady()
+    modes = [agent._replace(policy=each, filtering=Filtering("mode")) for each in policies]  # type: ignore[arg-type]
     with EnvPool(PIXELS, 2) as pool:
-        _, seeing = roll_out(agent, pool, starts, STEPS, lambda *more: None)
-        once = agent._replace(look_every=0)
-        _, blind = roll_out(once, pool, starts, STEPS, lambda *more: None)
-    # The first chunk follows from the first look, and leads to the same frames; the next does not.
-    assert torch.equal(blind.chunks[0], seeing.chunks[0])
-    assert torch.equal(blind.scene_obs[0], seeing.scene_obs[0])
-    assert not torch.equal(blind.chunks[1], seeing.chunks[1])
+        _, seeing = roll_out(modes[0], pool, starts, 12, lambda *more: None)
+        _, blind = roll_out(modes[1]._replace(look_every=0), pool, starts, 12, lambda *more: None)
+    # The same is done and seen, but one acts on the frames and the other on what it expects.
+    assert torch.equal(blind.features, seeing.features)
+    seen, expected = (torch.stack(each.features) for each in policies)
+    assert torch.equal(seen, torch.cat([seeing.first[None], seeing.features[:-1]]))
+    actions = torch.cat(list(blind.chunks), dim=1)[:, :-CHUNK].transpose(0, 1)
+    given = blind.first, actions, torch.Generator(), "mode"
+    told = agent.world_model.imagine(*given)[CHUNK - 1 :: CHUNK]  # type: ignore[arg-type]
+    torch.testing.assert_close(expected, torch.cat([blind.first[None], told]))
+    assert not torch.equal(expected, seen)
 
 
 def test_what_was_done_once_is_executed_without_looking(
@@ -144,10 +163,11 @@ def test_what_was_done_once_is_executed_without_looking(
         outcome, experience = roll_out(agent, pool, starts, STEPS, lambda *more: None)
     for make, workers in ((STATES, 2), (STATES, COUNT), (partial(recorded, tmp_path / "log"), 2)):
         with EnvPool(make, workers, fresh_processes=make is not STATES) as pool:
-            success = execute(pool, starts, experience.chunks)
+            success = execute(pool, starts, experience.chunks, STEPS)
         np.testing.assert_array_equal(success, outcome.success)
     with EnvPool(STATES, 2) as pool:
-        assert not execute(pool, starts, experience.chunks[:1]).any()
+        assert not execute(pool, starts, experience.chunks, int(min(outcome.steps)) - 1).any()
+        assert execute(pool, starts, experience.chunks, int(outcome.steps[0]))[0]
 
 
 def test_controls_go_through_the_groups_too(starts: list[Episode], tmp_path: Path) -> None:

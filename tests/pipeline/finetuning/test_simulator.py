@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("pybullet")
 
@@ -22,6 +24,7 @@ from pipeline.store.open import open_store
 from tests.pipeline.artifact import artifact
 from tests.pipeline.small_run import TASK, VARIANT, Killed
 from wam.envs.play.starts import random_start
+from wam.envs.simulated import SimulatedEnv
 from wam.envs.simulator import renderer
 from wam.envs.simulator.play_table import PlayTableEnv
 from wam.errors import WamError
@@ -114,6 +117,19 @@ def test_policies_are_fine_tuned_in_the_simulator_and_say_so(
     printed = capsys.readouterr().out
     assert "fine-tuned in the simulator" in printed
     assert "min_imagined_precision" not in printed
+
+
+def test_policies_look_as_they_will_at_evaluation(
+    profile: Profile, ready: Layout, store: SimpleNamespace
+) -> None:
+    """A policy that looks once finds itself where the model says that it is."""
+    once = simulated(replace(profile, evaluate=replace(profile.evaluate, look_every=0)))
+    with patch.object(SimulatedEnv, "step", autospec=True, side_effect=SimulatedEnv.step) as steps:
+        finetune.run(once, ready, VARIANT)
+        filtered = steps.call_args.args[0]._filtered
+    assert not torch.equal(filtered.feature, filtered.seen)
+    manifest = manifests.read_json(ready.finetune(VARIANT) / manifests.MANIFEST)
+    assert manifest["params"]["look_every"] == 0
 
 
 def test_a_killed_run_goes_on_with_other_workers_and_ends_as_if_it_had_not_been(

@@ -142,11 +142,11 @@ def test_the_expert_succeeds_and_holding_still_does_not(profile: Profile, layout
 
 
 def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: Layout) -> None:
-    short = replace(profile.evaluate, max_steps=10)
+    short = replace(profile.evaluate, max_steps=10, look_every=0)
     with patch.object(bench, "roll_out", wraps=roll_out) as rolled:
         evaluate.run(replace(profile, evaluate=short), layout, "wam")
-    starts = [start for call in rolled.mock_calls for start in call.args[2]]
-    assert {start.aftermath for start in starts} == {jobs.AFTERMATH}
+    given = [(call.args[0], start) for call in rolled.mock_calls for start in call.args[2]]
+    assert {(one.look_every, start.aftermath) for one, start in given} == {(0, jobs.AFTERMATH)}
     rows = read(layout, "wam", "summary.json")
     assert [(row["variant"], row["stage"], row["seed"]) for row in rows] == [
         ("wam", "bc", profile.policy.seed),

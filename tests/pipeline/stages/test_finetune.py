@@ -91,19 +91,22 @@ def test_the_clone_stays_where_a_dream_has_nothing_to_teach(
 ) -> None:
     config = FinetuneConfig(gate=gate, min_window_auc=0.9)
     sides = (task.ImaginedSuccess(1.0, held_out) for held_out in (first, last))
-    assert (task.reason_to_keep(config, auc, *sides) is not None) == keeps
+    assert (task.reason_to_keep(config, auc, *sides, 30) is not None) == keeps
 
 
-@pytest.mark.parametrize(("training", "keeps"), [(0.6, False), (0.5, True), (0.4, True)])
+@pytest.mark.parametrize(
+    ("training", "keeps"),
+    [(0.6, False), (0.5, True), (0.4, True), (1.0, True)],  # the last one by heart
+)
 def test_of_equals_from_held_out_starts_training_starts_decide(
     training: float, keeps: bool
 ) -> None:
     config = FinetuneConfig(gate="keep")
     before, now = task.ImaginedSuccess(0.5, 0.9), task.ImaginedSuccess(training, 0.9)
-    assert (task.reason_to_keep(config, 0.95, before, now) is not None) == keeps
+    assert (task.reason_to_keep(config, 0.95, before, now, 30) is not None) == keeps
     # What is held out comes first.
-    assert task.reason_to_keep(config, 0.95, before, now._replace(held_out=0.8))
-    assert not task.reason_to_keep(config, 0.95, before, now._replace(held_out=1.0))
+    assert task.reason_to_keep(config, 0.95, before, now._replace(held_out=0.8), 30)
+    assert not task.reason_to_keep(config, 0.95, before, now._replace(held_out=1.0), 30)
 
 
 def test_a_kept_clone_is_the_clone(

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 
@@ -178,16 +180,22 @@ def test_a_policy_may_look_now_and_then(world_model, recording, every: int) -> N
 
 def test_rows_that_begin_anew_look_at_their_own_frames(world_model, recording) -> None:
     observation, action = recording
-    generators = row_generators(range(ROWS))
-    online = OnlineFilter(world_model, generators, Filtering("mode"), 2)
-    online.reset(at(observation, 0))
-    online.step(at(observation, 1), action[0])
-    online.restart([1], at(observation, 0, slice(1, 2)), row_generators([9]))
-    late = [online.step(at(observation, t), action[t - 1])[1] for t in (1, 2)]
-    alone = OnlineFilter(world_model, row_generators(range(ROWS)), Filtering("mode"), 2)
-    alone.reset(at(observation, 0))
-    own = [alone.step(at(observation, t), action[t - 1])[1] for t in (1, 2)]
-    torch.testing.assert_close(late, own)
+
+    def filtered(seeds: Sequence[int], begin: int = 0) -> OnlineFilter:
+        online = OnlineFilter(world_model, row_generators(seeds), Filtering("sample"), 2)
+        online.reset(at(observation, begin))
+        return online
+
+    def after(online: OnlineFilter, *times: int) -> list[torch.Tensor]:
+        return [online.step(at(observation, t), action[t - 1]) for t in times]
+
+    anew, going_on, fresh = filtered(range(ROWS)), filtered(range(ROWS)), filtered([0, 9, 0], 1)
+    after(anew, 1), after(going_on, 1)
+    anew.restart([1], at(observation, 1, slice(1, 2)), row_generators([9]))
+    parts = zip(after(anew, 2, 3, 4), after(going_on, 2, 3, 4), after(fresh, 2, 3, 4), strict=True)
+    for feature, usual, own in parts:
+        torch.testing.assert_close(feature[1], own[1])
+        torch.testing.assert_close(feature[[0, 2]], usual[[0, 2]])
 
 
 def test_a_step_before_the_reset_is_refused(world_model, recording) -> None:
