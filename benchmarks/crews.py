@@ -164,6 +164,7 @@ def _features(profile: Profile, random: torch.Generator) -> TaskFeatures:
             posterior=posterior,
             imagined=imagined,
             context=latents(frames),
+            glimpsed=None,
             action=executable(torch.rand(frames, 7, generator=random) * 2 - 1),
             label=label,
             scene_obs=torch.zeros(frames, 24),
