@@ -19,7 +19,6 @@ pytest.importorskip("pybullet")
 
 from pipeline.artifacts.layout import Layout
 from pipeline.evaluation import bench, jobs
-from pipeline.evaluation.rollout import roll_out
 from pipeline.latents.demonstrations import Start
 from pipeline.params import Profile, load_profile
 from pipeline.pictures import clips
@@ -143,10 +142,11 @@ def test_the_expert_succeeds_and_holding_still_does_not(profile: Profile, layout
 
 def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: Layout) -> None:
     short = replace(profile.evaluate, max_steps=10, look_every=0)
-    with patch.object(bench, "roll_out", wraps=roll_out) as rolled:
+    with patch.object(bench, "roll_out", wraps=bench.roll_out) as rolled:
         evaluate.run(replace(profile, evaluate=short), layout, "wam")
     given = [(call.args[0], start) for call in rolled.mock_calls for start in call.args[2]]
     assert {(one.look_every, start.aftermath) for one, start in given} == {(0, jobs.AFTERMATH)}
+    assert read(layout, "wam", "manifest.json")["params"]["aftermath"] == jobs.AFTERMATH
     rows = read(layout, "wam", "summary.json")
     assert [(row["variant"], row["stage"], row["seed"]) for row in rows] == [
         ("wam", "bc", profile.policy.seed),
