@@ -72,7 +72,9 @@ class Transparent:
         is_first: torch.Tensor,
         generator: Generators,
         sample: Sampling,
+        seen: torch.Tensor | None,
     ) -> RssmState:
+        assert seen is None, "nothing here looks less than at every frame"
         rows = len(embedding)
         noise = uniform((rows, 1), generator, CPU) * (sample == "sample")
         told = torch.cat([torch.ones(rows, 1), prev_action, noise], 1)

@@ -147,7 +147,8 @@ def test_glimpses_are_looks_at_some_frames_with_the_prior_between(world_model, r
     blind = world_model.imagine(seen[0], executable(action[:-1]), torch.Generator(), "mode")
     torch.testing.assert_close(never, torch.cat([seen[:1], blind]))
     # Up to its first look a row is as if it never looked, from then on as nothing else.
-    looks = (some != never).any(-1).float().cummax(0).values
+    # (To rounding: a row's products may depend on where in the batch it stands.)
+    looks = ((some - never).abs() > 1e-4).any(-1).float().cummax(0).values
     assert looks[0].max() == 0 and 0 < looks[-1].mean()
     assert looks[1].mean() < 1 and not torch.equal(some, every)
 
