@@ -1,0 +1,82 @@
+"""A whole profile, one stage after another and side by side: what ``wam run --jobs`` saves.
+
+Every run begins in a new clone of the repository's HEAD, without any artifact. ``share_of_serial``
+is the time with ``--jobs`` (by default as many as ``make run`` takes) by that of one job at a
+time; both have to leave the same bytes, by the digests in ``dvc.lock``.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.turns import options, ratio
+from pipeline import console
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parsed = _parser().parse_args(arguments)
+    contestants: dict[str, list[str]] = {
+        "serial": ["--jobs", "1"],
+        "side_by_side": ["--jobs", str(parsed.jobs)] if parsed.jobs else [],
+    }
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    digests = set()
+    for _ in range(parsed.rounds):
+        for name, given in contestants.items():
+            with tempfile.TemporaryDirectory(prefix="wam-jobs-") as scratch:
+                place = Path(scratch) / "wam"
+                times[name].append(timed(place, parsed.profile, given))
+                digests.add(outputs(place))
+    if len(digests) != 1:
+        raise RuntimeError(f"{len(digests)} results where one was expected")
+    console.figures(figures(times, len(digests.pop())), as_json=parsed.json)
+
+
+def timed(place: Path, profile: str, given: Sequence[str]) -> float:
+    """Seconds that the profile takes in a new clone at ``place``."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(place)], check=True)
+    command = [sys.executable, "-m", "pipeline", "run", "--profile", profile, *given]
+    start = time.perf_counter()
+    subprocess.run(command, cwd=place, env=os.environ | {"PYTHONPATH": str(place)}, check=True)
+    return time.perf_counter() - start
+
+
+def outputs(place: Path) -> tuple[tuple[str, str], ...]:
+    """Path and digest of everything that ``dvc.lock`` names as an output."""
+    stages = yaml.safe_load((place / "dvc.lock").read_text())["stages"].values()
+    return tuple(sorted((out["path"], out["md5"]) for stage in stages for out in stage["outs"]))
+
+
+def figures(times: dict[str, list[float]], outputs: int) -> dict[str, Any]:
+    """The fastest of every way, and their ratio."""
+    best = {name: min(found) for name, found in times.items()}
+    return {
+        **{f"{name}_s": round(seconds, 1) for name, seconds in best.items()},
+        **{f"{name}_s_median": round(statistics.median(s), 1) for name, s in times.items()},
+        "share_of_serial": ratio(best["side_by_side"], best["serial"]),
+        "equal_outputs": outputs,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = options(__doc__, rounds=1)
+    parser.add_argument("--profile", default="ci", help="what is run (default: ci)")
+    about = "stages side by side (default: as many as there is room for)"
+    parser.add_argument("--jobs", type=int, help=about)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

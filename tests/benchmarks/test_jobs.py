@@ -1,0 +1,40 @@
+from pathlib import Path
+
+from benchmarks import jobs
+
+LOCK = """schema: '2.0'
+stages:
+  report@ci:
+    cmd: wam report --profile ci
+    outs:
+    - path: data/ci/results
+      hash: md5
+      md5: {digest}.dir
+  index@ci:
+    cmd: wam index --profile ci
+    outs:
+    - path: data/ci/index
+      hash: md5
+      md5: 8c.dir
+"""
+
+
+def test_runs_are_told_apart_by_their_outputs(tmp_path: Path) -> None:
+    def lock(digest: str) -> tuple[tuple[str, str], ...]:
+        (tmp_path / "dvc.lock").write_text(LOCK.format(digest=digest))
+        return jobs.outputs(tmp_path)
+
+    assert lock("a") == (("data/ci/index", "8c.dir"), ("data/ci/results", "a.dir"))
+    assert lock("a") != lock("b")
+
+
+def test_the_share_is_that_of_the_fastest_runs() -> None:
+    times = {"serial": [40.0, 50.0, 42.0], "side_by_side": [30.0, 24.0, 60.0]}
+    assert jobs.figures(times, 20) == {
+        "serial_s": 40.0,
+        "serial_s_median": 42.0,
+        "side_by_side_s": 24.0,
+        "side_by_side_s_median": 30.0,
+        "share_of_serial": 0.6,
+        "equal_outputs": 20,
+    }
