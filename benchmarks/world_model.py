@@ -36,12 +36,24 @@ from pipeline.store.open import Store, open_store
 from plain_world_model import FrameFiles, PlainWorldModel
 from turns import PARAMS, options, ratio
 from wam import device as devices
+from wam.config import WorldModelConfig
 from wam.training.trainer import Batches, Trainer
 from wam.world_model.model import WorldModel
 
 EPISODES = 2
 FEWEST_FRAMES = 800
 UPDATES_PER_ROUND = 4
+SIZES = (
+    "cnn_depth",
+    "visual_embedding",
+    "decoder_channels",
+    "deter",
+    "stoch",
+    "classes",
+    "hidden",
+    "id_hidden",
+)
+"""What a model with the papers' terms keeps of a profile's."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -110,12 +122,7 @@ def turns(
 
     Both compute the same: all images, no further loss terms, AdamW. The first round warms up.
     """
-    training = profile.train_world_model
-    alike = replace(
-        profile,
-        world_model=replace(profile.world_model, embedding_image_scale=0.0),
-        train_world_model=replace(training, image_frames=1.0, image_optimizer="adamw"),
-    )
+    alike = as_in_the_papers(profile)
     opponent = plain_updates(alike, layout, device)
     plain: list[float] = []
 
@@ -148,6 +155,13 @@ def turns(
         "frames_per_s_recipe": round(max(recipe), 1),
         "loader_share": round(loader_share, 4),
     }
+
+
+def as_in_the_papers(profile: Profile) -> Profile:
+    """The sizes of ``profile`` with the papers' terms alone, which the plain version has."""
+    sizes = {name: getattr(profile.world_model, name) for name in SIZES}
+    training = replace(profile.train_world_model, image_frames=1.0, image_optimizer="adamw")
+    return replace(profile, world_model=WorldModelConfig(**sizes), train_world_model=training)
 
 
 def measure(

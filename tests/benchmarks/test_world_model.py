@@ -1,5 +1,8 @@
 """The plain world model computes what ours does, and the benchmark's arithmetic is right."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import plain_world_model
+import world_model
 from flops import forward_flops
+from pipeline.params import load_profile
 from wam.batch import Batch
 from wam.config import WorldModelConfig
 from wam.world_model.model import WorldModel
@@ -127,11 +132,26 @@ def draws(seed: int) -> plain_world_model.Draw:
     return draw
 
 
-def test_the_plain_version_has_as_many_parameters() -> None:
-    ours = WorldModel(CONFIG)
-    plain = plain_world_model.PlainWorldModel(CONFIG)
+@pytest.mark.parametrize("profile", ["demo", "small", None])
+def test_the_plain_version_has_as_many_parameters(profile: str | None) -> None:
+    config = CONFIG
+    if profile:
+        config = world_model.as_in_the_papers(load_profile(profile)).world_model
+    ours = WorldModel(config)
+    plain = plain_world_model.PlainWorldModel(config)
     counts = [sum(p.numel() for p in model.parameters()) for model in (ours, plain)]
     assert counts[0] == counts[1]
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_the_profiles_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--profile", "demo", "--rounds", "1", "--batch", "2", "--window", "4", "--json"]
+    world_model.main([*given, "--data", str(tmp_path)])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["ratio_vs_plain"] > 0
+    assert result["frames_per_s_recipe"] > 0
 
 
 def test_loss_state_and_gradients_are_those_of_the_plain_version() -> None:
