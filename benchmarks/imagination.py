@@ -4,7 +4,8 @@ Weights are random: what is computed does not depend on them. Three versions of 
 take turns, so that their ratio can be trusted on a busy machine: the package's, which keeps all
 environments in one batch of tensors; the same with a round trip through NumPy at every decision;
 and that environment by environment. A rate is that of the fastest round unless it is called the
-median. The time of cloning is extrapolated from a few hundred updates. All run on a GPU where there
+median. The world model has the profile's sizes and the papers' latents, draws without an arm beside
+them. The time of cloning is extrapolated from a few hundred updates. All run on a GPU where there
 is one.
 """
 
@@ -25,6 +26,7 @@ from torch.nn import functional
 
 from pipeline import console
 from pipeline.params import Profile, load_profile
+from plain_world_model import papers_terms
 from turns import PARAMS, options, ratio, take_turns
 from wam import device as devices
 from wam.actions import executable
@@ -83,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices.keep_freed_memory()
     device = devices.resolve("auto")
     profile = load_profile(arguments.profile, PARAMS)
+    profile = replace(profile, world_model=papers_terms(profile.world_model))
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     parts = make_parts(profile, device)

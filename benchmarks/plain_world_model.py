@@ -23,12 +23,27 @@ from wam.proprio import ProprioNormalizer, from_robot_obs
 EPS = 1e-3
 NULL_ACTION = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
+SIZES = (
+    "cnn_depth",
+    "visual_embedding",
+    "decoder_channels",
+    "deter",
+    "stoch",
+    "classes",
+    "hidden",
+    "id_hidden",
+)
 Sample = dict[str, torch.Tensor]
 """Tensors [B, T, ...] by the names of ``wam.batch.Batch``; images float32 [..., 3, 64, 64]."""
 State = tuple[torch.Tensor, torch.Tensor]
 """Deterministic [B, D] and stochastic [B, Z] part."""
 Draw = Callable[[torch.Tensor], torch.Tensor]
 """One-hot vectors [B, S, C] with straight-through gradients, drawn from logits [B, S, C]."""
+
+
+def papers_terms(config: WorldModelConfig) -> WorldModelConfig:
+    """A model of the same sizes with the papers' options alone, which are those of this module."""
+    return WorldModelConfig(**{name: getattr(config, name) for name in SIZES})
 
 
 def draw(logits: torch.Tensor) -> torch.Tensor:

@@ -33,27 +33,15 @@ from pipeline.batches.order import all_windows
 from pipeline.params import Profile, load_profile
 from pipeline.stages import collect, convert, index
 from pipeline.store.open import Store, open_store
-from plain_world_model import FrameFiles, PlainWorldModel
+from plain_world_model import FrameFiles, PlainWorldModel, papers_terms
 from turns import PARAMS, options, ratio
 from wam import device as devices
-from wam.config import WorldModelConfig
 from wam.training.trainer import Batches, Trainer
 from wam.world_model.model import WorldModel
 
 EPISODES = 2
 FEWEST_FRAMES = 800
 UPDATES_PER_ROUND = 4
-SIZES = (
-    "cnn_depth",
-    "visual_embedding",
-    "decoder_channels",
-    "deter",
-    "stoch",
-    "classes",
-    "hidden",
-    "id_hidden",
-)
-"""What a model with the papers' terms keeps of a profile's."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -159,9 +147,9 @@ def turns(
 
 def as_in_the_papers(profile: Profile) -> Profile:
     """The sizes of ``profile`` with the papers' terms alone, which the plain version has."""
-    sizes = {name: getattr(profile.world_model, name) for name in SIZES}
     training = replace(profile.train_world_model, image_frames=1.0, image_optimizer="adamw")
-    return replace(profile, world_model=WorldModelConfig(**sizes), train_world_model=training)
+    model = papers_terms(profile.world_model)
+    return replace(profile, world_model=model, train_world_model=training)
 
 
 def measure(

@@ -1,5 +1,6 @@
 """The versions of a roll-out that the benchmark compares compute the same."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,3 +50,10 @@ def test_a_roll_out_through_numpy_is_that_of_the_package(profile: Profile, rows:
 def test_half_of_the_starts_are_successes(profile: Profile) -> None:
     parts = benchmark.make_parts(profile, torch.device("cpu"))
     assert parts.classifier.success(parts.starts).float().mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.slow
+def test_the_benchmark_takes_a_profiles_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.main(["--profile", "demo", "--rounds", "1", "--json"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["ratio_vs_stepwise"] > 1
