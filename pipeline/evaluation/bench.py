@@ -118,7 +118,7 @@ class Bench:
         if job.stage != "bc":
             place = self._layout.finetune(job.variant) / job.task / f"seed-{job.seed}"
         evaluate, filtering = self._profile.evaluate, self._profile.features.filtering
-        sampled = evaluate.ddim_steps, evaluate.look_every
+        sampled = evaluate.ddim_steps, evaluate.looks_of(job.task)
         policy = load_policy(place, self._device)
         return Agent(*self._model, policy, filtering, self._device, *sampled)
 

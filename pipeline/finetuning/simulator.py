@@ -55,14 +55,17 @@ class Simulator:
             self._starts[task] = training_starts(task, store, rows, profile.env.scene)
         self._pool = open_pool(self.config, profile.env.workers)
         self.world_model = world_model
-        self._filtered = FilteredPool(
-            self._pool,
-            world_model,
-            normalizer,
-            profile.features.filtering,
-            device,
-            profile.evaluate.look_every,
-        )
+        self._filtered = {
+            task: FilteredPool(
+                self._pool,
+                world_model,
+                normalizer,
+                profile.features.filtering,
+                device,
+                profile.evaluate.looks_of(task),
+            )
+            for task in profile.tasks
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -74,8 +77,8 @@ class Simulator:
         self, task: str, config: FinetuneConfig, generator: torch.Generator
     ) -> SimulatedEnv:
         """The environments of one task, which end those of the task before."""
-        starts = self._starts[task]
-        return SimulatedEnv(self._filtered, starts, config.envs, config.max_decisions, generator)
+        filtered, starts = self._filtered[task], self._starts[task]
+        return SimulatedEnv(filtered, starts, config.envs, config.max_decisions, generator)
 
 
 def _check_workers(simulator: SimulatorConfig, workers: int, envs: int) -> None:

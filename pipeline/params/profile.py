@@ -276,8 +276,14 @@ class Evaluate:
     """Frames between two looks of a policy, which in between acts on what the world model predicts;
     1: at every frame, as in the paper; 0: at the first frame alone (docs/policy-learning.md). So it
     is in ``finetune.environment: simulator`` too."""
+    look_every_of: dict[Task, CountFromZero]
+    """``look_every`` of tasks that need another: often for those whose dreams are less true."""
     clips: bool
     seed: Seed
+
+    def looks_of(self, task: str) -> int:
+        """Frames between two looks at ``task``."""
+        return self.look_every_of.get(task, self.look_every)
 
 
 # No True for 1, no "5" for 5, no infinity.

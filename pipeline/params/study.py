@@ -33,8 +33,10 @@ CellName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 SEEDED = ("extract", "train_world_model", "refine_world_model", "features", "reward", "policy")
 """The sections whose ``seed`` is the run's. The starts and random numbers of the evaluation are the
 same in all."""
-_SHARED = ("parallel", "raw", "env", "collect", "index", "convert", "export", "evaluate")
-"""The sections that no cell may change: all runs see the same frames and starts."""
+_SHARED = ("parallel", "raw", "env", "collect", "index", "convert", "export")
+"""The sections that are the base's: all runs see the same frames."""
+_JUDGED = ("tasks", "evaluate")
+"""What is the study's, and no cell may change."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -110,8 +112,8 @@ def study_run(study: Study, cell: str, seed: int, path: Path = PARAMS_FILE) -> R
     settings = copy.deepcopy(document(path)[study.base])
     where = f"{path}: {STUDY_KEY}.cells.{cell}"
     _merge(settings, study.set, f"{path}: {STUDY_KEY}")
-    if "tasks" in study.cells[cell].set:
-        raise WamError(f"{where}: 'tasks' is the study's: all runs are judged from the same starts")
+    if own_way := next((name for name in _JUDGED if name in study.cells[cell].set), None):
+        raise WamError(f"{where}: '{own_way}' is the study's: all runs are judged alike")
     _merge(settings, study.cells[cell].set, where)
     profile = profile_of(settings, where)
     if not profile.tasks:
@@ -137,7 +139,7 @@ def run_stages(study: Study) -> list[str]:
 def _merge(settings: dict[str, Any], override: Mapping[str, Any], where: str) -> None:
     for section, values in override.items():
         if section in _SHARED:
-            raise WamError(f"{where}: '{section}' is the base's: all runs share frames and starts")
+            raise WamError(f"{where}: '{section}' is the base's: all runs share frames")
         if isinstance(settings.get(section), dict):
             if not isinstance(values, Mapping):
                 raise WamError(f"{where}.{section}: expected settings, got {values!r:.100}")

@@ -18,6 +18,7 @@ from pipeline.evaluation.results import (
     PolicyName,
     Results,
 )
+from pipeline.params import Evaluate
 from pipeline.report import facts
 from pipeline.report.figures import COLOURS, Panel, Series, panels
 from pipeline.report.sources import TextTable, formatted, images, optional_json
@@ -104,11 +105,17 @@ def finetuning(layout: Layout, tasks: Sequence[str], seeds: Sequence[int]) -> Ma
     return panels(row, "success during PPO" if simulated else "imagined success during PPO")
 
 
-def looks(every: int) -> str:
-    """Which frames a policy looked at."""
-    if every == 1:
-        return "with every frame seen"
-    return f"with a look every {every} frames" if every else "with the first frame seen alone"
+def looks(evaluate: Evaluate) -> str:
+    """Which frames policies looked at."""
+
+    def words(every: int) -> str:
+        if every == 1:
+            return "with every frame seen"
+        return f"with a look every {every} frames" if every else "with the first frame seen alone"
+
+    others = evaluate.look_every_of.items()
+    told = [f"{task.replace('_', ' ')}: {words(every)}" for task, every in others]
+    return words(evaluate.look_every) + (f" ({'; '.join(told)})" if told else "")
 
 
 def agreement(results: Results) -> TextTable:

@@ -78,7 +78,7 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         params |= {
             "env": simulator.config,
             "filtering": profile.features.filtering._asdict(),
-            "look_every": profile.evaluate.look_every,
+            "look_every": {task: profile.evaluate.looks_of(task) for task in profile.tasks},
         }
         inputs["demos"] = manifests.fingerprint(layout.demos, "extract")
     elif config.seeds:

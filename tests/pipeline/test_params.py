@@ -88,6 +88,7 @@ def test_values_arrive_typed(params) -> None:
         (("finetune", "finetuned_steps"), 11, "more than policy.diffusion_steps=10"),
         (("evaluate", "ddim_steps"), 11, "more than policy.diffusion_steps=10"),
         (("evaluate", "ddim_steps"), 1, "none would be among the last 5 of 10"),
+        (("evaluate", "look_every_of"), {"lift": 1}, "ci.evaluate.look_every_of.lift"),
         (("tasks",), ["lift"], "ci.tasks[0] = 'lift': input should be"),
         (("raw", "annotations"), "a/b", "ci.raw.annotations = 'a/b': string should match"),
         (("world_model", "seed_match_scale"), 1.0, "match without embedding_image_scale"),

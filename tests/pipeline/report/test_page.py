@@ -45,14 +45,17 @@ def test_the_page_has_every_part(run: Layout, profile: Profile) -> None:
     first = [f"{name}, first start" for name in ("Expert", *POLICIES)]
     assert shown == first + [f"{name}, first failure" for name in ("WAM BC", "DreamerV2 BC")]
     assert "embedded simulator" in text
-    assert f"in chunks of 4, {sections.looks(profile.evaluate.look_every)}." in text
+    assert f"in chunks of 4, {sections.looks(profile.evaluate)}." in text
     assert "96 frames" not in text
     assert "120 frames" in text
 
 
 @pytest.mark.parametrize(("every", "words"), [(1, "every frame"), (16, "every 16"), (0, "alone")])
-def test_it_says_what_policies_looked_at(every: int, words: str) -> None:
-    assert words in sections.looks(every)
+def test_it_says_what_policies_looked_at(profile: Profile, every: int, words: str) -> None:
+    given = replace(profile.evaluate, look_every=every, look_every_of={"turn_on_led": 1})
+    told = sections.looks(given)
+    assert words in told
+    assert told.endswith(" (turn on led: with every frame seen)")
 
 
 def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: Profile) -> None:

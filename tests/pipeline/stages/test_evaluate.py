@@ -141,7 +141,7 @@ def test_the_expert_succeeds_and_holding_still_does_not(profile: Profile, layout
 
 
 def test_a_variant_is_evaluated_before_and_after_ppo(profile: Profile, layout: Layout) -> None:
-    short = replace(profile.evaluate, max_steps=10, look_every=0)
+    short = replace(profile.evaluate, max_steps=10, look_every_of={TASK: 0})
     with patch.object(bench, "roll_out", wraps=bench.roll_out) as rolled:
         evaluate.run(replace(profile, evaluate=short), layout, "wam")
     given = [(call.args[0], start) for call in rolled.mock_calls for start in call.args[2]]

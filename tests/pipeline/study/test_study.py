@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ def test_the_seed_of_a_run_is_that_of_everything_that_is_trained() -> None:
     base = load_profile(study.base, ROOT / "params.yaml")
     for section in SEEDED:
         assert getattr(profile, section).seed == 3
-    for shared in ("collect", "evaluate", "evaluate_world_model"):
+    for shared in ("collect", "evaluate_world_model"):
         assert getattr(profile, shared) == getattr(base, shared)
+    assert profile.evaluate == replace(base.evaluate, look_every=1, look_every_of={})
 
 
 def test_cells_differ_in_what_they_say_alone() -> None:
@@ -85,7 +87,14 @@ def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[...
         (lambda s: s["set"].update(policy={"seed": 9}), "policy.seed: is that of the run"),
         (lambda s: s["set"].update(finetune={"seeds": None}), "wam.finetune.seeds = None"),
         (lambda s: s["set"].update(finetune={"seeds": [77]}), "expected some of study.seeds"),
-        (lambda s: s["cells"]["wam"].update(set={"tasks": ["open_drawer"]}), "is the study's"),
+        (
+            lambda s: s["cells"]["wam"].update(set={"tasks": ["open_drawer"]}),
+            "'tasks' is the study",
+        ),
+        (
+            lambda s: s["cells"]["wam"].update(set={"evaluate": {"look_every": 0}}),
+            "'evaluate' is the study's: all runs are judged alike",
+        ),
         (lambda s: s["compare"].append(["wam", "wam"]), "'wam' with itself"),
         (lambda s: s.update(base="study"), "unknown profile 'study'"),
         (lambda s: s["cells"].update({"../up": {"variant": "wam", "set": {}}}), "study.cells"),
