@@ -20,13 +20,16 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.artifacts import publish
 from flows.parent import for_subflows
 from pipeline import dvc_stages
+from pipeline.artifacts.layout import Layout
 from pipeline.params import load_profile, profile_names
 from pipeline.params.study import load_study, run_stages
+from pipeline.room import Room, stage_bytes
 from wam.config import VARIANTS
 from wam.errors import WamError
 
 _JOBS, _THREADS = dvc_stages.shares()
 _STUDY_JOBS, _STUDY_THREADS = dvc_stages.shares(most=dvc_stages.available_cores())
+_ROOM = Room()
 _LEVELS = {"! ": logging.WARNING, "error ": logging.ERROR}
 """By how a line of our own begins."""
 if TYPE_CHECKING:
@@ -41,11 +44,16 @@ else:
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
-def reproduce_stage(stage: str, threads: int | None, force: bool = False) -> State[Any] | None:
-    """Bring one DVC stage up to date, streaming its output to the run's log."""
-    failure = dvc_stages.reproduce(
-        stage, _logged, threads=threads, force=force, environment=for_subflows()
-    )
+def reproduce_stage(
+    stage: str, profile: str, threads: int | None, force: bool = False
+) -> State[Any] | None:
+    """Bring one DVC stage up to date, streaming its output to the run's log; ``profile`` tells how
+    much memory that takes."""
+    memory = stage_bytes(stage, load_profile(profile), Layout.of(profile))
+    with _ROOM.of(memory, _logged):
+        failure = dvc_stages.reproduce(
+            stage, _logged, threads=threads, force=force, environment=for_subflows()
+        )
     if failure:
         return Failed(message=failure)
     try:
@@ -90,7 +98,7 @@ def reproduce(
         graph = dvc_stages.chosen_stages(profile, only, has_tasks=bool(tasks))
     except WamError as error:
         return Failed(message=str(error))
-    return _in_order([profile], graph, _THREADS, force=force)
+    return _in_order([profile], graph, profile, _THREADS, force=force)
 
 
 @flow(
@@ -109,11 +117,17 @@ def study(force: bool = False) -> State[Any] | None:
     except WamError as error:
         return Failed(message=str(error))
     graph = dvc_stages.study_graph(chosen.base, run_stages(chosen))
-    return _in_order(["study", chosen.base], graph, _STUDY_THREADS, force=force)
+    names = ["study", chosen.base]
+    return _in_order(names, graph, chosen.base, _STUDY_THREADS, force=force)
 
 
 def _in_order(
-    names: Sequence[str], graph: dict[str, frozenset[str]], threads: int | None, *, force: bool
+    names: Sequence[str],
+    graph: dict[str, frozenset[str]],
+    profile: str,
+    threads: int | None,
+    *,
+    force: bool,
 ) -> State[Any] | None:
     """A task per stage of ``graph``, each behind those that it needs; what failed, or None."""
     with dvc_stages.turn(names, get_run_logger().info):
@@ -121,7 +135,12 @@ def _in_order(
         for stage, needed in graph.items():
             before = [runs[other] for other in needed]
             runs[stage] = reproduce_stage.submit(
-                stage=stage, threads=threads, force=force, return_state=False, wait_for=before
+                stage=stage,
+                profile=profile,
+                threads=threads,
+                force=force,
+                return_state=False,
+                wait_for=before,
             )
         wait(list(runs.values()))
         states = [run.state for run in runs.values()]

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,10 @@ def run_in_order(
     jobs: int,
     run: Callable[[str], str | None],
     stop: Callable[[], None],
+    fits: Callable[[str, Collection[str]], bool] = lambda stage, running: True,
 ) -> dict[str, str]:
-    """Call ``run`` for every stage behind those that it needs, at most ``jobs`` at a time.
+    """Call ``run`` for every stage behind those that it needs, at most ``jobs`` at a time, and only
+    where it ``fits`` beside those that run.
 
     ``run`` returns why a stage failed, or None. After a failure nothing new begins, what is under
     way is let finish; after an exception in here ``stop`` is to end it. Returns the failures by
@@ -183,9 +185,10 @@ def run_in_order(
         try:
             while running or (waiting and not failed):
                 ready = [name for name, needed in waiting.items() if needed <= done]
-                for name in ready[: 0 if failed else jobs - len(running)]:
-                    del waiting[name]
-                    running[pool.submit(run, name)] = name
+                for name in ready:
+                    if not failed and len(running) < jobs and fits(name, running.values()):
+                        del waiting[name]
+                        running[pool.submit(run, name)] = name
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     name = running.pop(future)
                     if (reason := future.result()) is None:

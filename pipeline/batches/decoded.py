@@ -33,6 +33,8 @@ _RECORD = np.dtype(
     ]
 )
 """What a batch is made of, under the store's names."""
+FRAME_BYTES = _RECORD.itemsize
+"""What a decoded frame takes."""
 _PIECE = 1000
 _CRC_BYTES = 4
 

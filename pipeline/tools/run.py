@@ -4,12 +4,14 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from pipeline import console
 from pipeline.artifacts.layout import Layout
 from pipeline.dvc_stages import chosen_stages, reproduce, run_in_order, shares, turn
 from pipeline.params import Profile
+from pipeline.room import Room, stage_bytes, waiting
 from wam.errors import WamError
 
 
@@ -19,33 +21,40 @@ def run(profile: Profile, layout: Layout, jobs: int | None, stage: str | None, f
     graph = chosen_stages(name, stage, has_tasks=bool(profile.tasks))
     if not profile.tasks and stage is None:
         console.note("tasks: []; stores and world models alone")
-    side_by_side([name], graph, shares(jobs), force=force)
+    memory = partial(stage_bytes, profile=profile, layout=layout)
+    side_by_side([name], graph, shares(jobs), memory, force=force)
 
 
 def side_by_side(
     names: Sequence[str],
     graph: dict[str, frozenset[str]],
     shares: tuple[int, int | None],
+    memory: Callable[[str], int],
     *,
     force: bool = False,
 ) -> None:
-    """Reproduce the stages of ``graph`` in the turn of ``names``, with so many jobs and threads.
+    """Reproduce the stages of ``graph`` in the turn of ``names``, with so many jobs and threads, as
+    many at a time as have room for the bytes that ``memory`` tells of each.
 
     Raises WamError where a stage fails, once those beside it have ended; what interrupts this
     process interrupts them too.
     """
     jobs, threads = shares
     processes: list[subprocess.Popen[str]] = []
+    room, told = Room(), set[str]()
 
     def one(stage: str) -> str | None:
         title = stage.replace(f"@{names[0]}-", " ").replace(f"@{names[0]}", "")
-        return reproduce(
-            stage,
-            lambda line: console.titled(title, line),
-            threads=threads,
-            force=force,
-            processes=processes,
-        )
+        say = partial(console.titled, title)
+        return reproduce(stage, say, threads=threads, force=force, processes=processes)
+
+    def fits(stage: str, running: Collection[str]) -> bool:
+        size = memory(stage)
+        enough = room.fits(size, [memory(other) for other in running])
+        if not enough and stage not in told:
+            told.add(stage)
+            console.note(f"{stage} {waiting(size)}")
+        return enough
 
     def stop() -> None:
         for process in processes:
@@ -54,6 +63,6 @@ def side_by_side(
                 os.killpg(process.pid, signal.SIGINT)
 
     with turn(names, console.note):
-        failed = run_in_order(graph, jobs, one, stop)
+        failed = run_in_order(graph, jobs, one, stop, fits)
     if failed:
         raise WamError("; ".join(failed.values()))

@@ -1,8 +1,13 @@
 """``wam run-study``: bring the study of ``params.yaml`` up to date, runs side by side."""
 
+from functools import partial
+
 from pipeline import console
+from pipeline.artifacts.layout import Layout
 from pipeline.dvc_stages import available_cores, shares, study_graph
+from pipeline.params import load_profile
 from pipeline.params.study import Study, run_stages
+from pipeline.room import stage_bytes
 from pipeline.tools.run import side_by_side
 
 
@@ -15,4 +20,6 @@ def run(study: Study, jobs: int | None) -> None:
     console.note(f"{len(study.cells)} cells x {len(study.seeds)} seeds on {study.base}")
     # Its first stages are the base's, which nobody else may run meanwhile.
     names = ["study", study.base]
-    side_by_side(names, study_graph(study.base, runs), shares(jobs, most=available_cores()))
+    graph = study_graph(study.base, runs)
+    memory = partial(stage_bytes, profile=load_profile(study.base), layout=Layout.of(study.base))
+    side_by_side(names, graph, shares(jobs, most=available_cores()), memory)
