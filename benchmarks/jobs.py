@@ -2,7 +2,9 @@
 
 Every run begins in a new clone of the repository's HEAD, without any artifact. ``share_of_serial``
 is the time with ``--jobs`` (by default as many as ``make run`` takes) by that of one job at a
-time; both have to leave the same bytes, by the digests in ``dvc.lock``.
+time, whose per-task stages take all cores by themselves; both have to leave the same bytes, by the
+digests in ``dvc.lock``. ``--share`` shortens everything whose length is a setting: what a stage
+takes to begin then counts for more.
 """
 
 import argparse
@@ -18,10 +20,23 @@ from typing import Any
 
 import yaml
 
-from benchmarks.turns import options, ratio
+from benchmarks.turns import PARAMS, options, ratio
 from pipeline import console
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+LENGTHS = (
+    ("collect", "training_frames"),
+    ("collect", "validation_frames"),
+    ("collect", "max_starts_per_task"),
+    ("train_world_model", "updates"),
+    ("refine_world_model", "updates"),
+    ("reward", "epochs"),
+    ("policy", "updates"),
+    ("finetune", "iterations"),
+)
+"""What ``--share`` shortens."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, given in contestants.items():
             with tempfile.TemporaryDirectory(prefix="wam-jobs-") as scratch:
                 place = Path(scratch) / "wam"
+                clone(place, parsed.profile, parsed.share)
                 times[name].append(timed(place, parsed.profile, given))
                 digests.add(outputs(place))
     if len(digests) != 1:
@@ -44,9 +60,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.figures(figures(times, len(digests.pop())), as_json=parsed.json)
 
 
-def timed(place: Path, profile: str, given: Sequence[str]) -> float:
-    """Seconds that the profile takes in a new clone at ``place``."""
+def clone(place: Path, profile: str, share: float) -> None:
+    """The repository at ``place``, the lengths of ``profile`` multiplied by ``share``."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(place)], check=True)
+    params = yaml.safe_load((place / PARAMS.name).read_text())
+    for section, name in LENGTHS:
+        settings = params[profile][section]
+        settings[name] = max(1, round(share * settings[name]))
+    (place / PARAMS.name).write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def timed(place: Path, profile: str, given: Sequence[str]) -> float:
+    """Seconds that the profile takes in the clone at ``place``."""
     command = [sys.executable, "-m", "pipeline", "run", "--profile", profile, *given]
     start = time.perf_counter()
     subprocess.run(command, cwd=place, env=os.environ | {"PYTHONPATH": str(place)}, check=True)
@@ -73,7 +98,9 @@ def figures(times: dict[str, list[float]], outputs: int) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = options(__doc__, rounds=1)
     parser.add_argument("--profile", default="ci", help="what is run (default: ci)")
-    about = "stages side by side (default: as many as there is room for)"
+    about = "of the profile's frames, updates, epochs and iterations (default: 1)"
+    parser.add_argument("--share", type=float, default=1.0, help=about)
+    about = "stages side by side (default: as `make run`)"
     parser.add_argument("--jobs", type=int, help=about)
     return parser
 

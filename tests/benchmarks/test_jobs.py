@@ -1,6 +1,9 @@
 from pathlib import Path
 
+import pytest
+
 from benchmarks import jobs
+from pipeline.params import load_profile
 
 LOCK = """schema: '2.0'
 stages:
@@ -38,3 +41,15 @@ def test_the_share_is_that_of_the_fastest_runs() -> None:
         "share_of_serial": 0.6,
         "equal_outputs": 20,
     }
+
+
+@pytest.mark.skipif(not (jobs.ROOT / ".git").exists(), reason="no git repository")
+def test_a_share_shortens_every_length(tmp_path: Path) -> None:
+    jobs.clone(tmp_path / "wam", "ci", 0.5)
+    whole, half = (
+        load_profile("ci", place / "params.yaml") for place in (jobs.ROOT, tmp_path / "wam")
+    )
+    for section, name in jobs.LENGTHS:
+        long, short = (getattr(getattr(one, section), name) for one in (whole, half))
+        assert short == max(1, round(long / 2))
+    assert half.evaluate == whole.evaluate
