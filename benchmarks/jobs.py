@@ -66,7 +66,8 @@ def clone(place: Path, profile: str, share: float) -> None:
     params = yaml.safe_load((place / PARAMS.name).read_text())
     for section, name in LENGTHS:
         settings = params[profile][section]
-        settings[name] = max(1, round(share * settings[name]))
+        if settings[name]:  # 0 leaves something out
+            settings[name] = max(1, round(share * settings[name]))
     (place / PARAMS.name).write_text(yaml.safe_dump(params, sort_keys=False))
 
 
