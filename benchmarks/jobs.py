@@ -3,8 +3,8 @@
 Every run begins in a new clone of the repository's HEAD, without any artifact. ``share_of_serial``
 is the time with ``--jobs`` (by default as many as ``make run`` takes) by that of one job at a
 time, whose per-task stages take all cores by themselves; both have to leave the same bytes, by the
-digests in ``dvc.lock``. ``--share`` shortens everything whose length is a setting: what a stage
-takes to begin then counts for more.
+digests in ``dvc.lock``. ``--share`` shortens play and trainings: what they begin with
+then counts for more.
 """
 
 import argparse
@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 clone(place, parsed.profile, parsed.share)
                 times[name].append(timed(place, parsed.profile, given))
                 digests.add(outputs(place))
+    console.figures(figures(times, len(next(iter(digests)))), as_json=parsed.json)
     if len(digests) != 1:
         raise RuntimeError(f"{len(digests)} results where one was expected")
-    console.figures(figures(times, len(digests.pop())), as_json=parsed.json)
 
 
 def clone(place: Path, profile: str, share: float) -> None:
@@ -92,7 +92,7 @@ def figures(times: dict[str, list[float]], outputs: int) -> dict[str, Any]:
         **{f"{name}_s": round(seconds, 1) for name, seconds in best.items()},
         **{f"{name}_s_median": round(statistics.median(s), 1) for name, s in times.items()},
         "share_of_serial": ratio(best["side_by_side"], best["serial"]),
-        "equal_outputs": outputs,
+        "outputs": outputs,
     }
 
 

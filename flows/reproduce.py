@@ -50,10 +50,13 @@ def reproduce_stage(
     """Bring one DVC stage up to date, streaming its output to the run's log; ``profile`` tells how
     much memory that takes."""
     memory = stage_bytes(stage, load_profile(profile), Layout.of(profile))
-    with _ROOM.of(memory, _logged):
-        failure = dvc_stages.reproduce(
-            stage, _logged, threads=threads, force=force, environment=for_subflows()
-        )
+    try:
+        with _ROOM.of(memory, _logged):
+            failure = dvc_stages.reproduce(
+                stage, _logged, threads=threads, force=force, environment=for_subflows()
+            )
+    except WamError as error:
+        failure = f"stage {stage}: {error}"
     if failure:
         return Failed(message=failure)
     try:
@@ -130,7 +133,7 @@ def _in_order(
     force: bool,
 ) -> State[Any] | None:
     """A task per stage of ``graph``, each behind those that it needs; what failed, or None."""
-    with dvc_stages.turn(names, get_run_logger().info):
+    with dvc_stages.turn(names, get_run_logger().info), _ROOM.open():
         runs: dict[str, PrefectFuture[Any]] = {}
         for stage, needed in graph.items():
             before = [runs[other] for other in needed]

@@ -81,12 +81,12 @@ def _study(parser: ArgumentParser) -> None:
 
 
 def _study_jobs(parser: ArgumentParser) -> None:
-    about = "runs at a time (default: as many as there are cores)"
+    about = "runs at a time, at most (default: as many as there are cores)"
     parser.add_argument("--jobs", type=_positive, metavar="N", help=about)
 
 
 def _run_options(parser: ArgumentParser) -> None:
-    about = "stages at a time (default: two, or as many as there are cores)"
+    about = "stages at a time, at most (default: two, or as many as there are cores)"
     parser.add_argument("--jobs", type=_positive, metavar="N", help=about)
     about = "one stage of dvc.yaml, such as finetune or finetune@demo-wam (default: all)"
     parser.add_argument("--stage", metavar="STAGE", help=about)

@@ -1,7 +1,8 @@
 """The stages of ``dvc.yaml`` for one profile, and running them side by side.
 
 DVC decides what is stale and records what was made: every stage is one ``dvc repro --single-item``.
-What is decided here is only when: as soon as all stages that a stage depends on are up to date.
+What is decided here is only when: as soon as all stages that a stage depends on are up to date, and
+it fits beside those that run.
 """
 
 import contextlib

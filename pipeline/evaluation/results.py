@@ -249,6 +249,8 @@ def _made_of(evaluation: Path) -> Any:
         return None
     manifest = read_json(evaluation / MANIFEST)
     settings = {**manifest.get("params", {}).get("evaluate", {}), "clips": None}
+    if not settings.get("look_every_of"):  # where there was none, no task looked otherwise
+        settings.pop("look_every_of", None)
     return manifest.get("inputs"), settings
 
 

@@ -45,7 +45,7 @@ def _content(
         "name": layout.root.name,
         "profile": profile,
         "chunk": CHUNK,
-        "looks": sections.looks(profile.evaluate),
+        "looks": sections.looks(profile),
         "results": results,
         "verdict": verdict(results),
         "published": published(tasks),

@@ -18,7 +18,7 @@ from pipeline.evaluation.results import (
     PolicyName,
     Results,
 )
-from pipeline.params import Evaluate
+from pipeline.params import Profile
 from pipeline.report import facts
 from pipeline.report.figures import COLOURS, Panel, Series, panels
 from pipeline.report.sources import TextTable, formatted, images, optional_json
@@ -105,17 +105,21 @@ def finetuning(layout: Layout, tasks: Sequence[str], seeds: Sequence[int]) -> Ma
     return panels(row, "success during PPO" if simulated else "imagined success during PPO")
 
 
-def looks(evaluate: Evaluate) -> str:
+def looks(profile: Profile) -> str:
     """Which frames policies looked at."""
+    most = profile.evaluate.look_every
 
     def words(every: int) -> str:
         if every == 1:
             return "with every frame seen"
         return f"with a look every {every} frames" if every else "with the first frame seen alone"
 
-    others = evaluate.look_every_of.items()
-    told = [f"{task.replace('_', ' ')}: {words(every)}" for task, every in others]
-    return words(evaluate.look_every) + (f" ({'; '.join(told)})" if told else "")
+    told = [
+        f"{task.replace('_', ' ')}: {words(every)}"
+        for task in profile.tasks
+        if (every := profile.evaluate.looks_of(task)) != most
+    ]
+    return words(most) + (f" ({'; '.join(told)})" if told else "")
 
 
 def agreement(results: Results) -> TextTable:

@@ -78,7 +78,13 @@ def run(profile: Profile, layout: Layout, variant: str) -> None:
         params |= {
             "env": simulator.config,
             "filtering": profile.features.filtering._asdict(),
-            "look_every": {task: profile.evaluate.looks_of(task) for task in profile.tasks},
+            "look_every": profile.evaluate.look_every,
+            # Of its own tasks alone: more tasks go on from the work of fewer.
+            "look_every_of": {
+                task: every
+                for task, every in profile.evaluate.look_every_of.items()
+                if task in profile.tasks
+            },
         }
         inputs["demos"] = manifests.fingerprint(layout.demos, "extract")
     elif config.seeds:

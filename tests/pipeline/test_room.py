@@ -2,14 +2,18 @@
 
 import json
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.artifacts.layout import Layout
 from pipeline.dvc_stages import run_in_order
 from pipeline.params import load_profile
-from pipeline.room import Room, stage_bytes, waiting
+from pipeline.room import Room, free_bytes, stage_bytes, waiting
+from wam.errors import WamError
 
 SIDE_BY_SIDE = {name: frozenset[str]() for name in ("large", "larger", "small")}
 SIZES = {"large": 5, "larger": 6, "small": 4}
@@ -42,29 +46,65 @@ def test_a_stage_that_does_not_fit_lets_others_go_first() -> None:
 
 
 def test_threads_wait_for_each_other() -> None:
-    room, told, inside = Room(lambda: 9), [], threading.Event()
-    leave, active = threading.Event(), threading.Semaphore(1)
+    room, order = Room(lambda: 9), []
+    inside, told = threading.Event(), threading.Event()
 
     def first() -> None:
-        with room.of(5, told.append), active:
+        with room.of(5, order.append):
             inside.set()
-            assert leave.wait(20)
+            told.wait(20)
+            order.append("the first leaves")
 
     def second() -> None:
-        with room.of(6, told.append):
-            assert active.acquire(blocking=False), "the first has left"
+        def say(words: str) -> None:
+            order.append(words)
+            told.set()
 
-    threads = [threading.Thread(target=first), threading.Thread(target=second)]
-    threads[0].start()
-    assert inside.wait(20)
-    threads[1].start()
-    while not told:
-        threads[1].join(0.01)
-    leave.set()
-    for thread in threads:
-        thread.join(20)
-        assert not thread.is_alive()
-    assert told == [waiting(6)]
+        assert inside.wait(20)
+        with room.of(6, say):
+            order.append("the second is in")
+
+    run_together(first, second)
+    assert order == [waiting(6), "the first leaves", "the second is in"]
+
+
+def test_nobody_begins_in_a_room_that_was_closed() -> None:
+    room, told, refused = Room(lambda: 9), threading.Event(), []
+
+    def second() -> None:
+        with pytest.raises(WamError, match="before it began"), room.of(6, lambda _: told.set()):
+            pytest.fail("it was closed")
+        refused.append(True)
+
+    def first() -> None:
+        with pytest.raises(KeyboardInterrupt), room.of(5, print), room.open():
+            other = threading.Thread(target=second)
+            other.start()
+            told.wait(20)
+            raise KeyboardInterrupt
+        other.join(20)
+
+    run_together(first)
+    assert refused
+    with room.open(), room.of(50, print):
+        pass
+
+
+def run_together(*functions: Callable[[], None]) -> None:
+    with ThreadPoolExecutor(len(functions)) as pool:
+        for future in [pool.submit(function) for function in functions]:
+            future.result(timeout=60)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("3000", 1000), ("max", None), (None, None)])
+def test_a_containers_limit_counts(
+    tmp_path: Path, limit: str | None, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=70_000))
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.stat").write_text("file 900\nanon 2000\nkernel 5\n")
+    assert free_bytes(tmp_path) == (expected or 70_000)
 
 
 def test_training_keeps_the_frames_of_its_store(tmp_path: Path) -> None:
@@ -77,4 +117,7 @@ def test_training_keeps_the_frames_of_its_store(tmp_path: Path) -> None:
     kept = stage_bytes("train_world_model@demo-wam", profile, layout) - before
     assert kept == pytest.approx(30_000 * (2 * 64 * 64 * 3 + 4 * (18 + 7)))
     assert stage_bytes("study@wam-0", profile, layout) == before + kept
-    assert stage_bytes("train_policy@demo-wam", profile, layout) == before
+    for other in ("train_policy@demo-wam", "study_report"):
+        assert stage_bytes(other, profile, layout) == before
+    (store / "zarr.json").write_text("[]")
+    assert stage_bytes("study@wam-0", profile, layout) == before

@@ -123,14 +123,14 @@ def test_policies_look_as_they_will_at_evaluation(
     profile: Profile, ready: Layout, store: SimpleNamespace
 ) -> None:
     """A policy that looks once finds itself where the model says that it is."""
-    looks = replace(profile.evaluate, look_every_of={TASK: 0})
+    looks = replace(profile.evaluate, look_every_of={TASK: 0, "turn_off_led": 4})
     once = simulated(replace(profile, evaluate=looks))
     with patch.object(SimulatedEnv, "step", autospec=True, side_effect=SimulatedEnv.step) as steps:
         finetune.run(once, ready, VARIANT)
         filtered = steps.call_args.args[0]._filtered
     assert not torch.equal(filtered.feature, filtered.seen)
     manifest = manifests.read_json(ready.finetune(VARIANT) / manifests.MANIFEST)
-    assert manifest["params"]["look_every"] == {TASK: 0}
+    assert manifest["params"]["look_every_of"] == {TASK: 0}
 
 
 def test_a_killed_run_goes_on_with_other_workers_and_ends_as_if_it_had_not_been(

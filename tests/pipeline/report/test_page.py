@@ -45,17 +45,19 @@ def test_the_page_has_every_part(run: Layout, profile: Profile) -> None:
     first = [f"{name}, first start" for name in ("Expert", *POLICIES)]
     assert shown == first + [f"{name}, first failure" for name in ("WAM BC", "DreamerV2 BC")]
     assert "embedded simulator" in text
-    assert f"in chunks of 4, {sections.looks(profile.evaluate)}." in text
+    assert f"in chunks of 4, {sections.looks(profile)}." in text
     assert "96 frames" not in text
     assert "120 frames" in text
 
 
 @pytest.mark.parametrize(("every", "words"), [(1, "every frame"), (16, "every 16"), (0, "alone")])
 def test_it_says_what_policies_looked_at(profile: Profile, every: int, words: str) -> None:
-    given = replace(profile.evaluate, look_every=every, look_every_of={"turn_on_led": 1})
-    told = sections.looks(given)
+    others = {"close_drawer": 8, "turn_on_led": 8, "open_drawer": every}
+    given = replace(profile.evaluate, look_every=every, look_every_of=others)
+    tasks = ("open_drawer", "turn_on_led")
+    told = sections.looks(replace(profile, evaluate=given, tasks=tasks))
     assert words in told
-    assert told.endswith(" (turn on led: with every frame seen)")
+    assert told.endswith(" (turn on led: with a look every 8 frames)")
 
 
 def test_it_shows_where_imagination_parts_from_simulation(run: Layout, profile: Profile) -> None:
