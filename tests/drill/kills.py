@@ -110,7 +110,7 @@ def killed_sometime(
     fine = {0, -signum} if signum == signal.SIGKILL else {0, 128 + signum, -signum}
     problems = []
     if ended.status not in fine:
-        problems.append(f"ended with {ended.status}")
+        problems.append(f"ended with {ended.status}: {ended.output[-300:]}")
     if signum != signal.SIGKILL:
         problems += _unclear(ended)
     problems += _next_run(project, stage, expected)
@@ -128,7 +128,7 @@ def refused_at(project: Path, stage: Stage, number: int, expected: dict[str, str
     ended = run(project, stage.argv, tracer.install)
     problems = _unclear(ended)
     if ended.status not in (0, 1):
-        problems.append(f"ended with {ended.status}")
+        problems.append(f"ended with {ended.status}: {ended.output[-300:]}")
     if ended.status == 1 and "No space left on device" not in ended.output:
         problems.append(f"does not say why: {ended.output[-300:]}")
     problems += _next_run(project, stage, expected)
