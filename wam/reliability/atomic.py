@@ -9,8 +9,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?|.+\.[0-9a-f]{32}\.partial")
-"""Ours, with the suffix that a library may insist on, and those of Zarr."""
+_TEMPORARY = re.compile(
+    r"\..+\.[0-9a-f]{16}\.tmp(\.\w+)?|.+\.[0-9a-f]{32}\.partial|\.tmp[0-9A-Za-z]{6}"
+)
+"""Ours, with the suffix that a library may insist on, those of Zarr, and those of safetensors."""
 
 
 @contextlib.contextmanager
@@ -44,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(directory: Path, *, recursive: bool = False) -> None:
-    """Remove the temporary files in ``directory`` whose writers are dead, also those of Zarr.
+    """Remove the temporary files in ``directory`` whose writers are dead, also those of libraries.
 
     A living writer holds a lock on its file, so this disturbs nobody.
     """

@@ -91,3 +91,12 @@ def test_a_file_that_a_library_has_replaced_is_as_readable_and_as_safe(
         other.replace(temporary)
     assert path.stat().st_mode == plain.stat().st_mode
     assert on_disk == [path.stat().st_ino]
+
+
+def test_what_a_killed_library_left_is_swept_up(tmp_path: Path) -> None:
+    """safetensors writes a file of its own beside the one that it is given."""
+    (tmp_path / ".tmpeBTkbX").write_text("half")
+    kept = tmp_path / ".tmp_of_mine"
+    kept.write_text("")
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == [kept]
