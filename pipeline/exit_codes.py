@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from pipeline import console
 from wam.errors import WamError
-from wam.reliability.interruption import SIGNALS, Interrupted, interrupt
+from wam.reliability.interruption import SIGNALS, Interrupted, heard, interrupt
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.I)
 _REMEDIES = {
@@ -26,12 +26,14 @@ _REMEDIES = {
 def exit_on_error(body: Callable[[], None]) -> None:
     """Call ``body``; what the user or the system did wrong becomes one message and a status.
 
-    WamError, OSError and MemoryError: 1. Ctrl-C: 130, SIGTERM: 143, which does the same.
+    WamError, OSError and MemoryError: 1. Ctrl-C: 130, SIGTERM: 143, which does the same, and so
+    does whatever fails after it.
     """
     for signum in SIGNALS:
         signal.signal(signum, interrupt)
     try:
-        body()
+        with heard():
+            body()
     except WamError as error:
         _fail(str(error))
     except KeyboardInterrupt as error:

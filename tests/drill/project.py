@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -16,6 +17,7 @@ import yaml
 from pipeline.artifacts.layout import Layout
 from pipeline.cli import COMMANDS, main
 from tests.pipeline.conftest import make_raw
+from wam.reliability.interruption import SIGNALS
 
 REPOSITORY = Path(__file__).parents[2]
 PROFILE, PLAYED = "tiny", "played"
@@ -159,14 +161,19 @@ def run(
     """
     log = project / "output.txt"
     sys.stdout.flush()
+    before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child == 0:
         status = 70
         try:
+            for signum in SIGNALS:  # as in a process in which Python has not begun
+                signal.signal(signum, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before_fork)
             status = _in_child(project, argv, before, log)
             behind()
         finally:
             os._exit(status)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before_fork)
     if signal_after is not None:
         time.sleep(signal_after[0])
         os.kill(child, signal_after[1])

@@ -13,6 +13,8 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AGAIN_S = 0.01
+_raised: list[int] = []
+"""The signals that were raised as :class:`Interrupted`, in order."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,6 +33,7 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
     """
     sys.unraisablehook = _after_unraisable
     warnings.simplefilter("ignore")
+    _raised.append(signum)
     raise Interrupted(signum)
 
 
@@ -40,6 +43,22 @@ def _after_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
         again = threading.Timer(_AGAIN_S, signal.pthread_kill, (main, unraisable.exc_value.signum))
         again.daemon = True
         again.start()
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """A block that fails after a signal was raised in it fails by that signal: Interrupted.
+
+    Compiled libraries (safetensors while it makes a tensor) drop what is raised in them and raise
+    an error of their own, which would speak of a damaged file.
+    """
+    before = len(_raised)
+    try:
+        yield
+    except Exception as error:
+        if len(_raised) > before:
+            raise Interrupted(_raised[-1]) from error
+        raise
 
 
 @contextlib.contextmanager

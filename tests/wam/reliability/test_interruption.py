@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from wam.reliability.interruption import SIGNALS, Interrupted, deferred, interrupt
+from wam.reliability.interruption import SIGNALS, Interrupted, deferred, heard, interrupt
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
@@ -69,3 +69,24 @@ def test_a_signal_in_a_finaliser_is_heard_behind_it(
         signal.signal(signum, before)
     assert raised.value.signum == signum
     assert heard == []
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_an_error_that_a_library_made_of_a_signal_is_that_signal(
+    signum: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = signal.signal(signum, interrupt)
+    try:
+        with warnings.catch_warnings(), pytest.raises(Interrupted) as raised, heard():
+            try:
+                os.kill(os.getpid(), signum)
+                time.sleep(30)
+            except Interrupted:
+                # As compiled code does: not a word of what was raised in it.
+                raise ValueError("could not determine the shape") from None
+    finally:
+        signal.signal(signum, before)
+    assert raised.value.signum == signum
+    with pytest.raises(ValueError, match="of its own"), heard():
+        raise ValueError("of its own")
