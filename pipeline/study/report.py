@@ -44,23 +44,28 @@ _SHARES = ("bc", "ppo", "gain")
 
 
 def run(study: Study) -> None:
-    """Write ``data/study/results``. Raises WamError if a run is missing, damaged or of other
-    settings."""
-    runs = [study_run(study, cell, seed) for cell in study.cells for seed in study.seeds]
-    unfinished = [one for one in runs if not outcome_path(one.cell, one.seed).is_file()]
-    if unfinished:
-        first = unfinished[0]
+    """Write ``data/study/results``: of every cell all of whose runs are finished.
+
+    What half a cell says is not told: whoever looks at every run and stops where he likes what he
+    sees finds differences that are none. Raises WamError if no cell is finished, or a run of a
+    finished one is damaged or of other settings.
+    """
+    count = {cell: _count_finished(cell, study.seeds) for cell in study.cells}
+    unfinished = {cell: n for cell, n in count.items() if n < len(study.seeds)}
+    told = [cell for cell in study.cells if cell not in unfinished]
+    if not told:
         raise WamError(
-            f"{len(unfinished)} of {len(runs)} runs are not finished, among them {first.cell} with "
-            f"seed {first.seed}; 'wam run-study' does all that are missing"
+            f"no cell has all of its {len(study.seeds)} runs ({_counts(unfinished, study)}); "
+            "'wam run-study' does all that are missing"
         )
+    runs = [study_run(study, cell, seed) for cell in told for seed in study.seeds]
     found = [read_outcome(one) for one in runs]
     for one in found:
         if one.frame_ids != found[0].frame_ids:
             path = outcome_path(one.run.cell, one.run.seed)
             raise WamError(f"{path}: from other starts than the other runs; evaluate it again")
     inputs = {path.stem: file_digest(path) for path in (outcome_path(r.cell, r.seed) for r in runs)}
-    content = _summary(study, found)
+    content = _summary(study, found, unfinished)
 
     def make(target: Build) -> None:
         path = target.directory
@@ -72,10 +77,22 @@ def run(study: Study) -> None:
 
     build(STUDY_RESULTS, make, stage=STAGE, params=asdict(study), inputs=inputs)
     console.console.print((STUDY_RESULTS / "table.md").read_text(), markup=False, end="")
+    if unfinished:
+        console.warn(f"left out, as runs are missing: {_counts(unfinished, study)}")
     console.done(STAGE, str(STUDY_RESULTS))
 
 
-def _summary(study: Study, found: Sequence[Outcome]) -> dict[str, Any]:
+def _count_finished(cell: str, seeds: Sequence[int]) -> int:
+    return sum(outcome_path(cell, seed).is_file() for seed in seeds)
+
+
+def _counts(finished: Mapping[str, int], study: Study) -> str:
+    return ", ".join(f"{cell} {n} of {len(study.seeds)}" for cell, n in finished.items())
+
+
+def _summary(
+    study: Study, found: Sequence[Outcome], unfinished: Mapping[str, int]
+) -> dict[str, Any]:
     """Everything that was found, by cell and by comparison."""
     by_cell: dict[str, dict[int, Outcome]] = defaultdict(dict)
     for one in found:
@@ -93,6 +110,8 @@ def _summary(study: Study, found: Sequence[Outcome]) -> dict[str, Any]:
     }
     compared = []
     for first, second in study.compare:
+        if unfinished.keys() & {first, second}:
+            continue
         for name in ENDPOINTS:
             pairs = {
                 seed: (one.figures[name], other.figures[name])
@@ -107,6 +126,7 @@ def _summary(study: Study, found: Sequence[Outcome]) -> dict[str, Any]:
         "seeds": study.seeds,
         "commits": sorted({one.commit for one in found}),
         "cells": cells,
+        "unfinished": dict(unfinished),
         "differences": compared,
     }
 
@@ -219,6 +239,8 @@ def _markdown(study: Study, content: Mapping[str, Any], found: Sequence[Outcome]
             "Classifiers are calibrated on the validation demonstrations, whose first frames are "
             "these starts: areas of dreams and PPO are not wholly held out, clones are.  "
         )
+    if left_out := content["unfinished"]:
+        lines.append(f"Not told, as runs are missing: {_counts(left_out, study)}.  ")
     return "\n".join(lines) + "\n"
 
 
