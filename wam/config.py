@@ -164,6 +164,9 @@ class WorldModelTraining:
     """Threads that compute the model on a CPU, here, for features and for its own evaluation: on
     their number last bits depend. None: as many as a stage is given. Small networks gain next to
     nothing by a second one."""
+    data_share: Annotated[float, Interval(gt=0, le=1)] = 1.0
+    """Share of the training split that the model learns from: its first episodes that hold so many
+    of the frames. Every later stage sees the whole split, by which proprioception is scaled too."""
     frames: Count | None = None
     """Stop after so many frames, if that is before ``updates``."""
     minutes: Annotated[float, Interval(gt=0, le=1e9)] | None = None

@@ -30,26 +30,26 @@ def embed_rows(
     return torch.cat(parts)
 
 
-def embed_play(world_model: WorldModel, store: Store, device: torch.device) -> EmbeddedPlay:
-    """All frames of ``store``, in its order, on ``device``."""
-    rows = len(store.frame_ids)
+def embed_play(
+    world_model: WorldModel, store: Store, device: torch.device, rows: int
+) -> EmbeddedPlay:
+    """The first ``rows`` frames of ``store``, in its order, on ``device``."""
     parts = []
     with console.progress("embed the play", rows, "frames") as advance:
         for start in range(0, rows, _FRAMES_READ):
             stop = min(start + _FRAMES_READ, rows)
             parts.append(embed_rows(world_model, store, start, stop, device))
             advance(stop - start)
-    motion = ArmMotion(*(part.to(device) for part in read_arm_motion(store)))
+    motion = ArmMotion(*(part.to(device) for part in read_arm_motion(store, rows)))
     proprio = world_model.rssm.proprio
     lag = None if proprio is None else proprio.lags(motion)
     return EmbeddedPlay(torch.cat(parts), motion.prev_action, motion.is_first, lag)
 
 
-def read_arm_motion(store: Store) -> ArmMotion:
-    """All frames of ``store``, in its order."""
-    rows = len(store.frame_ids)
+def read_arm_motion(store: Store, rows: int) -> ArmMotion:
+    """The first ``rows`` frames of ``store``, which end with an episode, in its order."""
     action = executable(torch.from_numpy(store.read("rel_actions", 0, rows)))
     is_first = torch.zeros(rows, dtype=torch.bool)
-    is_first[torch.from_numpy(store.episodes[:, 0])] = True
+    is_first[torch.from_numpy(store.episodes[store.episodes[:, 1] <= rows, 0])] = True
     proprio = torch.from_numpy(store.read("proprio", 0, rows))
     return ArmMotion(proprio, action.roll(1, 0), is_first)

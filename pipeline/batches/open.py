@@ -74,7 +74,11 @@ def open_training_data(
         for split in SPLITS
     )
     validation = validation_windows(held_out, *windows)
-    options |= {"views": views_of(profile), "keeps_state": training.compat == "diwa"}
+    options |= {
+        "views": views_of(profile),
+        "keeps_state": training.compat == "diwa",
+        "share": training.data_share,
+    }
     return TrainingData(
         store_batches(store, loader.reader, **options),
         validation,

@@ -18,16 +18,15 @@ def contradictions(profile: Profile) -> Iterator[str]:
     yield from _in_world_model(profile.world_model, profile.train_world_model)
     yield from _in_refinement(profile)
     if profile.loader.reader == "shards":
-        model = profile.world_model
+        model, share = profile.world_model, profile.train_world_model.data_share
         settings = {
-            "distractors=true": model.distractors,
-            f"view_reach={model.view_reach}": model.view_reach,
+            "world_model.distractors=true": model.distractors,
+            f"world_model.view_reach={model.view_reach}": model.view_reach,
+            f"train_world_model.data_share={share}": share < 1,
         }
         for setting, used in settings.items():
             if used:
-                yield (
-                    f"world_model.{setting}: not with loader.reader=shards, use streams or windows"
-                )
+                yield f"{setting}: not with loader.reader=shards, use streams or windows"
     if profile.reward.reach and not profile.world_model.proprio_state:
         yield f"reward.reach={profile.reward.reach}: needs world_model.proprio_state"
     if profile.world_model.latent == "probabilities" and profile.features.draws > 1:

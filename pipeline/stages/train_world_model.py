@@ -19,7 +19,7 @@ from pipeline.batches.embedded import embed_play, read_arm_motion
 from pipeline.batches.open import TrainingData, open_training_data
 from pipeline.params import Profile
 from pipeline.pictures.strip import write_film_strip
-from pipeline.store.open import Store, open_store
+from pipeline.store.open import open_store
 from pipeline.tracking import Tracker
 from wam import device as devices
 from wam import distributed
@@ -31,7 +31,7 @@ from wam.training.checkpoint import StateFile
 from wam.training.diagnosis import diagnose
 from wam.training.journal import Journal
 from wam.training.precision import choose
-from wam.training.refinement import Refiner
+from wam.training.refinement import EmbeddedPlay, Refiner
 from wam.training.trainer import (
     CHECKPOINTS,
     METRICS_FILE,
@@ -147,7 +147,8 @@ def _train_into(
     model = WorldModel(config, seed=training.seed)
     if model.rssm.proprio is not None:
         store = open_store(store_path(layout.store, "training"))
-        model.rssm.proprio.calibrate(store.proprio_normalizer(), read_arm_motion(store))
+        motion = read_arm_motion(store, store.rows_of_share(training.data_share))
+        model.rssm.proprio.calibrate(store.proprio_normalizer(), motion)
 
     def film(part: Predictions) -> None:
         if ranks.rank == 0:
@@ -177,7 +178,9 @@ def _train_into(
         store = open_store(
             store_path(layout.store, "training"), distractors=model.config.distractors
         )
-        _refine(target, model, refinement, store, device, f"refine {variant}")
+        rows = store.rows_of_share(training.data_share)
+        play = embed_play(model, store, device, rows)
+        _refine(target, model, refinement, play, device, f"refine {variant}")
         figures = assess(model, data.validation, training.seed, device, film)
     elif updates != outcome.updates:
         film(next(predict(model, data.validation, training.seed, device)))
@@ -228,12 +231,12 @@ def _refine(
     target: Build,
     model: WorldModel,
     config: Refinement,
-    store: Store,
+    play: EmbeddedPlay,
     device: torch.device,
     description: str,
 ) -> None:
     """The second stage, with its own records and checkpoint."""
-    refiner = Refiner(model, embed_play(model, store, device), config, device)
+    refiner = Refiner(model, play, config, device)
     journal = Journal(target.directory / REFINEMENT_FILE)
     checkpoint = StateFile(target.work / "refinement.safetensors", journal)
     names = {"kl_loss": "KL", "seed_match_loss": "seed", "target_loss": "target"}

@@ -106,6 +106,11 @@ class Store:
         """Index (int64) of the episode that each row belongs to."""
         return np.searchsorted(self.episodes[:, 0], rows, side="right") - 1
 
+    def rows_of_share(self, share: float) -> int:
+        """Number of rows of the first episodes that hold at least a ``share`` in (0, 1] of all."""
+        stops = self.episodes[:, 1]
+        return int(stops[np.searchsorted(stops, share * self.num_frames)])
+
     def proprio_normalizer(self) -> ProprioNormalizer:
         """Min-max normalisation with the statistics of the training split."""
         found = self.attrs["statistics"]["proprio"]

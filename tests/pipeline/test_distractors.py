@@ -110,13 +110,18 @@ def test_models_that_see_other_images_are_not_compared(profile: Profile, layout:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
-    [({"distractors": True}, "distractors=true"), ({"view_reach": 8}, "view_reach=8")],
+    ("section", "setting", "value", "said"),
+    [
+        ("world_model", "distractors", True, "distractors=true"),
+        ("world_model", "view_reach", 8, "view_reach=8"),
+        ("train_world_model", "data_share", 0.5, "data_share=0.5"),
+    ],
 )
-def test_shards_know_no_episodes(setting: dict[str, Any], said: str) -> None:
+def test_shards_know_no_episodes(section: str, setting: str, value: object, said: str) -> None:
     base = load_profile("small", Path(__file__).parents[2] / "params.yaml")
-    model = replace(base.world_model, view_reach=0)
-    changed = replace(base, world_model=replace(model, **setting))
+    base = replace(base, world_model=replace(base.world_model, view_reach=0))
+    settings: Any = replace(getattr(base, section), **{setting: value})
+    changed = replace(base, **{section: settings})
     shards = replace(changed, loader=replace(base.loader, reader="shards"))
     assert not any(said in text for text in contradictions(changed))
     assert any(f"{said}: not with loader" in text for text in contradictions(shards))

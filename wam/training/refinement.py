@@ -37,7 +37,7 @@ _LEAST_SCALE = 1e-3
 
 
 class EmbeddedPlay(NamedTuple):
-    """All frames of a split as the frozen encoder sees them."""
+    """Frames of a split, from its first on, as the frozen encoder sees them."""
 
     embedding: torch.Tensor
     """float32 [N, E]"""

@@ -58,18 +58,21 @@ def test_distractors_are_an_episodes_own_and_move_with_its_frames(
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize("share", [1.0, 0.5])
 def test_batches_hold_the_stores_rows(
-    store: Store, tmp_path: Path, reader: str, cache: str
+    store: Store, tmp_path: Path, reader: str, cache: str, share: float
 ) -> None:
     rows_of_batch, window = 2, 8
+    episodes = store.episodes[store.episodes[:, 1] <= store.rows_of_share(share)]
+    assert (len(episodes) < len(store.episodes)) == (share < 1)
     order = {"streams": Streams, "windows": RandomWindows}[reader](
-        store.episodes, rows_of_batch, window, seed=1, views=Views(3, 9)
+        episodes, rows_of_batch, window, seed=1, views=Views(3, 9)
     )
     images = {name: store.read(name) for name in ("rgb_static", "rgb_gripper")}
     actions = store.read("rel_actions")
     proprio = store.proprio_normalizer()(store.read("proprio"))
     options: dict[str, Any] = {"batch": rows_of_batch, "window": window, "seed": 1, "cache": cache}
-    options["views"] = Views(3, 9)
+    options |= {"views": Views(3, 9), "share": share}
     with store_batches(store, reader, **options, cache_directory=tmp_path) as batches:  # type: ignore[arg-type]
         for epoch in range(2):
             for number in range(order.num_batches(epoch)):
@@ -95,6 +98,15 @@ def test_batches_hold_the_stores_rows(
                 assert (prev_action[first] == np.array(NULL_ACTION, np.float32)).all()
                 assert batch.id_mask.shape == (window - 1, rows_of_batch)
                 assert batch.id_mask.all()
+
+
+def test_a_share_of_the_frames_ends_with_an_episode(store: Store) -> None:
+    stops = store.episodes[:, 1].tolist()
+    assert stops[-1] == store.num_frames
+    assert store.rows_of_share(1.0) == store.num_frames
+    assert store.rows_of_share(1e-9) == stops[0]
+    assert store.rows_of_share(stops[0] / store.num_frames) == stops[0]
+    assert store.rows_of_share((stops[0] + 1) / store.num_frames) == stops[1]
 
 
 @pytest.mark.parametrize("reader", READERS)
