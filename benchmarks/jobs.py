@@ -1,9 +1,10 @@
 """A whole profile, one stage after another and side by side: what ``wam run --jobs`` saves.
 
-Every run begins in a new clone of the repository's HEAD, without any artifact. ``share_of_serial``
-is the time with ``--jobs`` (by default as many as ``make run`` takes) by that of one job at a
-time, whose per-task stages take all cores by themselves; both have to leave the same bytes, by the
-digests in ``dvc.lock``. ``--share`` shortens play and trainings: what they begin with
+Every run begins in a new clone of the repository's HEAD, without any artifact. Three ways have to
+leave the same bytes, by the digests in ``dvc.lock``: one stage at a time whose tasks come one after
+another too (``one_worker``), one stage at a time whose tasks take all cores (``serial``), and as
+many stages as ``--jobs`` says (by default as many as ``make run`` takes). ``share_of_…`` is the
+last one's time by that of the others. ``--share`` shortens play and trainings: what they begin with
 then counts for more.
 """
 
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,19 @@ LENGTHS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parsed = _parser().parse_args(arguments)
-    contestants: dict[str, list[str]] = {
-        "serial": ["--jobs", "1"],
-        "side_by_side": ["--jobs", str(parsed.jobs)] if parsed.jobs else [],
+    contestants: dict[str, tuple[list[str], dict[str, str]]] = {
+        "one_worker": (["--jobs", "1"], {"OMP_NUM_THREADS": "1"}),
+        "serial": (["--jobs", "1"], {}),
+        "side_by_side": (["--jobs", str(parsed.jobs)] if parsed.jobs else [], {}),
     }
     times: dict[str, list[float]] = {name: [] for name in contestants}
     digests = set()
     for _ in range(parsed.rounds):
-        for name, given in contestants.items():
+        for name, way in contestants.items():
             with tempfile.TemporaryDirectory(prefix="wam-jobs-") as scratch:
                 place = Path(scratch) / "wam"
                 clone(place, parsed.profile, parsed.share)
-                times[name].append(timed(place, parsed.profile, given))
+                times[name].append(timed(place, parsed.profile, *way))
                 digests.add(outputs(place))
     console.figures(figures(times, len(next(iter(digests)))), as_json=parsed.json)
     if len(digests) != 1:
@@ -71,11 +73,11 @@ def clone(place: Path, profile: str, share: float) -> None:
     (place / PARAMS.name).write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def timed(place: Path, profile: str, given: Sequence[str]) -> float:
+def timed(place: Path, profile: str, given: Sequence[str], variables: Mapping[str, str]) -> float:
     """Seconds that the profile takes in the clone at ``place``."""
     command = [sys.executable, "-m", "pipeline", "run", "--profile", profile, *given]
     start = time.perf_counter()
-    environment = os.environ | {"PYTHONPATH": str(place)}
+    environment = os.environ | {"PYTHONPATH": str(place), **variables}
     # What it prints is no figure.
     subprocess.run(command, cwd=place, env=environment, stdout=sys.stderr, check=True)
     return time.perf_counter() - start
@@ -88,12 +90,15 @@ def outputs(place: Path) -> tuple[tuple[str, str], ...]:
 
 
 def figures(times: dict[str, list[float]], outputs: int) -> dict[str, Any]:
-    """The fastest of every way, and their ratio."""
+    """The fastest of every way, and the last one's share of the others."""
     best = {name: min(found) for name, found in times.items()}
     return {
         **{f"{name}_s": round(seconds, 1) for name, seconds in best.items()},
         **{f"{name}_s_median": round(statistics.median(s), 1) for name, s in times.items()},
-        "share_of_serial": ratio(best["side_by_side"], best["serial"]),
+        **{
+            f"share_of_{name}": ratio(best["side_by_side"], best[name])
+            for name in ("one_worker", "serial")
+        },
         "outputs": outputs,
     }
 

@@ -33,12 +33,19 @@ def test_runs_are_told_apart_by_their_outputs(tmp_path: Path) -> None:
 
 
 def test_the_share_is_that_of_the_fastest_runs() -> None:
-    times = {"serial": [40.0, 50.0, 42.0], "side_by_side": [30.0, 24.0, 60.0]}
+    times = {
+        "one_worker": [60.0, 48.0],
+        "serial": [40.0, 50.0, 42.0],
+        "side_by_side": [30.0, 24.0, 60.0],
+    }
     assert jobs.figures(times, 20) == {
+        "one_worker_s": 48.0,
+        "one_worker_s_median": 54.0,
         "serial_s": 40.0,
         "serial_s_median": 42.0,
         "side_by_side_s": 24.0,
         "side_by_side_s_median": 30.0,
+        "share_of_one_worker": 0.5,
         "share_of_serial": 0.6,
         "outputs": 20,
     }
