@@ -155,7 +155,7 @@ def _features(profile: Profile, random: torch.Generator) -> TaskFeatures:
     def latents(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, config.feature, generator=random).half().float()
 
-    def split(count: int) -> SplitFeatures:
+    def split(count: int, row: int = 0) -> SplitFeatures:
         frames = count * FRAMES
         label = torch.arange(frames) % FRAMES >= FRAMES - 8
         posterior, imagined = latents(draws, frames), latents(draws, frames)
@@ -169,14 +169,16 @@ def _features(profile: Profile, random: torch.Generator) -> TaskFeatures:
             label=label,
             scene_obs=torch.zeros(frames, 24),
             length=torch.full((count,), FRAMES),
+            start=row + FRAMES * torch.arange(count),
         )
 
-    play = extract.play_windows_per_task
+    play, starts = extract.play_windows_per_task, max(extract.play_starts_per_task, 8)
     return TaskFeatures(
         training=split(extract.demos_per_task),
         validation=split(8),
-        play_starts=latents(draws, max(extract.play_starts_per_task, 8)),
-        training_play=split(play),
+        play_starts=latents(draws, starts),
+        play_start_rows=10**6 + 1000 * torch.arange(starts),
+        training_play=split(play, extract.demos_per_task * FRAMES),
         validation_play=split(max(play // 2, 2)),
     )
 

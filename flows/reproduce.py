@@ -5,8 +5,11 @@ side by side. Nothing runs beside DVC, so a deployment run leaves the same ``dvc
 repro``.
 """
 
+import contextlib
 import logging
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
@@ -21,15 +24,18 @@ from flows.artifacts import publish
 from flows.parent import for_subflows
 from pipeline import dvc_stages
 from pipeline.artifacts.layout import Layout
+from pipeline.cores import available_cores
 from pipeline.params import load_profile, profile_names
 from pipeline.params.study import load_study, run_stages
-from pipeline.room import Room, stage_bytes
+from pipeline.room import Room, stage_bytes, study_bytes
 from wam.config import VARIANTS
 from wam.errors import WamError
 
 _JOBS, _THREADS = dvc_stages.shares()
-_STUDY_JOBS, _STUDY_THREADS = dvc_stages.shares(most=dvc_stages.available_cores())
+_STUDY_JOBS, _STUDY_THREADS = dvc_stages.shares(most=available_cores())
 _ROOM = Room()
+_PROCESSES: list[subprocess.Popen[str]] = []
+"""Of all stages that began in this process."""
 _LEVELS = {"! ": logging.WARNING, "error ": logging.ERROR}
 """By how a line of our own begins."""
 if TYPE_CHECKING:
@@ -45,15 +51,19 @@ else:
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE, persist_result=False)
 def reproduce_stage(
-    stage: str, profile: str, threads: int | None, force: bool = False
+    stage: str, memory: Callable[[str], int], threads: int | None, force: bool = False
 ) -> State[Any] | None:
-    """Bring one DVC stage up to date, streaming its output to the run's log; ``profile`` tells how
-    much memory that takes."""
-    memory = stage_bytes(stage, load_profile(profile), Layout.of(profile))
+    """Bring one DVC stage up to date, streaming its output to the run's log; ``memory`` tells how
+    many bytes it takes, now that what it reads is there."""
     try:
-        with _ROOM.of(memory, _logged):
+        with _ROOM.of(memory(stage), _logged):
             failure = dvc_stages.reproduce(
-                stage, _logged, threads=threads, force=force, environment=for_subflows()
+                stage,
+                _logged,
+                threads=threads,
+                force=force,
+                processes=_PROCESSES,
+                environment=for_subflows(),
             )
     except WamError as error:
         failure = f"stage {stage}: {error}"
@@ -94,14 +104,15 @@ def reproduce(
         force: run stages even where nothing changed.
     """
     try:
-        tasks = load_profile(profile).tasks
+        settings = load_profile(profile)
         if variant is not None and stage is None:
             raise WamError("variant: needs a stage")
         only = f"{stage}@{profile}-{variant}" if variant else stage
-        graph = dvc_stages.chosen_stages(profile, only, has_tasks=bool(tasks))
+        graph = dvc_stages.chosen_stages(profile, only, has_tasks=bool(settings.tasks))
     except WamError as error:
         return Failed(message=str(error))
-    return _in_order([profile], graph, profile, _THREADS, force=force)
+    memory = partial(stage_bytes, profile=settings, layout=Layout.of(profile))
+    return _in_order([profile], graph, memory, _THREADS, force=force)
 
 
 @flow(
@@ -117,29 +128,33 @@ def study(force: bool = False) -> State[Any] | None:
     """
     try:
         chosen = load_study()
+        memory = study_bytes(chosen)
     except WamError as error:
         return Failed(message=str(error))
     graph = dvc_stages.study_graph(chosen.base, run_stages(chosen))
     names = ["study", chosen.base]
-    return _in_order(names, graph, chosen.base, _STUDY_THREADS, force=force)
+    return _in_order(names, graph, memory, _STUDY_THREADS, force=force)
 
 
 def _in_order(
     names: Sequence[str],
     graph: dict[str, frozenset[str]],
-    profile: str,
+    memory: Callable[[str], int],
     threads: int | None,
     *,
     force: bool,
 ) -> State[Any] | None:
-    """A task per stage of ``graph``, each behind those that it needs; what failed, or None."""
-    with dvc_stages.turn(names, get_run_logger().info), _ROOM.open():
+    """A task per stage of ``graph``, each behind those that it needs; what failed, or None.
+
+    What cancels this run interrupts them.
+    """
+    with dvc_stages.turn(names, get_run_logger().info), _interrupted_together(), _ROOM.open():
         runs: dict[str, PrefectFuture[Any]] = {}
         for stage, needed in graph.items():
             before = [runs[other] for other in needed]
             runs[stage] = reproduce_stage.submit(
                 stage=stage,
-                profile=profile,
+                memory=memory,
                 threads=threads,
                 force=force,
                 return_state=False,
@@ -152,3 +167,13 @@ def _in_order(
         # Those behind a failure never began, and have nothing to say of their own.
         told = [state.message for state in states if state.is_failed() or state.is_crashed()]
         return Failed(message="; ".join(filter(None, told)))
+
+
+@contextlib.contextmanager
+def _interrupted_together() -> Iterator[None]:
+    """What ends the block before its time ends the stages too, which save their state."""
+    try:
+        yield
+    except BaseException:
+        dvc_stages.interrupt(_PROCESSES)
+        raise

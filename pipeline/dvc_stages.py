@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.cores import available_cores
 from wam.errors import WamError
 
 DVC_FILE = Path("dvc.yaml")
@@ -128,11 +130,6 @@ def without_tasks(graph: dict[str, frozenset[str]]) -> dict[str, frozenset[str]]
     return {name: needed for name, needed in graph.items() if name not in left_out}
 
 
-def available_cores() -> int:
-    """How many this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def shares(jobs: int | None = None, most: int = _MOST_JOBS) -> tuple[int, int | None]:
     """How many stages run at a time (None: at most ``most``), and how many threads each takes.
 
@@ -215,8 +212,8 @@ def reproduce(
 
     ``say`` is called with every line of output. ``threads`` is what the stage's computations may
     use; None: what they find. With ``processes``, which it joins, the process is the first of a
-    group of its own: signals from the terminal do not reach it. ``environment`` is what the stage
-    finds besides.
+    group of its own: signals from the terminal do not reach it, :func:`interrupt` does.
+    ``environment`` is what the stage finds besides.
     """
     command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
     if force:
@@ -250,6 +247,16 @@ def reproduce(
     if "is not a git repository" in last:
         message += "; 'dvc config --local core.no_scm true' lets DVC do without git"
     return message
+
+
+def interrupt(processes: Iterable[subprocess.Popen[str]]) -> None:
+    """Ask what :func:`reproduce` has begun, and is not done with, to save its state and end."""
+    for process in processes:
+        # The number of one that has been waited for may be that of somebody else by now.
+        if process.returncode is None:
+            # DVC leaves the end to its stage, which saves its state.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
 
 
 def dvc_environment() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Memory for what runs side by side: a stage begins where there is room beside those that run."""
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ import psutil
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.batches.decoded import FRAME_BYTES
-from pipeline.params import Profile
+from pipeline.params import Profile, load_profile
+from pipeline.params.study import Study, run_stages, study_run
 from wam.errors import WamError
 
 _STAGE_BYTES = 1_500_000_000
@@ -27,8 +29,20 @@ def stage_bytes(stage: str, profile: Profile, layout: Layout) -> int:
         # What is wrong with a store its stage will say.
         with contextlib.suppress(WamError, OSError, LookupError, TypeError):
             metadata = manifests.read_json(store_path(layout.store, "training") / "zarr.json")
-            kept = metadata["attributes"]["num_frames"]
+            share = profile.train_world_model.data_share
+            kept = math.ceil(share * metadata["attributes"]["num_frames"])
     return _STAGE_BYTES + kept * FRAME_BYTES
+
+
+def study_bytes(study: Study) -> Callable[[str], int]:
+    """:func:`stage_bytes` by the stage alone, of a run by its own settings.
+
+    Raises WamError as :func:`study_run`.
+    """
+    runs = {name: study_run(study, *which) for name, which in run_stages(study).items()}
+    own = {name: (run.profile, run.layout) for name, run in runs.items()}
+    base = load_profile(study.base), Layout.of(study.base)
+    return lambda stage: stage_bytes(stage, *own.get(stage, base))
 
 
 def free_bytes(cgroup: Path = _CGROUP) -> int:

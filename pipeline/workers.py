@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pipeline import console
 from pipeline.artifacts.parts import Tell
-from pipeline.dvc_stages import available_cores
+from pipeline.cores import available_cores
 from pipeline.params import Convert, Parallel
 from wam.errors import WamError
 from wam.reliability.interruption import SIGNALS
@@ -136,7 +136,7 @@ def scheduler(settings: Convert | Parallel) -> Iterator[str | None]:
 def map_dask(
     client: Any, function: Callable[[Job], Result], jobs: Sequence[Job]
 ) -> Iterator[Result]:
-    """Do all jobs on the cluster of ``client``, a few at a time; see :data:`JobRunner`."""
+    """Do all jobs on the cluster of ``client``; see :data:`JobRunner`."""
 
     def submit(job: Job) -> Any:
         key = f"{getattr(job, 'name', 'job')}-{uuid.uuid4().hex[:8]}"
@@ -165,7 +165,7 @@ def _telling(
 
 
 def gather(client: Any, submit: Callable[[Job], Any], jobs: Sequence[Job]) -> Iterator[Any]:
-    """Yield the results of the Dask futures that ``submit`` makes of jobs, a few at a time.
+    """Yield the results of the Dask futures that ``submit`` makes of jobs, one at a time a thread.
 
     Raises what a job raised, and WamError if the cluster is lost: its scheduler, or all workers for
     longer than :data:`NO_WORKER_S`.
@@ -180,9 +180,10 @@ def gather(client: Any, submit: Callable[[Job], Any], jobs: Sequence[Job]) -> It
     try:
         while True:
             try:
-                # One per thread that runs and one that waits: all jobs at once would take memory
-                # that grows with the data. Workers may join or leave an existing cluster any time.
-                room = max(2 * max(_num_threads(client), 1) - len(running), 0)
+                # One per thread: Dask gives every job to a worker at once, and one that waits
+                # behind a long job waits there while others idle. Workers may join or leave an
+                # existing cluster any time.
+                room = max(max(_num_threads(client), 1) - len(running), 0)
                 running.update(submit(job) for job in itertools.islice(waiting, room))
                 finished = _wait(client, running) if running else ()
             except (OSError, CancelledError):

@@ -1,11 +1,12 @@
 """Programs that are interrupted, and what they leave."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +51,18 @@ def interrupted(
         assert time.monotonic() < end, f"{left} are still running"
         time.sleep(0.02)
     return process.returncode, output, errors
+
+
+@contextlib.contextmanager
+def sleeping() -> Iterator[subprocess.Popen[str]]:
+    """A process, leader of its group, that would sleep for a minute and ends by a signal."""
+    # What a shell runs in the background ignores SIGINT, and would hand that on.
+    program = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print(); "
+    command = [sys.executable, "-uc", f"{program}time.sleep({_PATIENCE_S})"]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
 
 
 def children(pid: int) -> list[int]:

@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import torch
 
-from wam.config import IMAGE_SIZE, PROPRIO_SIZE
+from wam.config import IMAGE_SIZE, POSE_SIZE, PROPRIO_SIZE
 
 _NO_IMAGES = torch.empty(0, 0, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
 _NO_PROPRIO = torch.empty(0, 0, PROPRIO_SIZE)
+_NO_LAG = torch.empty(0, 0, POSE_SIZE)
 
 
 class Batch(NamedTuple):
@@ -38,6 +39,14 @@ class Batch(NamedTuple):
     """uint8 [J, B, 64, 64, 3]"""
     view_proprio: torch.Tensor = _NO_PROPRIO
     """float32 [J, B, 18], normalised likewise"""
+    lag: torch.Tensor = _NO_LAG
+    """float32 [1, B, 6], how far the hand is behind its target in the first frame of each row, in
+    units of an action; empty: not told, as if it were at rest"""
+
+    @property
+    def first_lag(self) -> torch.Tensor | None:
+        """float32 [B, 6] of :attr:`lag`; None where it is not told."""
+        return self.lag[0] if len(self.lag) else None
 
     def split(self, rows: int) -> Iterator["Batch"]:
         """The batch in parts of ``rows`` batch rows, in order; the last one may have fewer."""

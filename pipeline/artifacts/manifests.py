@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import platform
+import re
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,10 @@ _OWN_DIGEST = "manifest_digest"
 """Of all else in the manifest."""
 HOW_MADE = ("versions", "provenance", _OWN_DIGEST)
 """What in a manifest tells who made the content, and nothing of the content."""
+PLACES = ("*", "*/*", "transfer/*/*")
+"""Where artifacts lie below the directory of a profile, or of a run of the study."""
+_NOT_IN_PLACE = re.compile(r"\..+|.+\.(partial|set-aside-.+)")
+"""Names of directories that a stage is at work on, or has put out of the way."""
 
 
 def digest(value: Any) -> str:
@@ -59,6 +64,28 @@ def read_manifest(directory: Path, made_by: str) -> dict[str, Any]:
     if not (directory / MANIFEST).is_file():
         raise WamError(f"{directory}: no complete artifact here; run 'wam {made_by}' first")
     return read_json(directory / MANIFEST, dict)
+
+
+def stage_of(directory: Path) -> str | None:
+    """The stage that left an artifact in ``directory``; None where none did, though a manifest of
+    another program may lie there. Raises WamError if the manifest is no JSON."""
+    path = directory / MANIFEST
+    content = read_json(path) if path.is_file() else None
+    stage = content.get("stage") if isinstance(content, dict) else None
+    return stage if isinstance(stage, str) else None
+
+
+def artifacts_below(root: Path) -> list[Path]:
+    """The artifacts in place in the directory of a profile or a run, or ``root`` if it is one
+    itself: the oldest first. Raises WamError if a manifest is no JSON."""
+    below = [path.parent for place in PLACES for path in root.glob(f"{place}/{MANIFEST}")]
+    found = [
+        path
+        for path in (root, *below)
+        if not any(map(_NOT_IN_PLACE.fullmatch, path.relative_to(root).parts)) and stage_of(path)
+    ]
+    # A copy has the times of its copying, which may not be those of its making.
+    return sorted(found, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, str(path)))
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import functools
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline.artifacts import manifests
 
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = ("wam", "pipeline", "flows")
+_SOURCES = (".py", ".csv", ".css", ".jinja")
+"""Suffixes of what is installed: the modules, and the data that they read."""
 
 
 def provenance() -> dict[str, Any]:
@@ -19,12 +22,15 @@ def provenance() -> dict[str, Any]:
     return {**_git(), "code": code_digest(), "command": _command()}
 
 
+def commit_of(made: Mapping[str, Any]) -> str:
+    """The commit of a :func:`provenance` in words, and whether the code was changed since."""
+    return (made["commit"] or "no commit")[:10] + (", changed" if made["dirty"] else "")
+
+
 def version() -> str:
     """Of this project, with its commit, and of the packages that results depend on."""
     git = _git()
-    commit = (
-        f" ({git['commit'][:10]}{', changed' if git['dirty'] else ''})" if git["commit"] else ""
-    )
+    commit = f" ({commit_of(git)})" if git["commit"] else ""
     known = manifests.versions()
     own = known.pop("wam")
     return f"wam {own}{commit}\n" + "".join(f"{name} {found}\n" for name, found in known.items())
@@ -33,7 +39,12 @@ def version() -> str:
 @functools.cache
 def code_digest() -> str:
     """Digest of all sources of this project, as they are on the disk when it is first asked for."""
-    files = sorted(path for package in _PACKAGES for path in (_ROOT / package).rglob("*.py"))
+    files = sorted(
+        path
+        for package in _PACKAGES
+        for path in (_ROOT / package).rglob("*")
+        if path.suffix in _SOURCES
+    )
     return manifests.digest(
         [[str(path.relative_to(_ROOT)), manifests.file_digest(path)] for path in files]
     )

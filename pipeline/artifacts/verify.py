@@ -1,12 +1,12 @@
 """Is an artifact still what its stage wrote? Every file against its entry in the manifest."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import console
 from pipeline.artifacts import manifests
+from pipeline.cores import available_cores
 from wam.errors import WamError
 
 
@@ -48,7 +48,7 @@ def verify(directory: Path, below: str = "") -> Verdict:
     }
     damages = []
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(available_cores()) as pool,
         console.progress("verify", len(files), "files") as advance,
     ):
         checks = {

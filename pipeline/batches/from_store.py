@@ -20,15 +20,12 @@ from wam.batch import Batch
 from wam.distractors import DISTRACTORS_VERSION
 
 
-def store_frames(
-    store: Store, cache: Cache = "none", directory: Path | None = None, rows: int | None = None
-) -> Frames:
-    """All frames of a split, images in the model's size.
+def store_frames(store: Store, cache: Cache = "none", directory: Path | None = None) -> Frames:
+    """All frames of a store, images in the model's size.
 
     ``none`` decodes images whenever they are read, ``ram`` decodes all now and holds them (25 kB
     per frame), ``memmap`` decodes all into a file below ``directory``, once for all runs and
-    processes that read the same store. ``rows``: no frame behind these is needed. Raises WamError
-    if there is no room for that.
+    processes that read the same store. Raises WamError if there is no room for that.
     """
     frames = Frames(
         partial(_copy_images, store.reader("rgb_static")),
@@ -39,12 +36,13 @@ def store_frames(
     if cache == "none":
         return frames
     if cache == "ram":
-        count = store.num_frames if rows is None else rows
-        announce(count, "memory")
-        return joined([(frames, 0, count)])
+        announce(store.num_frames, "memory")
+        return joined([(frames, 0, store.num_frames)])
     content, version = store.split, manifests.fingerprint(store.path.parent, "convert", deep=False)
     if store.distractors:
         content, version = f"{content}-disturbed", manifests.digest([version, DISTRACTORS_VERSION])
+    if store.rows is not None:
+        content = f"{content}-{store.rows}"
     path = cache_file(directory, content, version)
     announce(store.num_frames, str(path))
     return memory_mapped(path, store.num_frames, lambda: frames)
@@ -61,24 +59,20 @@ def store_batches(
     cache_directory: Path | None = None,
     keeps_state: bool = False,
     views: Views = NO_VIEWS,
-    share: float = 1.0,
     delivery: Delivery = ONE_WORKER,
 ) -> BatchLoader[Windows]:
     """Batches of ``batch`` rows over all ranks: :class:`Streams` or :class:`RandomWindows`.
 
     The ranks' batches side by side are the batch of a single process. ``keeps_state`` is that of
-    the streams; random windows have no past to keep. Of the split only its first episodes with a
-    ``share`` of the frames are read. For ``cache`` see :func:`store_frames`. Raises WamError if
-    there are fewer windows than a batch.
+    the streams; random windows have no past to keep. For ``cache`` see :func:`store_frames`. Raises
+    WamError if there are fewer windows than a batch.
     """
-    rows = store.rows_of_share(share)
-    episodes = store.episodes[store.episodes[:, 1] <= rows]
     order: Streams | RandomWindows
     if reader == "streams":
-        order = Streams(episodes, batch, window, seed, keeps_state=keeps_state, views=views)
+        order = Streams(store.episodes, batch, window, seed, keeps_state=keeps_state, views=views)
     else:
-        order = RandomWindows(episodes, batch, window, seed, views=views)
-    frames = store_frames(store, cache, cache_directory, rows)
+        order = RandomWindows(store.episodes, batch, window, seed, views=views)
+    frames = store_frames(store, cache, cache_directory)
     normalizer = store.proprio_normalizer()
     count = delivery.rows(batch)
     own = slice(delivery.rank * count, (delivery.rank + 1) * count)
@@ -92,7 +86,7 @@ def store_batches(
         "seed": seed,
         "batch_rows": batch,
         "window": window,
-        "source_digest": manifests.digest([store.attrs["source_digest"], episodes.tolist()]),
+        "source_digest": manifests.digest([store.attrs["source_digest"], store.episodes.tolist()]),
     }
     if views.per_window:
         identity["views"] = list(views)

@@ -11,7 +11,7 @@ from pipeline.batches.from_store import store_batches, validation_windows
 from pipeline.batches.loader import BatchLoader, Delivery
 from pipeline.batches.order import NO_VIEWS, Views
 from pipeline.params import Profile
-from pipeline.store.open import open_store
+from pipeline.store.open import Store, open_store
 from pipeline.webdataset.read import open_split
 from wam.batch import Batch
 from wam.distributed import ALONE, Ranks
@@ -69,22 +69,28 @@ def open_training_data(
             split.proprio_normalizer(),
             {"shards": split.digest},
         )
-    store, held_out = (
-        open_store(store_path(layout.store, split), distractors=profile.world_model.distractors)
-        for split in SPLITS
+    store = open_play(profile, layout)
+    held_out = open_store(
+        store_path(layout.store, "validation"), distractors=profile.world_model.distractors
     )
     validation = validation_windows(held_out, *windows)
-    options |= {
-        "views": views_of(profile),
-        "keeps_state": training.compat == "diwa",
-        "share": training.data_share,
-    }
+    options |= {"views": views_of(profile), "keeps_state": training.compat == "diwa"}
     return TrainingData(
         store_batches(store, loader.reader, **options),
         validation,
         store.proprio_normalizer(),
         {"store": manifests.fingerprint(layout.store, "convert", deep=False)},
     )
+
+
+def open_play(profile: Profile, layout: Layout) -> Store:
+    """The training split as a world model of ``profile`` sees it, as far as it learns from it.
+
+    Raises WamError if it is absent or damaged.
+    """
+    path = store_path(layout.store, "training")
+    store = open_store(path, distractors=profile.world_model.distractors)
+    return store.beginning(profile.train_world_model.data_share)
 
 
 def views_of(profile: Profile) -> Views:

@@ -56,10 +56,7 @@ class Movements(NamedTuple):
 
 @torch.no_grad()
 def verdicts(
-    agent: Agent,
-    classifier: SuccessClassifier,
-    experience: Experience,
-    replays: torch.Tensor,
+    classifier: SuccessClassifier, experience: Experience, replays: torch.Tensor
 ) -> Verdicts:
     """The models' view of ``experience`` and of its :func:`replayed` features."""
     lasted = _lasted(experience)

@@ -84,7 +84,7 @@ class Bench:
                     agent, self._seeing, longer, evaluate.max_steps, tally
                 )
                 replays = agreement.replayed(agent, experience, seeds)
-                found = agreement.verdicts(agent, classifier, experience, replays)
+                found = agreement.verdicts(classifier, experience, replays)
                 seen = {name: flags.tolist() for name, flags in found._asdict().items()}
                 dream = agreement.dream(agent, classifier, experience.first, seeds, decisions)
                 seen["imagined"] = dream.success.tolist()

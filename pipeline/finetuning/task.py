@@ -15,7 +15,7 @@ from pipeline.artifacts import manifests
 from pipeline.artifacts.parts import Part
 from pipeline.latents.features import TaskFeatures
 from pipeline.params import Profile
-from wam.config import FinetuneConfig
+from wam.config import FinetuneConfig, PolicyConfig
 from wam.errors import WamError
 from wam.policy.policy import DiffusionPolicy, policy_description
 from wam.ppo.curriculum import StartCurriculum
@@ -70,6 +70,8 @@ class TaskInputs(NamedTuple):
     window_auc: float | None
     """of the classifier on imagined training windows"""
     base: DiffusionPolicy
+    base_config: PolicyConfig
+    """of the base, whatever the profile says by now"""
     features: TaskFeatures
     """all of the task, on the CPU"""
     starts: Sequence[torch.Tensor]
@@ -141,7 +143,7 @@ def finetune(part: Part, seed: int, inputs: TaskInputs, profile: Profile) -> Non
     if kept:
         console.warn(f"{task} seed {seed}: the clone stays: {kept}")
         dppo.policy.actor.load_state_dict(dppo.policy.base.state_dict())
-    description = policy_description(profile.policy, feature, config.finetuned_steps)
+    description = policy_description(inputs.base_config, feature, config.finetuned_steps)
     save_model(part.directory, dppo.policy, description)
     summary = {
         "kept_clone": kept,

@@ -43,6 +43,8 @@ class SplitFeatures:
     """float32 [N, 24]"""
     length: torch.Tensor
     """int64 [D], frames per demonstration"""
+    start: torch.Tensor
+    """int64 [D], row of every demonstration's first frame in the split's store"""
 
     @property
     def first(self) -> torch.Tensor:
@@ -58,6 +60,8 @@ class TaskFeatures:
     validation: SplitFeatures
     play_starts: torch.Tensor
     """float32 [S, M, F], zero-start features of play from which the task can be imagined"""
+    play_start_rows: torch.Tensor
+    """int64 [M], their rows in the training store"""
     training_play: SplitFeatures
     """windows of play in the place of demonstrations, for the reward; may have no frames"""
     validation_play: SplitFeatures
@@ -80,6 +84,7 @@ def no_features(draws: int, feature: int) -> SplitFeatures:
         label=torch.zeros(0, dtype=torch.bool),
         scene_obs=torch.zeros(0, 24),
         length=torch.zeros(0, dtype=torch.int64),
+        start=torch.zeros(0, dtype=torch.int64),
     )
 
 
@@ -102,6 +107,7 @@ def save_features(directory: Path, features: TaskFeatures, config: WorldModelCon
             elif value is not None:
                 tensors[f"{split}.{name}"] = value
     tensors |= _packed("play_starts", features.play_starts, config)
+    tensors["play_start_rows"] = features.play_start_rows
     save_tensors(directory / FEATURES_FILE, tensors)
 
 
@@ -114,7 +120,11 @@ def load_features(directory: Path, task: str) -> TaskFeatures:
     try:
         classes = int(tensors["classes"])
         parts = {name: _split(tensors, name, classes) for name in _PARTS}
-        return TaskFeatures(play_starts=_unpacked(tensors, "play_starts", classes), **parts)
+        return TaskFeatures(
+            play_starts=_unpacked(tensors, "play_starts", classes),
+            play_start_rows=tensors["play_start_rows"],
+            **parts,
+        )
     except KeyError as error:
         raise WamError(
             f"{directory / task / FEATURES_FILE}: no {error}; run 'wam featurize' again"

@@ -5,7 +5,6 @@ an interrupted export goes on with the first file that is not finished.
 """
 
 import json
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build
+from pipeline.cores import available_cores
 from pipeline.lerobot.features import Feature, encode
 from pipeline.lerobot.split import LeRobotSplit
 from pipeline.lerobot.statistics import Statistics, count_levels, no_levels, of_levels
@@ -82,7 +82,7 @@ def write_files(split: LeRobotSplit, files: list[DataFile], target: Build) -> Im
     episodes: list[dict[str, Statistics]] = []
     levels = _no_levels(split)
     with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
+        ThreadPoolExecutor(available_cores()) as pool,
         console.progress(f"export {name}", split.store.num_frames, "frames") as advance,
     ):
         for file in files:

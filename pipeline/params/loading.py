@@ -5,6 +5,7 @@ stage depends on.
 """
 
 import difflib
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -61,13 +62,22 @@ def profile_of(settings: Any, where: str) -> Profile:
 
 
 def document(path: Path) -> dict[Any, Any]:
-    """All that ``path`` says. Raises WamError if it cannot be read or is no mapping."""
+    """All that ``path`` says, not to be changed: all who ask share it.
+
+    Raises WamError if it cannot be read or is no mapping.
+    """
     if not path.is_file():
         raise WamError(f"{path}: not found; run from the root of the repository")
     try:
-        content = bounded_yaml.load(path.read_text(encoding="utf-8"), path)
+        return _parsed(path.read_text(encoding="utf-8"), path)
     except UnicodeDecodeError as error:
         raise WamError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+@functools.lru_cache(maxsize=1)
+def _parsed(text: str, path: Path) -> dict[Any, Any]:
+    """Once per text: a study asks for it with every run."""
+    content = bounded_yaml.load(text, path)
     if not isinstance(content, dict):
         raise WamError(f"{path}: expected a mapping of profiles, got {_shown(content)}")
     return content
@@ -83,17 +93,25 @@ def _check_keys(section: Any, mapping: Any, where: str) -> None:
             raise WamError(f"{where}: unknown parameter {_shown(key)}{_suggestion(key, kinds)}")
         if is_dataclass(kinds[key]):
             _check_keys(kinds[key], value, f"{where}.{key}")
-            continue
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except (TypeError, ValueError):
-            raise WamError(
-                f"{where}.{key} = {_shown(value)}: input should be a number, text, true, false, "
-                "null or a list of these (quote dates)"
-            ) from None
+        else:
+            check_values(value, f"{where}.{key}")
     for key in kinds:
         if key not in mapping:
             raise WamError(f"{where}: missing parameter '{key}'")
+
+
+def check_values(value: Any, where: str) -> None:
+    """Raise WamError, which begins with ``where`` and the keys below it, for what JSON has not."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_values(inner, f"{where}.{_shortened(str(key), _MOST_SHOWN)}")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (TypeError, ValueError):
+        raise WamError(
+            f"{where} = {_shown(value)}: input should be a number, text, true, false, "
+            "null or a list of these (quote dates)"
+        ) from None
 
 
 def sentence(error: ValidationError) -> str:

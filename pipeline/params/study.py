@@ -20,6 +20,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.params.loading import (
     PARAMS_FILE,
     STUDY_KEY,
+    check_values,
     document,
     load_profile,
     profile_of,
@@ -84,10 +85,12 @@ def load_study(path: Path = PARAMS_FILE) -> Study:
     where = f"{path}: {STUDY_KEY}"
     if content is None:
         raise WamError(f"{where}: not there; expected base, seeds, set, cells and compare")
+    check_values(content, where)
     try:
         study: Study = TypeAdapter(Study).validate_json(json.dumps(content))
     except ValidationError as error:
         raise WamError(f"{where}{sentence(error)}") from None
+    load_profile(study.base, path)
     if len(set(study.seeds)) < len(study.seeds):
         raise WamError(f"{where}.seeds: names one twice")
     for pair in study.compare:
@@ -108,13 +111,12 @@ def study_run(study: Study, cell: str, seed: int, path: Path = PARAMS_FILE) -> R
         raise WamError(f"{path}: {STUDY_KEY}.cells: no '{cell}'; known: {', '.join(study.cells)}")
     if seed not in study.seeds:
         raise WamError(f"{path}: {STUDY_KEY}.seeds: no {seed}; known: {list(study.seeds)}")
-    load_profile(study.base, path)
     settings = copy.deepcopy(document(path)[study.base])
     where = f"{path}: {STUDY_KEY}.cells.{cell}"
-    _merge(settings, study.set, f"{path}: {STUDY_KEY}")
+    _merge(settings, study.set, f"{path}: {STUDY_KEY}.set")
     if own_way := next((name for name in _JUDGED if name in study.cells[cell].set), None):
-        raise WamError(f"{where}: '{own_way}' is the study's: all runs are judged alike")
-    _merge(settings, study.cells[cell].set, where)
+        raise WamError(f"{where}.set: '{own_way}' is the study's: all runs are judged alike")
+    _merge(settings, study.cells[cell].set, f"{where}.set")
     profile = profile_of(settings, where)
     if not profile.tasks:
         raise WamError(f"{where}.tasks: []; a study evaluates policies")
@@ -131,9 +133,9 @@ def study_run(study: Study, cell: str, seed: int, path: Path = PARAMS_FILE) -> R
     return Run(cell, seed, study.cells[cell].variant, profile, layout)
 
 
-def run_stages(study: Study) -> list[str]:
-    """The runs as DVC calls them: ``study@wam-0`` and so on."""
-    return [f"study@{cell}-{seed}" for cell in study.cells for seed in study.seeds]
+def run_stages(study: Study) -> dict[str, tuple[str, int]]:
+    """Cell and seed of every run by what DVC calls it: ``study@wam-0`` and so on."""
+    return {f"study@{cell}-{seed}": (cell, seed) for cell in study.cells for seed in study.seeds}
 
 
 def _merge(settings: dict[str, Any], override: Mapping[str, Any], where: str) -> None:

@@ -55,10 +55,13 @@ def write(path: Path, frames: Sequence[Image.Image], frame_ms: int) -> None:
         if path.suffix == ".webp":
             _write_webp(temporary, frames, frame_ms)
         else:
-            # The video writer goes by the suffix.
-            video = temporary.with_suffix(".mp4")
-            _write_mp4(video, frames, frame_ms)
-            video.replace(temporary)
+            # The video writer goes by the suffix; sweep() knows what it leaves when killed.
+            video = temporary.with_name(f"{temporary.name}.mp4")
+            try:
+                _write_mp4(video, frames, frame_ms)
+                video.replace(temporary)
+            finally:
+                video.unlink(missing_ok=True)
 
 
 def _write_webp(path: Path, frames: Sequence[Image.Image], frame_ms: int) -> None:

@@ -11,6 +11,7 @@ from rich.filesize import decimal
 
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.artifacts.manifests import MANIFEST, SUMMARY, fingerprint
+from pipeline.artifacts.provenance import commit_of
 from pipeline.evaluation.results import VARIANT_NAMES
 from pipeline.evaluation.worlds import WORLD_NAMES, WORLDS
 from pipeline.latents.demonstrations import load_demos
@@ -192,7 +193,7 @@ def _commit(made: Mapping[str, Any]) -> str | None:
         return None
     if origin["commit"] is None:
         return f"outside of git, sources {origin['code'][:12]}"
-    return f"git {origin['commit'][:12]}" + (", changed" if origin["dirty"] else "")
+    return f"git {commit_of(origin)}"
 
 
 def _size(directory: Path) -> str:

@@ -117,9 +117,14 @@ def markdown(results: Results, notes: Sequence[str], transfers: Transfers) -> st
 
 
 def _markdown(header: list[str], body: list[list[str]], notes: Sequence[str]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    table = "".join(f"{line}\n" for line in markdown_table(header, body))
     return table + "".join(f"\n{note}  " for note in notes) + "\n"
+
+
+def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table whose first column is text and whose others are numbers."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return ["| " + " | ".join(row) + " |" for row in (header, rule, *body)]
 
 
 def plain(results: Results, notes: Sequence[str], transfers: Transfers) -> str:

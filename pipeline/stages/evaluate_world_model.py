@@ -18,6 +18,7 @@ from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import fingerprint, read_json, read_manifest, write_json
+from pipeline.batches.embedded import with_lag
 from pipeline.batches.from_store import validation_windows
 from pipeline.batches.order import fixed_windows
 from pipeline.evaluation.open_loop import BOTH, OpenLoop, measure
@@ -182,7 +183,8 @@ def _play(
     rows = starts + np.arange(length)[:, None]
     fixtures = store.read("scene_obs")[rows][..., list(FIXTURES.values())]
     hand = store.read("robot_obs")[rows][..., :3]
-    return windows, torch.from_numpy(np.concatenate([fixtures, hand], -1).astype(np.float32))
+    scene = torch.from_numpy(np.concatenate([fixtures, hand], -1).astype(np.float32))
+    return with_lag(windows, store, starts), scene
 
 
 def _probe_scene(

@@ -1,7 +1,8 @@
 """Stage ``featurize``: the demonstrations of every task as latents of a frozen world model.
 
 By default a demonstration is filtered anew from its own first frame, because that is how an episode
-begins at evaluation; filters with the preceding play as context, and with looks at some frames
+begins at evaluation. Unlike there the hand is on its way, which no frame shows: states that carry
+its lag are told it. Filters with the preceding play as context, and with looks at some frames
 only, are stored beside it (docs/algorithm.md 3.3). Imagined copies follow the recorded actions from
 the first feature (docs/algorithm.md 5.3).
 
@@ -9,7 +10,7 @@ Shapes: T time, D demonstrations, S draws, E embedding, F feature.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.layout import SPLITS, Layout, store_path
 from pipeline.artifacts.parts import Part, build_tasks
-from pipeline.batches.embedded import embed_rows
+from pipeline.batches.embedded import embed_rows, read_arm_motion
 from pipeline.latents.demonstrations import Demo, TaskDemos, load_demos
 from pipeline.latents.features import SplitFeatures, TaskFeatures, no_features, save_features
 from pipeline.params import Features, Profile
@@ -33,6 +34,7 @@ from wam.randomness import task_generator
 from wam.world_model.filtering import filter_embeddings, first_state
 from wam.world_model.load import load_world_model
 from wam.world_model.model import WorldModel
+from wam.world_model.proprio_state import lags
 
 STAGE = "featurize"
 CONTEXT_FRAMES = 150
@@ -54,6 +56,11 @@ class Sequences(NamedTuple):
     """Row of the first frame of every demonstration"""
     scene_obs: list[np.ndarray]
     """float64 [T, 24] of every demonstration"""
+    lag: torch.Tensor | None
+    """float32 [D, 6], how far the hand is behind its target in every first frame; None for models
+    whose states do not carry it"""
+    context_lag: torch.Tensor | None
+    """float32 [D, 6], in the first frames of the context"""
 
 
 def run(profile: Profile, layout: Layout, variant: str) -> None:
@@ -111,6 +118,8 @@ class FeatureMaker:
     stores: dict[str, Store]
     settings: Features
     device: torch.device
+    _known_lags: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    """By split, of all its frames"""
 
     def task_features(self, task: str, demos: TaskDemos) -> TaskFeatures:
         """The features of all that was extracted for ``task``."""
@@ -124,6 +133,7 @@ class FeatureMaker:
             ),
             validation=self._features(task, "validation", demos.validation, generators[1]),
             play_starts=self._play_starts(demos.imagination_starts, generators[2]),
+            play_start_rows=torch.tensor(demos.imagination_starts, dtype=torch.int64),
             training_play=self._features(task, "training", demos.training_play, generators[3]),
             validation_play=self._features(
                 task, "validation", demos.validation_play, generators[4]
@@ -159,6 +169,7 @@ class FeatureMaker:
             generator,
             settings.filtering,
             settings.draws,
+            lag=data.lag,
         )
         first = states.feature[0]
         repeated = action[:-1].repeat(1, settings.draws, 1)
@@ -170,7 +181,13 @@ class FeatureMaker:
             columns = torch.arange(len(demos), device=self.device)
             whole[data.start - data.context, columns] = True
             filtered = filter_embeddings(
-                self.world_model, data.embedding, data.action, whole, generator, settings.filtering
+                self.world_model,
+                data.embedding,
+                data.action,
+                whole,
+                generator,
+                settings.filtering,
+                lag=data.context_lag,
             )
             context = _by_demo(filtered.feature[data.start :], data.length, 1)[0]
         glimpsed = None
@@ -184,6 +201,7 @@ class FeatureMaker:
                 settings.filtering,
                 len(settings.glimpses),
                 settings.glimpses,
+                data.lag,
             )
             glimpsed = _by_demo(looked.feature, data.length, len(settings.glimpses))
         label = [tasks.achieved(task, scene[0], scene) for scene in data.scene_obs]
@@ -196,6 +214,7 @@ class FeatureMaker:
             label=torch.from_numpy(np.concatenate(label)),
             scene_obs=torch.from_numpy(np.concatenate(data.scene_obs)).float(),
             length=data.length.cpu(),
+            start=torch.tensor([demo.start for demo in demos]),
         )
 
     @torch.no_grad()
@@ -233,7 +252,19 @@ class FeatureMaker:
             torch.tensor(before, device=self.device),
             start,
             scene_obs,
+            *self._lags(store, [demo.start for demo in demos], before),
         )
+
+    def _lags(
+        self, store: Store, rows: list[int], before: list[int]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Lags of the hand in ``rows`` and so many frames ``before`` them."""
+        if self.world_model.rssm.proprio is None:
+            return None, None
+        if store.split not in self._known_lags:
+            self._known_lags[store.split] = lags(read_arm_motion(store)).to(self.device)
+        known, place = self._known_lags[store.split], torch.tensor(rows, device=self.device)
+        return known[place], known[place - torch.tensor(before, device=self.device)]
 
 
 def _by_demo(values: torch.Tensor, length: torch.Tensor, draws: int) -> torch.Tensor:

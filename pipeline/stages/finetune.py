@@ -26,9 +26,10 @@ from pipeline.workers import crew
 from wam import device as devices
 from wam.config import FinetuneConfig
 from wam.errors import WamError
-from wam.policy.policy import DiffusionPolicy, load_policy
+from wam.policy.policy import DiffusionPolicy, load_policy_and_config
 from wam.ppo.disagreement import DisagreementEnsemble
 from wam.reward.classifier import load_reward
+from wam.stretches import stretches
 from wam.world_model.load import load_world_model
 
 if TYPE_CHECKING:
@@ -38,7 +39,9 @@ STAGE = "finetune"
 ENSEMBLE = "disagreement"
 """Directory of the disagreement ensemble, beside those of the tasks."""
 HELD_OUT_EVERY = 5
-"""One of so many further annotated starts is not trained from."""
+"""One of so many attempts among further annotated starts is not trained from."""
+ATTEMPT_FRAMES = 64
+"""Annotated windows are no longer; starts that lie closer may be of one attempt."""
 _FREE = ("checkpoint_every", "validate_every", "min_imagined_precision")
 """Settings that shape no policy."""
 
@@ -204,17 +207,23 @@ def _load(
 ) -> TaskInputs:
     policy = layout.policy(variant) / task
     rewards = manifests.read_json(layout.reward(variant) / manifests.SUMMARY)
-    base = load_policy(policy, device)
+    base, base_config = load_policy_and_config(policy, device)
     if not isinstance(base, DiffusionPolicy):
         raise WamError(f"{policy}: a fine-tuned policy; expected kind 'bc'")
     features = load_features(layout.features(variant), task)
-    starts, held_out = imagination_starts(features, profile.extract.further_starts)
+    starts, held_out = imagination_starts(
+        features, profile.extract.further_starts, profile.finetune.gate
+    )
+    if (arm := world.model.rssm.proprio) is not None:
+        # Demonstrations begin on the way; an episode begins at rest.
+        starts, held_out = [arm.at_rest(kind) for kind in starts], arm.at_rest(held_out)
     return TaskInputs(
         task=task,
         world=world,
         classifier=load_reward(layout.reward(variant) / task, device),
         window_auc=rewards[task]["window_auc_imagined"],
         base=base,
+        base_config=base_config,
         features=features,
         starts=[kind.to(device) for kind in starts],
         held_out=held_out.to(device),
@@ -222,22 +231,38 @@ def _load(
 
 
 def imagination_starts(
-    features: TaskFeatures, further: Literal["play", "annotated"]
+    features: TaskFeatures,
+    further: Literal["play", "annotated"],
+    gate: Literal["warn", "stop", "keep"],
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Kinds of start features [M, F] to train from, and those that are only looked at.
 
-    Every fifth of further annotated starts is held out. Where there are none, and with those of
-    play, which are no attempts, the first features of the validation demonstrations are looked at.
+    Of further annotated starts those of every fifth attempt that no demonstration shows are held
+    out. Where there are too few, and with starts of play, which are no attempts, the first features
+    of the validation demonstrations are looked at. Not so by the ``gate`` "keep", which chooses by
+    what it looks at: the evaluation starts there.
     """
     demos, validation = (
         split.posterior[:, split.first] for split in (features.training, features.validation)
     )
     others = features.play_starts
-    if further == "play" or others.shape[1] < HELD_OUT_EVERY:
-        return [demos.flatten(0, 1), others.flatten(0, 1)], validation.flatten(0, 1)
-    is_held_out = torch.arange(others.shape[1]) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+    is_held_out = _held_out(features.training.start, features.play_start_rows)
+    if further == "play" or not is_held_out.any():
+        looked_at = validation[:, :0] if gate == "keep" else validation
+        return [demos.flatten(0, 1), others.flatten(0, 1)], looked_at.flatten(0, 1)
     trained = torch.cat([demos, others[:, ~is_held_out]], dim=1)
     return [trained.flatten(0, 1)], others[:, is_held_out].flatten(0, 1)
+
+
+def _held_out(demos: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """bool [M]: which starts in the rows ``others`` [M] are held out; ``demos`` [D] never are.
+
+    Starts that lie within the length of a window of one another are of one attempt.
+    """
+    rows = torch.cat([demos, others])
+    attempt = stretches(rows, rows + ATTEMPT_FRAMES)
+    free = attempt[~torch.isin(attempt, attempt[: len(demos)])].unique()
+    return torch.isin(attempt[len(demos) :], free[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
 
 
 def _headline(directory: Path, config: FinetuneConfig) -> dict[str, Any]:

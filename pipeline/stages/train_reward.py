@@ -76,18 +76,20 @@ def train_task(
     part.advance(len(records), task)
     training = _labelled(features.training, features.training_play)
     validation = _labelled(features.validation, features.validation_play)
-    # Held-out demonstrations that never reach success cannot tell a good threshold from a bad one.
-    held_out = bool(validation.label.any() and not validation.label.all())
-    measured = validation if held_out else training
-    calibrated_on = "validation" if held_out else "training"
     if config.calibration == "windows":
-        training, measured = held_back(training)
+        fitted, measured = held_back(training)
         calibrated_on = "held-back training"
-    elif not held_out:
+    else:
+        fitted, measured = training, validation
+        calibrated_on = "validation"
+    # What never reaches success, or has it throughout, cannot tell a good threshold from a bad one.
+    if not measured.label.any() or measured.label.all():
         console.warn(
-            f"{task}: the validation demonstrations show no success; "
-            "selecting and calibrating on the training ones"
+            f"{task}: the {calibrated_on} windows do not show both success and none; "
+            "selecting and calibrating on those that are trained on"
         )
+        fitted = measured = training
+        calibrated_on = "training"
 
     def log(record: dict[str, float]) -> None:
         records.append(record)
@@ -96,11 +98,11 @@ def train_task(
 
     generator, resumed = task_generator(config.seed, task), (part.state, part.checkpoint)
     try:
-        model = train_classifier(config, training, measured, generator, device, log, *resumed)
+        model = train_classifier(config, fitted, measured, generator, device, log, *resumed)
     except WamError as error:
         raise WamError(f"{task}: {error}") from None
     if config.reach:
-        model.believe_at(success_places(training).to(device), config.reach)
+        model.believe_at(success_places(fitted).to(device), config.reach)
     if config.calibration == "windows":
         limits = config.max_false_alarms, config.min_window_recall
         reached = calibrate_windows(model, measured, *limits, device)
@@ -142,6 +144,7 @@ def _labelled(*splits: SplitFeatures) -> LabelledFeatures:
         torch.cat([split.imagined for split in splits], dim=1),
         torch.cat([split.label for split in splits]),
         torch.cat([split.length for split in splits]),
+        torch.cat([split.start for split in splits]),
     )
 
 

@@ -14,12 +14,11 @@ import torch
 from pipeline import console
 from pipeline.artifacts import manifests
 from pipeline.artifacts.building import Build, build, partial_directory
-from pipeline.artifacts.layout import Layout, store_path
+from pipeline.artifacts.layout import Layout
 from pipeline.batches.embedded import embed_play, read_arm_motion
-from pipeline.batches.open import TrainingData, open_training_data
+from pipeline.batches.open import TrainingData, open_play, open_training_data
 from pipeline.params import Profile
 from pipeline.pictures.strip import write_film_strip
-from pipeline.store.open import open_store
 from pipeline.tracking import Tracker
 from wam import device as devices
 from wam import distributed
@@ -146,9 +145,8 @@ def _train_into(
     directory, training = target.directory, profile.train_world_model
     model = WorldModel(config, seed=training.seed)
     if model.rssm.proprio is not None:
-        store = open_store(store_path(layout.store, "training"))
-        motion = read_arm_motion(store, store.rows_of_share(training.data_share))
-        model.rssm.proprio.calibrate(store.proprio_normalizer(), motion)
+        store = open_play(profile, layout)
+        model.rssm.proprio.calibrate(store.proprio_normalizer(), read_arm_motion(store))
 
     def film(part: Predictions) -> None:
         if ranks.rank == 0:
@@ -175,11 +173,7 @@ def _train_into(
     figures = next(record for record in validations if record["step"] == updates)
     refinement = profile.refine_world_model
     if refinement.updates:
-        store = open_store(
-            store_path(layout.store, "training"), distractors=model.config.distractors
-        )
-        rows = store.rows_of_share(training.data_share)
-        play = embed_play(model, store, device, rows)
+        play = embed_play(model, open_play(profile, layout), device)
         _refine(target, model, refinement, play, device, f"refine {variant}")
         figures = assess(model, data.validation, training.seed, device, film)
     elif updates != outcome.updates:

@@ -32,6 +32,8 @@ class Store:
     attrs: dict[str, Any]
     distractors: bool = False
     """Images are read as a model with ``world_model.distractors`` sees them."""
+    rows: int | None = None
+    """The store ends after so many rows, which end with an episode; None: after all."""
 
     @property
     def split(self) -> str:
@@ -39,7 +41,7 @@ class Store:
 
     @property
     def num_frames(self) -> int:
-        return int(self.attrs["num_frames"])
+        return int(self.attrs["num_frames"]) if self.rows is None else self.rows
 
     @cached_property
     def arrays(self) -> dict[str, StoreArray]:
@@ -52,11 +54,12 @@ class Store:
     @cached_property
     def episodes(self) -> np.ndarray:
         """int64 [E, 2]: rows [start, stop) of every episode."""
-        return self.read(EPISODES)
+        episodes = self.reader(EPISODES)[:]
+        return episodes[episodes[:, 1] <= self.num_frames]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows [start, stop) of an array, by default all. Raises WamError if they are damaged."""
-        return self.reader(name)[start:stop]
+        return self.reader(name)[start : self.num_frames if stop is None else stop]
 
     def reader(self, name: str) -> ArrayReader | DisturbedReader:
         """The reader of the array called ``name``. Raises WamError for an unknown name."""
@@ -100,16 +103,18 @@ class Store:
     def episode_scenes(self) -> list[str | None]:
         """Letter of every episode's scene; None where it is unknown."""
         scenes = [*self.attrs["scenes"], None]  # an unknown one is -1
-        return [scenes[place] for place in self.read(EPISODE_SCENE).tolist()]
+        places = self.reader(EPISODE_SCENE)[: len(self.episodes)]
+        return [scenes[place] for place in places.tolist()]
 
     def episode_of_rows(self, rows: np.ndarray) -> np.ndarray:
         """Index (int64) of the episode that each row belongs to."""
         return np.searchsorted(self.episodes[:, 0], rows, side="right") - 1
 
-    def rows_of_share(self, share: float) -> int:
-        """Number of rows of the first episodes that hold at least a ``share`` in (0, 1] of all."""
+    def beginning(self, share: float) -> "Store":
+        """Its first episodes, those that hold at least a ``share`` in (0, 1] of the frames."""
         stops = self.episodes[:, 1]
-        return int(stops[np.searchsorted(stops, share * self.num_frames)])
+        rows = int(stops[np.searchsorted(stops, share * self.num_frames)])
+        return self if rows == self.num_frames else replace(self, rows=rows)
 
     def proprio_normalizer(self) -> ProprioNormalizer:
         """Min-max normalisation with the statistics of the training split."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.artifacts.layout import STUDY
 from pipeline.artifacts.manifests import checked_manifest, plain, read_json, write_json
+from pipeline.artifacts.provenance import commit_of
 from pipeline.evaluation.results import PolicyName, merge
 from pipeline.params.study import Run
 from pipeline.study.across_seeds import macro
@@ -94,13 +95,23 @@ def write_outcome(run: Run) -> None:
 
 
 def read_outcome(run: Run) -> Outcome:
-    """What the run left. Raises WamError if it is absent, damaged, or of other settings."""
+    """What the run left.
+
+    Raises WamError if it is absent, damaged, of another run, or of other settings.
+    """
     path = outcome_path(run.cell, run.seed)
     again = f"'wam study --cell {run.cell} --seed {run.seed}' makes it"
     if not path.is_file():
         raise WamError(f"{path}: not there; {again}")
     content = read_json(path, dict)
     try:
+        # A copied file may well have equal settings: variants are not among them.
+        for name, own in (("cell", run.cell), ("seed", run.seed), ("variant", run.variant)):
+            if content[name] != own:
+                raise WamError(
+                    f"{path}: made with {name} {content[name]!r:.100}, expected {own!r}; "
+                    f"{again} anew"
+                )
         settings, wanted = content["settings"], _settings(run)
         for section in wanted:
             if settings.get(section) != wanted[section]:
@@ -114,9 +125,9 @@ def read_outcome(run: Run) -> Outcome:
             for stage, by_task in content["success"].items()
         }
         figures = {name: float(value) for name, value in content["figures"].items()}
-        made = content["made"]
-        commit = (made["commit"] or "no commit")[:10] + (", changed" if made["dirty"] else "")
-        return Outcome(run, figures, success, frame_ids, commit)
+        return Outcome(run, figures, success, frame_ids, commit_of(content["made"]))
+    except WamError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WamError(f"{path}: damaged ({error}); {again} anew") from None
 

@@ -16,6 +16,7 @@ from pipeline.artifacts.manifests import file_digest, write_json
 from pipeline.evaluation.results import FINETUNED, POLICY_STAGES
 from pipeline.evaluation.statistics import Estimate
 from pipeline.params.study import Study, study_run
+from pipeline.report.tables import markdown_table
 from pipeline.study.across_seeds import (
     mean_over_seeds,
     smallest_seen,
@@ -195,7 +196,7 @@ def _runs(found: Sequence[Outcome]) -> str:
 
 def _markdown(study: Study, content: Mapping[str, Any], found: Sequence[Outcome]) -> str:
     lines = [f"**{sentence}**\n" for sentence in verdicts(content)]
-    lines += _table(
+    lines += markdown_table(
         ["success % by seed", *map(str, study.seeds), "mean [95 % over seeds]"],
         [
             [
@@ -213,7 +214,7 @@ def _markdown(study: Study, content: Mapping[str, Any], found: Sequence[Outcome]
     )
     lines += [
         "",
-        *_table(
+        *markdown_table(
             [
                 "difference [95 %, Student over pairs of seeds]",
                 "pairs",
@@ -295,8 +296,3 @@ def _size(endpoint: str, value: float | None) -> str:
     if value is None:
         return ""
     return f"{100 * value:.1f} points" if endpoint in _SHARES else f"{value:.3f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]

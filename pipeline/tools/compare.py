@@ -10,12 +10,16 @@ from rich.table import Table
 
 from pipeline import console
 from pipeline.artifacts.identity import flat
-from pipeline.artifacts.manifests import MANIFEST, SUMMARY, content_digest, read_json
+from pipeline.artifacts.manifests import (
+    MANIFEST,
+    SUMMARY,
+    artifacts_below,
+    content_digest,
+    read_json,
+)
 from pipeline.params import load_profile
 from wam.errors import WamError
 
-_DEPTHS = ("", "*/", "*/*/")
-"""Where the artifacts of a run lie below its directory."""
 _METRICS = "metrics.json"
 _OF_THE_MACHINE = ("seconds", "_per_s", "peak_")
 """Parts of the names of figures that tell how it was made, not what."""
@@ -76,19 +80,12 @@ def run(first: Path | str, second: Path | str, *, as_json: bool) -> None:
 
 def _artifacts(root: Path) -> dict[str, Path]:
     """The artifacts below ``root``, which may be one itself, by their place: oldest first."""
-    found = [
-        manifest.parent
-        for depth in _DEPTHS
-        for manifest in root.glob(f"{depth}{MANIFEST}")
-        if ".partial" not in str(manifest) and ".set-aside" not in str(manifest)
-    ]
+    found = artifacts_below(root)
     if not found:
         raise WamError(
             f"{root}: no artifact; expected a directory that a stage left, one with several "
             "(data/demo, data/study/runs/wam/0), or two profiles of params.yaml"
         )
-    # A copy has the times of its copying, which may not be those of its making.
-    found.sort(key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, str(path)))
     return {str(path.relative_to(root)): path for path in found}
 
 

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline import console
 from pipeline.artifacts.layout import Layout, store_path
 from pipeline.batches.assemble import assemble
+from pipeline.batches.embedded import with_lag
 from pipeline.batches.from_store import store_frames
 from pipeline.batches.order import Windows, fixed_windows
 from pipeline.evaluation.results import VARIANT_NAMES
@@ -58,6 +59,7 @@ def run(
     _check_length(store, start, steps)
     windows = Windows(np.array([start]), np.ones(1, bool))
     batch: Batch = assemble([store_frames(store)], windows, steps + 1, normalizer)
+    batch = with_lag(batch, store, windows.starts)
     (part,) = predict(model, batch, settings.seed + seed, device, profile.features.filtering)
     output = output or layout.dream(variant, name.replace(" ", "_"))
     output.parent.mkdir(parents=True, exist_ok=True)

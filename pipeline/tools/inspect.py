@@ -14,6 +14,7 @@ from rich.table import Table
 from safetensors import SafetensorError, safe_open
 
 from pipeline.artifacts import manifests
+from pipeline.artifacts.provenance import commit_of
 from pipeline.artifacts.verify import verify as verify_artifact
 from pipeline.calvin import conformance, listing, on_disk
 from pipeline.calvin.finding import SEVERITIES, Finding
@@ -28,8 +29,6 @@ Rows = Iterator[tuple[str, Any]]
 
 _MODEL, _CONFIG = "model.safetensors", "config.json"
 _RAW = "CALVIN frames"
-_DEPTHS = ("*", "*/*", "transfer/*/*")
-"""Where artifacts of a profile lie."""
 _COLOURS = {"error": "red", "warning": "yellow", "note": "blue"}
 
 
@@ -95,7 +94,8 @@ def describe(
         facts = {}
     for kind, matches, rows in _KINDS:
         if matches(path):
-            return Description(kind, dict(rows(path)) | _made(path) | facts)
+            made = _made(path)  # first, as it finds damage of which rows know nothing
+            return Description(kind, dict(rows(path)) | made | facts)
     if conformance.find_splits(path):
         survey = conformance.read_survey(path, frames)
         return Description(_RAW, conformance.describe(survey), conformance.judge(survey))
@@ -239,9 +239,10 @@ def _model(path: Path) -> Rows:
 
 
 def _results(path: Path) -> Rows:
-    content = manifests.read_json(path if path.is_file() else path / manifests.SUMMARY)
-    if isinstance(content, dict):
-        yield from content.items()
+    file = path if path.is_file() else path / manifests.SUMMARY
+    content = manifests.read_json(file)
+    if not (isinstance(content, list) and all(isinstance(row, dict) for row in content)):
+        yield from _json(file)
         return
     of = ("variant", "task", "stage", "seed")
     for row in content:
@@ -257,19 +258,13 @@ def _results(path: Path) -> Rows:
 
 def _profile(path: Path) -> Rows:
     """Every artifact in the order in which they were made."""
-    for manifest in sorted(_manifests(path), key=lambda found: found.stat().st_mtime_ns):
-        content = manifests.read_json(manifest)
-        files = content.get("files", {})
-        size = sum(entry["bytes"] for entry in files.values()) / 1e6
-        text = f"{content.get('stage')}, {_origin(manifest, content)}"
-        yield str(manifest.parent.relative_to(path)), text + (f", {size:.2f} MB" if files else "")
-    for partial in sorted(at for depth in _DEPTHS for at in path.glob(f"{depth}.partial")):
+    for artifact in manifests.artifacts_below(path):
+        manifest = manifests.verified_manifest(artifact)
+        size = sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6
+        text = f"{manifest['stage']}, {_origin(artifact, manifest)}, {size:.2f} MB"
+        yield str(artifact.relative_to(path)), text
+    for partial in sorted(at for place in manifests.PLACES for at in path.glob(f"{place}.partial")):
         yield str(partial.relative_to(path)), "begun, and to be gone on with"
-
-
-def _manifests(path: Path) -> list[Path]:
-    found = [at for depth in _DEPTHS for at in path.glob(f"{depth}/{manifests.MANIFEST}")]
-    return [manifest for manifest in found if ".partial" not in str(manifest.relative_to(path))]
 
 
 def _frame(path: Path) -> Rows:
@@ -300,23 +295,20 @@ def _json(path: Path) -> Rows:
 def _made(path: Path) -> dict[str, Any]:
     """By which code, when and from what; of the artifact that ``path`` is, or is a part of."""
     for directory in (path, *path.parents[:3]):
-        manifest = directory / manifests.MANIFEST
-        if manifest.is_file():
-            content = manifests.read_json(manifest)
+        if manifests.stage_of(directory):
+            manifest = manifests.verified_manifest(directory)
             return {
-                "made by": content.get("provenance", {}).get("command"),
-                "made": _origin(manifest, content),
-                "made from": content.get("inputs"),
+                "made by": manifest["provenance"]["command"],
+                "made": _origin(directory, manifest),
+                "made from": manifest["inputs"],
             }
     return {}
 
 
-def _origin(manifest: Path, content: dict[str, Any]) -> str:
+def _origin(artifact: Path, manifest: dict[str, Any]) -> str:
     """Commit and date."""
-    made = content.get("provenance", {})
-    commit = (made.get("commit") or "no commit")[:10] + (" changed" if made.get("dirty") else "")
-    when = datetime.fromtimestamp(manifest.stat().st_mtime, UTC)
-    return f"{commit}, {when:%Y-%m-%d %H:%M} UTC"
+    when = datetime.fromtimestamp((artifact / manifests.MANIFEST).stat().st_mtime, UTC)
+    return f"{commit_of(manifest['provenance'])}, {when:%Y-%m-%d %H:%M} UTC"
 
 
 def _stage(path: Path) -> Rows:
@@ -341,11 +333,7 @@ def _has(name: str) -> Callable[[Path], bool]:
 
 
 def _made_by(stage: str) -> Callable[[Path], bool]:
-    def matches(path: Path) -> bool:
-        manifest = path / manifests.MANIFEST
-        return manifest.is_file() and manifests.read_json(manifest).get("stage") == stage
-
-    return matches
+    return lambda path: manifests.stage_of(path) == stage
 
 
 _KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Rows]], ...] = (
@@ -359,11 +347,11 @@ _KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Rows]], ...] =
     ("model", _has(_CONFIG), _model),
     ("results", lambda path: path.name == manifests.SUMMARY, _results),
     ("results", _has(manifests.SUMMARY), _results),
-    ("stage output", _has(manifests.MANIFEST), _stage),
+    ("stage output", lambda path: manifests.stage_of(path) is not None, _stage),
     ("frame", lambda path: path.suffix == ".npz", _frame),
     ("tensors", lambda path: path.suffix == ".safetensors", _tensors),
     ("facts", lambda path: path.is_file() and path.suffix == ".json", _json),
-    ("profile", lambda path: path.is_dir() and bool(_manifests(path)), _profile),
+    ("profile", lambda path: path.is_dir() and bool(manifests.artifacts_below(path)), _profile),
 )
 
 

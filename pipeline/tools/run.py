@@ -1,15 +1,12 @@
 """``wam run``: bring a profile up to date, independent stages side by side."""
 
-import contextlib
-import os
-import signal
 import subprocess
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from pipeline import console
 from pipeline.artifacts.layout import Layout
-from pipeline.dvc_stages import chosen_stages, reproduce, run_in_order, shares, turn
+from pipeline.dvc_stages import chosen_stages, interrupt, reproduce, run_in_order, shares, turn
 from pipeline.params import Profile
 from pipeline.room import Room, stage_bytes, waiting
 from wam.errors import WamError
@@ -56,13 +53,7 @@ def side_by_side(
             console.note(f"{stage} {waiting(size)}")
         return enough
 
-    def stop() -> None:
-        for process in processes:
-            # DVC leaves the end to its stage, which saves its state.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT)
-
     with turn(names, console.note):
-        failed = run_in_order(graph, jobs, one, stop, fits)
+        failed = run_in_order(graph, jobs, one, partial(interrupt, processes), fits)
     if failed:
         raise WamError("; ".join(failed.values()))

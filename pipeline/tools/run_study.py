@@ -1,13 +1,10 @@
 """``wam run-study``: bring the study of ``params.yaml`` up to date, runs side by side."""
 
-from functools import partial
-
 from pipeline import console
-from pipeline.artifacts.layout import Layout
-from pipeline.dvc_stages import available_cores, shares, study_graph
-from pipeline.params import load_profile
+from pipeline.cores import available_cores
+from pipeline.dvc_stages import shares, study_graph
 from pipeline.params.study import Study, run_stages
-from pipeline.room import stage_bytes
+from pipeline.room import study_bytes
 from pipeline.tools.run import side_by_side
 
 
@@ -21,5 +18,4 @@ def run(study: Study, jobs: int | None) -> None:
     # Its first stages are the base's, which nobody else may run meanwhile.
     names = ["study", study.base]
     graph = study_graph(study.base, runs)
-    memory = partial(stage_bytes, profile=load_profile(study.base), layout=Layout.of(study.base))
-    side_by_side(names, graph, shares(jobs, most=available_cores()), memory)
+    side_by_side(names, graph, shares(jobs, most=available_cores()), study_bytes(study))

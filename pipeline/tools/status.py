@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pipeline import console
 from pipeline.artifacts.layout import Layout
-from pipeline.dvc_stages import dvc_environment, stage_graph
+from pipeline.dvc_stages import chosen_stages, dvc_environment
 from pipeline.params import Profile
 from wam.errors import WamError
 
@@ -17,8 +17,8 @@ _MOST_SHOWN = 3
 
 
 def run(profile: Profile, layout: Layout) -> None:
-    """Print the state of every stage. Raises WamError if DVC cannot tell."""
-    graph = stage_graph(layout.root.name)
+    """Print the state of every stage that the profile has. Raises WamError if DVC cannot tell."""
+    graph = chosen_stages(layout.root.name, None, has_tasks=bool(profile.tasks))
     found = _ask_dvc(list(graph))
     table = Table(title=f"stages of {layout.root.name}", title_justify="left", show_header=False)
     table.add_column(style="bold", no_wrap=True)

@@ -1,5 +1,6 @@
 """What the outer flow leaves to Prefect: the stages' order is tested in test_dvc_stages.py."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from prefect.exceptions import ParameterTypeError
 from prefect.states import State
 from prefect.utilities.callables import parameter_schema
 
+import flows.reproduce
 from flows.reproduce import reproduce, study
+from tests.processes import sleeping
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,23 @@ def test_the_form_of_a_run_offers_what_there_is() -> None:
     assert "train_world_model" in offered[0]
     with pytest.raises(ParameterTypeError, match=r"profile: Input should be 'ci', 'demo'"):
         reproduce(profile="demmo")
+
+
+def test_what_cancels_a_run_interrupts_its_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(flows.reproduce, "get_run_logger", logging.getLogger)
+
+    def cancelled(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(flows.reproduce, "wait", cancelled)
+    with sleeping() as stage:
+        monkeypatch.setattr(flows.reproduce, "_PROCESSES", [stage])
+        with pytest.raises(KeyboardInterrupt):
+            flows.reproduce._in_order(["mine"], {}, lambda stage: 0, None, force=False)
+        assert stage.wait(60) != 0
 
 
 def test_a_study_without_settings_fails_its_run(

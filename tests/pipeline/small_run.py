@@ -41,8 +41,9 @@ def random_features(shape: tuple[int, ...], random: torch.Generator) -> torch.Te
     return torch.cat([deter, one_hot], dim=-1)
 
 
-def make_split(demos: int, random: torch.Generator) -> SplitFeatures:
-    """Demonstrations of 20 frames, the last five successes, told by the first feature."""
+def make_split(demos: int, random: torch.Generator, row: int = 0) -> SplitFeatures:
+    """Demonstrations of 20 frames, one after the other from ``row`` on; the last five of each are
+    successes, told by the first feature."""
     frames = demos * 20
     label = (torch.arange(frames) % 20) >= 15
     posterior, imagined = (random_features((2, frames), random) for _ in range(2))
@@ -56,6 +57,7 @@ def make_split(demos: int, random: torch.Generator) -> SplitFeatures:
         label=label,
         scene_obs=torch.zeros(frames, 24),
         length=torch.full((demos,), 20),
+        start=row + 20 * torch.arange(demos),
     )
 
 
@@ -65,7 +67,8 @@ def make_features() -> TaskFeatures:
         training=make_split(6, random),
         validation=make_split(3, random),
         play_starts=random_features((2, 5), random),
-        training_play=make_split(4, random),
+        play_start_rows=1000 * torch.arange(1, 6),
+        training_play=make_split(4, random, row=6 * 20),
         validation_play=make_split(2, random),
     )
 

@@ -1,5 +1,6 @@
 """Stages run as soon as they can, side by side, and no sooner."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from pipeline.dvc_stages import (
     chosen_stages,
     dvc_environment,
+    interrupt,
     reproduce,
     run_in_order,
     shares,
@@ -18,6 +20,7 @@ from pipeline.dvc_stages import (
     turn,
     without_tasks,
 )
+from tests.processes import sleeping
 from wam.errors import WamError
 
 DIAMOND = {
@@ -160,6 +163,22 @@ def test_an_exception_stops_what_runs() -> None:
     with pytest.raises(KeyboardInterrupt):
         run_in_order(DIAMOND, 2, run, ended.set)
     assert ended.is_set()
+
+
+def test_what_has_ended_is_not_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be that of another process by then."""
+    groups = []
+
+    def killpg(group: int, number: int) -> None:
+        groups.append(group)
+        os.kill(group, number)
+
+    monkeypatch.setattr(os, "killpg", killpg)
+    with subprocess.Popen([sys.executable, "-c", ""], text=True) as ended, sleeping() as runs:
+        ended.wait(60)
+        interrupt([ended, runs])
+        assert runs.wait(60) != 0
+    assert groups == [runs.pid]
 
 
 @pytest.mark.parametrize(("cores", "jobs", "share"), [(1, 1, 1), (2, 2, 1), (16, 2, 8)])

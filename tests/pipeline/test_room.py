@@ -1,9 +1,11 @@
 """Stages begin beside each other where memory has room for all of them."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,8 @@ import pytest
 from pipeline.artifacts.layout import Layout
 from pipeline.dvc_stages import run_in_order
 from pipeline.params import load_profile
-from pipeline.room import Room, free_bytes, stage_bytes, waiting
+from pipeline.params.study import Cell, load_study
+from pipeline.room import Room, free_bytes, stage_bytes, study_bytes, waiting
 from wam.errors import WamError
 
 SIDE_BY_SIDE = {name: frozenset[str]() for name in ("large", "larger", "small")}
@@ -107,13 +110,18 @@ def test_a_containers_limit_counts(
     assert free_bytes(tmp_path) == (expected or 70_000)
 
 
+def write_store(layout: Layout, num_frames: int) -> Path:
+    store = layout.store / "training.zarr"
+    store.mkdir(parents=True)
+    metadata = {"attributes": {"num_frames": num_frames}}
+    (store / "zarr.json").write_text(json.dumps(metadata))
+    return store
+
+
 def test_training_keeps_the_frames_of_its_store(tmp_path: Path) -> None:
     profile, layout = load_profile("demo"), Layout(tmp_path)
     before = stage_bytes("train_world_model@demo-wam", profile, layout)
-    store = layout.store / "training.zarr"
-    store.mkdir(parents=True)
-    metadata = {"attributes": {"num_frames": 30_000}}
-    (store / "zarr.json").write_text(json.dumps(metadata))
+    store = write_store(layout, 30_000)
     kept = stage_bytes("train_world_model@demo-wam", profile, layout) - before
     assert kept == pytest.approx(30_000 * (2 * 64 * 64 * 3 + 4 * (18 + 7)))
     assert stage_bytes("study@wam-0", profile, layout) == before + kept
@@ -121,3 +129,34 @@ def test_training_keeps_the_frames_of_its_store(tmp_path: Path) -> None:
         assert stage_bytes(other, profile, layout) == before
     (store / "zarr.json").write_text("[]")
     assert stage_bytes("study@wam-0", profile, layout) == before
+
+
+def test_training_on_a_share_of_the_play_keeps_that_share(tmp_path: Path) -> None:
+    profile, layout = load_profile("demo"), Layout(tmp_path)
+    stage = "train_world_model@demo-wam"
+    nothing = stage_bytes(stage, profile, layout)
+    write_store(layout, 30_000)
+    quarter = replace(profile.train_world_model, data_share=0.25)
+    kept = stage_bytes(stage, replace(profile, train_world_model=quarter), layout) - nothing
+    assert 4 * kept == stage_bytes(stage, profile, layout) - nothing
+
+
+def test_a_run_of_the_study_takes_what_its_own_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    study = load_study()
+    cells = {
+        "all": Cell(variant="wam", set={}),
+        "half": Cell(variant="wam", set={"train_world_model": {"data_share": 0.5}}),
+        "none": Cell(variant="wam", set={"loader": {"cache": "none"}}),
+    }
+    memory = study_bytes(replace(study, seeds=(0,), cells=cells, compare=()))
+    runs = ("study@all-0", "study@half-0", "study@none-0")
+    alone = memory("study_report")
+    assert [memory(run) for run in runs] == [alone] * 3, "there is no store yet"
+    write_store(Layout.of(study.base), 30_000)
+    whole, half, none = (memory(run) - alone for run in runs)
+    assert whole == 2 * half > 0
+    assert none == 0

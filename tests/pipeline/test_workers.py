@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import distributed
 import psutil
 import pytest
 
@@ -57,6 +58,25 @@ def test_workers_may_come_late_and_die(settings: Convert, cluster: Cluster) -> N
     next(results)
     cluster.kill(1)
     assert len(list(results)) == 39
+
+
+def test_no_worker_is_given_a_job_while_it_has_one(settings: Convert) -> None:
+    """A job that is given to a busy worker may wait there while others are idle."""
+    given, most = 0, 0
+    with (
+        workers.scheduler(settings) as address,
+        distributed.Client(address) as client,
+    ):
+
+        def submit(number: int) -> Any:
+            nonlocal given, most
+            given += 1
+            most = max(most, given)
+            return client.submit(abs, number, pure=False)
+
+        for _ in workers.gather(client, submit, range(10)):
+            given -= 1
+    assert (given, most) == (0, settings.workers)
 
 
 def test_a_scheduler_that_dies_is_one_sentence(settings: Convert, cluster: Cluster) -> None:

@@ -28,6 +28,7 @@ _LEFT_OUT = (
     "pipeline.artifacts",  # how an output is kept, not what it holds
     "pipeline.cli",
     "pipeline.console",
+    "pipeline.cores",
     "pipeline.params",  # DVC compares the settings themselves
     "pipeline.tracking",
     "pipeline.untrusted",  # what is refused

@@ -162,8 +162,14 @@ def load_policy(directory: Path, device: torch.device) -> Policy:
 
     Raises WamError if the directory holds no policy or tensors of other shapes.
     """
-    policy, _ = load_module(directory, _described, "a policy, of kind 'bc' or 'finetuned'")
-    return policy.to(device)
+    return load_policy_and_config(directory, device)[0]
+
+
+def load_policy_and_config(directory: Path, device: torch.device) -> tuple[Policy, PolicyConfig]:
+    """As :func:`load_policy`, with the settings of its cloning."""
+    what = "a policy, of kind 'bc' or 'finetuned'"
+    policy, description = load_module(directory, _described, what)
+    return policy.to(device), PolicyConfig(**description["policy"])
 
 
 def _described(description: dict[str, Any]) -> Policy:

@@ -93,19 +93,14 @@ def window_margins(
 
     Every window, asked after every fourth frame as in PPO, has a stretch before its first success
     and one of its successes, or only one of these; every posterior draw counts. The last decision
-    before a success belongs to neither: a dream that is ahead by less than that is not wrong.
+    before a success belongs to neither.
     """
-    stretches: dict[bool, list[torch.Tensor]] = {False: [], True: []}
-    for label, asked in decisions(margin, data.label, data.length):
-        before = (~label).cumprod(0).bool()
-        if label.any():
-            before &= before.roll(-1)
+    margins: dict[bool, list[torch.Tensor]] = {False: [], True: []}
+    for label, before, asked in decisions(margin, data.label, data.length):
         for succeeded, rows in ((False, before), (True, label)):
             if rows.any():
-                stretches[succeeded].append(asked[:, rows].amax(1))
-    alarm, hit = (
-        torch.cat(found) if found else margin.new_zeros(0) for found in stretches.values()
-    )
+                margins[succeeded].append(asked[:, rows].amax(1))
+    alarm, hit = (torch.cat(found) if found else margin.new_zeros(0) for found in margins.values())
     return alarm, hit
 
 
@@ -130,15 +125,15 @@ def window_rates(
     """How whole windows are judged if the model is asked after every fourth frame, as in PPO.
 
     The share of windows with a success at such a frame in which it never sees one, and of those
-    without in which it does; None where there are no such windows. ``feature`` [S, N, F] of
+    without any in which it does; None where there are no such windows. ``feature`` [S, N, F] of
     windows of ``length`` [D], ``label`` bool [N].
     """
     decided = torch.stack([model.success(draw.to(device)).cpu() for draw in feature])
     counts = {True: [0, 0], False: [0, 0]}
-    for truth, asked in decisions(decided, label, length):
-        kind = bool(truth.any())
-        counts[kind][0] += int((asked.any(1) != kind).sum())
-        counts[kind][1] += len(asked)
+    for window in decisions(decided, label, length):
+        if (kind := window.kind) is not None:
+            counts[kind][0] += int((window.values.any(1) != kind).sum())
+            counts[kind][1] += len(window.values)
     missed, alarmed = (wrong / total if total else None for wrong, total in counts.values())
     return missed, alarmed
 
@@ -146,15 +141,16 @@ def window_rates(
 def window_auc(
     model: SuccessClassifier, data: LabelledFeatures, device: torch.device
 ) -> float | None:
-    """How probably an imagined window with a success at a decision scores higher than one without.
+    """How probably an imagined window with a success at a decision scores higher than one without
+    any.
 
     The score is the highest margin at a decision. None without windows of both kinds.
     """
     margin, _ = scored(model, data.imagined, data.label, device)
     scores: dict[bool, list[torch.Tensor]] = {False: [], True: []}
-    for truth, asked in decisions(margin.view(len(data.imagined), -1), data.label, data.length):
-        if len(truth):
-            scores[bool(truth.any())].append(asked.amax(1))
+    for window in decisions(margin.view(len(data.imagined), -1), data.label, data.length):
+        if len(window.label) and (kind := window.kind) is not None:
+            scores[kind].append(window.values.amax(1))
     if not (scores[False] and scores[True]):
         return None
     lower, higher = torch.cat(scores[False]), torch.cat(scores[True])

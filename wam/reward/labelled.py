@@ -10,6 +10,7 @@ import torch
 
 from wam.config import CHUNK
 from wam.reward.classifier import hand
+from wam.stretches import stretches
 
 
 class LabelledFeatures(NamedTuple):
@@ -23,16 +24,26 @@ class LabelledFeatures(NamedTuple):
     """bool [N]"""
     length: torch.Tensor
     """int64 [D], frames per demonstration"""
+    start: torch.Tensor
+    """int64 [D], row of each one's first frame in the play that all are cut from"""
 
 
 def held_back(data: LabelledFeatures, every: int = 5) -> tuple[LabelledFeatures, LabelledFeatures]:
-    """The windows of ``data`` without every fifth one, and those."""
-    chosen = torch.arange(len(data.length)) % every == every - 1
+    """The windows of ``data`` without those of every fifth stretch of play, and those.
+
+    No window of one part shares a frame with one of the other.
+    """
+    chosen = stretches(data.start, data.start + data.length) % every == every - 1
 
     def part(windows: torch.Tensor) -> LabelledFeatures:
         rows = windows.repeat_interleave(data.length)
-        kept = data.real[:, rows], data.imagined[:, rows], data.label[rows], data.length[windows]
-        return LabelledFeatures(*kept)
+        return LabelledFeatures(
+            data.real[:, rows],
+            data.imagined[:, rows],
+            data.label[rows],
+            data.length[windows],
+            data.start[windows],
+        )
 
     return part(~chosen), part(chosen)
 
@@ -56,12 +67,32 @@ def successes(label: torch.Tensor, length: torch.Tensor) -> Iterator[tuple[int, 
         first += len(frames)
 
 
+class Decisions(NamedTuple):
+    """A window after each fourth frame, as PPO asks."""
+
+    label: torch.Tensor
+    """bool [K]"""
+    before: torch.Tensor
+    """bool [K], by more than a decision before the first success: a dream that is ahead by less is
+    not wrong"""
+    values: torch.Tensor
+    """[S, K]"""
+
+    @property
+    def kind(self) -> bool | None:
+        """Whether success is to be found; None where it comes behind the last decision."""
+        if self.label.any():
+            return True
+        return False if self.before.all() else None
+
+
 def decisions(
     values: torch.Tensor, label: torch.Tensor, length: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Label [K] and ``values`` [S, K] of every window after each fourth frame, as PPO asks."""
+) -> Iterator[Decisions]:
+    """What is asked of every window, with ``values`` [S, N] there."""
     first = 0
-    for frames in length.tolist():
-        asked = slice(first + CHUNK, first + frames, CHUNK)
-        yield label[asked], values[:, asked]
+    for frames, done in zip(length.tolist(), label.split(length.tolist()), strict=True):
+        asked = torch.arange(0, frames, CHUNK)[1:]
+        success = int(done.int().argmax()) if done.any() else frames + CHUNK
+        yield Decisions(done[asked], asked < success - CHUNK, values[:, first + asked])
         first += frames

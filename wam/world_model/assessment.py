@@ -67,10 +67,11 @@ def predict(
             batch.is_first,
             model.initial(rows, device),
             row_generators(seeds),
+            lag=None if batch.first_lag is None else batch.lag.expand(len(embedding), -1, -1),
         )
         feature = observed.states.feature
         random = row_generators(seeds)
-        start = first_state(model, embedding[0], random, filtering).feature
+        start = first_state(model, embedding[0], random, filtering, batch.first_lag).feature
         imagined = model.imagine(start, batch.action[:-1], random)
         predicted = torch.cat([start.unsqueeze(0), imagined])
         images = (batch.rgb_static, batch.rgb_gripper)

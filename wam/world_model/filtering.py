@@ -133,6 +133,7 @@ def filter_embeddings(
     filtering: Filtering = FILTERING,
     draws: int = 1,
     glimpses: Sequence[float] | None = None,
+    lag: torch.Tensor | None = None,
 ) -> RssmState:
     """Posterior states of sequences whose images were embedded before, several draws per row.
 
@@ -141,9 +142,13 @@ def filter_embeddings(
     The result is [T, S * B, ...], draw by draw: the same numbers as an :class:`OnlineFilter` fed
     with the same frames and generators. With ``glimpses``, a chance for each draw, its rows look at
     a frame with that chance and at first frames; where they do not look, the state goes on with
-    what the prior predicts.
+    what the prior predicts. ``lag`` float32 [B, 6] is how far each row's hand is behind its target
+    in first frames, for sequences that begin in the middle of play and states that carry
+    proprioception; without it the hand is there at rest, as in an episode's first frame.
     """
     rows, device = embedding.shape[1], embedding.device
+    if lag is not None:
+        lag = lag.repeat(draws, 1)
     state = world_model.initial(rows * draws, device)
     if glimpses is not None:
         chance = torch.tensor(glimpses, device=device).repeat_interleave(rows)
@@ -154,7 +159,7 @@ def filter_embeddings(
         looks = None
         if glimpses is not None:
             looks = first | (uniform((rows * draws,), generator, device) < chance)
-        given = state, seen, prev_action, first, generator, filtering, looks
+        given = state, seen, prev_action, first, generator, filtering, looks, lag
         state = filter_step(world_model, *given)
         states.append(state)
     return RssmState(*(torch.stack(part) for part in zip(*states, strict=True)))
@@ -162,13 +167,20 @@ def filter_embeddings(
 
 @torch.no_grad()
 def first_state(
-    world_model: WorldModel, embedding: torch.Tensor, generator: Generators, filtering: Filtering
+    world_model: WorldModel,
+    embedding: torch.Tensor,
+    generator: Generators,
+    filtering: Filtering,
+    lag: torch.Tensor | None = None,
 ) -> RssmState:
-    """Posterior state [B, ...] of first frames ``embedding`` [B, E], from the zero state."""
+    """Posterior state [B, ...] of first frames ``embedding`` [B, E], from the zero state.
+
+    For ``lag`` [B, 6] see :func:`filter_embeddings`.
+    """
     first = torch.ones(len(embedding), dtype=torch.bool, device=embedding.device)
     nothing = torch.zeros(len(embedding), ACTION_SIZE, device=embedding.device)
     start = world_model.initial(len(embedding), embedding.device)
-    return filter_step(world_model, start, embedding, nothing, first, generator, filtering)
+    return filter_step(world_model, start, embedding, nothing, first, generator, filtering, lag=lag)
 
 
 def filter_step(
@@ -180,15 +192,17 @@ def filter_step(
     generator: Generators,
     filtering: Filtering,
     looks: torch.Tensor | None = None,
+    lag: torch.Tensor | None = None,
 ) -> RssmState:
     """The next posterior state [B, ...]; ``prev_action`` is taken as the robot executes it.
 
     Rows with ``is_first`` [B] see their frame ``burn_in`` times more, as if the arm rested there.
-    Rows without ``looks`` [B], if that is given, go on with what the prior predicts.
+    Rows without ``looks`` [B], if that is given, go on with what the prior predicts. For ``lag``
+    [B, 6] see :func:`filter_embeddings`.
     """
     sample = filtering.sample
     state = world_model.filter_step(
-        state, executable(prev_action), embedding, is_first, generator, sample, looks
+        state, executable(prev_action), embedding, is_first, generator, sample, looks, lag
     )
     if not (filtering.burn_in and is_first.any()):
         return state

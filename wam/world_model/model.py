@@ -94,9 +94,10 @@ class WorldModel(nn.Module):
         generator: Generators,
         sample: Sampling = "sample",
         seen: torch.Tensor | None = None,
+        lag: torch.Tensor | None = None,
     ) -> RssmState:
         """Posterior state [B, ...]; see :meth:`wam.world_model.rssm.Rssm.filter_step`."""
-        given = state, prev_action, embedding, is_first, generator, sample, seen
+        given = state, prev_action, embedding, is_first, generator, sample, seen, lag
         return self.rssm.filter_step(*given)
 
     def observe(
@@ -107,9 +108,11 @@ class WorldModel(nn.Module):
         state: RssmState,
         generator: Generators,
         sample: Sampling = "sample",
+        lag: torch.Tensor | None = None,
     ) -> Observed:
         """Posterior over a window [T, B, ...]; see :meth:`wam.world_model.rssm.Rssm.observe`."""
-        return self.rssm.observe(embedding, prev_action, is_first, state, generator, sample)
+        given = embedding, prev_action, is_first, state, generator, sample
+        return self.rssm.observe(*given, lag=lag)
 
     def imagine_step(
         self,

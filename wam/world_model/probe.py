@@ -110,7 +110,9 @@ def scene_views(
     device, rows = embedding.device, embedding.shape[1]
     action, is_first = windows.action.to(device), windows.is_first.to(device)
     random = row_generators(range(seed, seed + rows), device)
-    feature = filter_embeddings(model, embedding, action, is_first, random, filtering).feature
+    feature = filter_embeddings(
+        model, embedding, action, is_first, random, filtering, lag=_lag(windows, device)
+    ).feature
     visual, latent, settled = (
         _by_window(frames[later])
         for frames in (embedding[..., :-PROPRIO_SIZE], feature, scene.to(device))
@@ -136,7 +138,8 @@ def imagined_views(
     """
     device, rows = embedding.device, embedding.shape[1]
     random = row_generators(range(seed, seed + rows), device)
-    start = first_state(model, embedding[0], random, filtering).feature
+    lag = _lag(windows, device)
+    start = first_state(model, embedding[0], random, filtering, lag).feature
     reached = [horizon for horizon in horizons if horizon < len(scene)]
     if not reached:
         return {}
@@ -162,15 +165,20 @@ def action_response(
     through 0 over windows and axes; arguments else as those of :func:`imagined_views`.
     """
     device, rows = embedding.device, embedding.shape[1]
+    lag = _lag(windows, device)
     action = windows.action[: min(steps, len(windows.action) - 1)].to(device)
     response = {}
     for name, given in (("own", action), ("others", action.roll(1, dims=1))):
         random = row_generators(range(seed, seed + rows), device)
-        start = first_state(model, embedding[0], random, filtering).feature
+        start = first_state(model, embedding[0], random, filtering, lag).feature
         moved = hand(model.imagine(start, given, random)[-1]) - hand(start)
         told = POSITION_STEP_M * executable(given)[..., :3].sum(0)
         response[name] = float((moved * told).sum() / told.square().sum().clamp_min(1e-9))
     return response
+
+
+def _lag(windows: Batch, device: torch.device) -> torch.Tensor | None:
+    return None if windows.first_lag is None else windows.first_lag.to(device)
 
 
 class Standardized(nn.Module):

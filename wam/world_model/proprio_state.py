@@ -58,6 +58,17 @@ class Arm(NamedTuple):
     """float32 [..., R], gripper width, joints and last gripper command, as states hold them"""
 
 
+@torch.no_grad()
+def lags(motion: ArmMotion) -> torch.Tensor:
+    """Lag float32 [N, Q] behind every action of ``motion``, in units of an action."""
+    pose = _pose(motion.proprio.double())
+    moved = _difference(pose, pose.roll(1, 0)) / _steps().to(pose.device)
+    change = motion.prev_action[:, :POSE_SIZE] - moved
+    total = change.masked_fill(motion.is_first.unsqueeze(-1), 0.0).cumsum(0)
+    episode = motion.is_first.cumsum(0) - 1
+    return _bounded(total - total[motion.is_first][episode]).float()
+
+
 class ProprioState(nn.Module):
     """The end of states, float32 [..., M]: the lag, then ``4 (p - 0.5)`` of the normalised
     proprioception p."""
@@ -73,8 +84,7 @@ class ProprioState(nn.Module):
         self.register_buffer("minimum", torch.zeros(PROPRIO_SIZE))
         self.register_buffer("span", torch.ones(PROPRIO_SIZE))
         self.register_buffer("follow", torch.eye(POSE_SIZE))
-        step = [POSITION_STEP_M] * 3 + [ROTATION_STEP_RAD] * 3
-        self.register_buffer("step", torch.tensor(step), persistent=False)
+        self.register_buffer("step", _steps(), persistent=False)
 
     @torch.no_grad()
     def calibrate(self, normalizer: ProprioNormalizer, motion: ArmMotion) -> None:
@@ -87,7 +97,7 @@ class ProprioState(nn.Module):
         self.span.copy_(torch.from_numpy(normalizer.span))
         pose = _pose(motion.proprio.double())
         moved = _difference(pose[1:], pose[:-1])[~motion.is_first[1:]] / self.step
-        behind = self.lags(motion)
+        behind = lags(motion)
         urge = (behind[:-1] + motion.prev_action[1:, :POSE_SIZE])[~motion.is_first[1:]].double()
         free = (urge.abs() < _FREE).all(-1)
         # By normal equations with a little ridge: an arm that never turned has none of its own.
@@ -96,16 +106,6 @@ class ProprioState(nn.Module):
         # To begin with nothing is in the way.
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
-
-    @torch.no_grad()
-    def lags(self, motion: ArmMotion) -> torch.Tensor:
-        """Lag float32 [N, Q] behind every action of ``motion``, in units of an action."""
-        pose = _pose(motion.proprio.double())
-        moved = _difference(pose, pose.roll(1, 0)) / self.step
-        change = motion.prev_action[:, :POSE_SIZE] - moved
-        total = change.masked_fill(motion.is_first.unsqueeze(-1), 0.0).cumsum(0)
-        episode = motion.is_first.cumsum(0) - 1
-        return _bounded(total - total[motion.is_first][episode]).float()
 
     def shown(self, embedding: torch.Tensor) -> Arm:
         """What an embedding [..., E] shows, whose last numbers are the normalised proprioception.
@@ -122,6 +122,13 @@ class ProprioState(nn.Module):
         """What states hold of ``arm``, [..., M]."""
         placed = torch.cat([arm.pose[..., :3], _rot6d(arm.pose[..., 3:])], dim=-1)
         return torch.cat([arm.lag, self._scaled(placed, slice(_PLACED)), arm.rest], dim=-1)
+
+    def at_rest(self, feature: torch.Tensor) -> torch.Tensor:
+        """``feature`` [..., F] with the hand where its target is."""
+        place = feature.shape[-1] - POSE_SIZE - PROPRIO_SIZE
+        rested = feature.clone()
+        rested[..., place : place + POSE_SIZE] = 0.0
+        return rested
 
     def seen(
         self,
@@ -183,6 +190,11 @@ def choose(condition: torch.Tensor, arm: Arm, other: Arm) -> Arm:
     """``arm`` where ``condition`` [...], else ``other``."""
     pairs = zip(arm, other, strict=True)
     return Arm(*(torch.where(condition.unsqueeze(-1), *pair) for pair in pairs))
+
+
+def _steps() -> torch.Tensor:
+    """What an action of 1 adds to the target's pose, float32 [Q]."""
+    return torch.tensor([POSITION_STEP_M] * 3 + [ROTATION_STEP_RAD] * 3)
 
 
 def _bounded(lag: torch.Tensor) -> torch.Tensor:

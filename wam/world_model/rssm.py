@@ -118,12 +118,14 @@ class Rssm(nn.Module):
         generator: Generators,
         sample: Sampling = "sample",
         seen: torch.Tensor | None = None,
+        lag: torch.Tensor | None = None,
     ) -> RssmState:
         """Posterior state [B, ...] after ``prev_action`` [B, A] led to ``embedding`` [B, E].
 
         Rows with ``is_first`` [B] forget ``state`` and ``prev_action``: their result depends on the
         embedding alone. Where ``seen`` [B] is False the state goes on with the prior, as
-        :meth:`imagine_step` does.
+        :meth:`imagine_step` does. Where states carry proprioception, ``lag`` [B, 6] is that of the
+        hand in rows with ``is_first``; without it the hand is there at rest.
         """
         keep_B1 = (~is_first).unsqueeze(-1).to(state.deter.dtype)
         action_BA = self._null_where(prev_action, is_first)
@@ -137,7 +139,7 @@ class Rssm(nn.Module):
         stoch_BZ = self._draw(believed_BSG, noise_BS)
         if self.proprio is not None:
             shown, last = self.proprio.shown(embedding), self._arm(state)
-            arm = self.proprio.seen(last, action_BA, shown, is_first)
+            arm = self.proprio.seen(last, action_BA, shown, is_first, lag)
             if seen is not None:
                 arm = choose(seen, arm, self.proprio.predicted(last, action_BA, hidden_BH))
             stoch_BZ = torch.cat([stoch_BZ, self.proprio.held(arm)], dim=-1)

@@ -24,6 +24,7 @@ from pipeline.calvin.conformance.table import finding
 from pipeline.calvin.fields import DTYPES, RAW_KEYS, VECTORS
 from pipeline.calvin.finding import Finding
 from pipeline.calvin.npz import Kind
+from pipeline.cores import available_cores
 from wam import tasks
 from wam.errors import WamError
 
@@ -308,7 +309,7 @@ def _read_frames(directory: Path, ids: list[int], digits: list[int]) -> Iterator
     if len(ids) < _PARALLEL_FRAMES:
         yield from map(examined, *arguments)
         return
-    pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(available_cores(), multiprocessing.get_context("spawn"))
     try:
         yield from pool.map(examined, *arguments, chunksize=_CHUNK_FRAMES)
     except BrokenProcessPool:

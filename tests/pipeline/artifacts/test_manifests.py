@@ -1,10 +1,12 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifacts.manifests import (
     MANIFEST,
+    artifacts_below,
     check_replaceable,
     digest,
     fingerprint,
@@ -86,3 +88,21 @@ def test_only_an_earlier_output_is_replaced(tmp_path: Path) -> None:
 def test_digest_depends_on_content_alone() -> None:
     assert digest({"a": 1, "b": [2]}) == digest(json.loads('{"b": [2], "a": 1}'))
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_artifacts_are_found_where_stages_leave_them(tmp_path: Path) -> None:
+    # Below something that was set aside all else is as anywhere.
+    root = tmp_path / "demo.set-aside-01234567"
+    places = ("store", "world_model/wam", "evaluation/world_model", "transfer/calvin/wam")
+    for time, name in enumerate(places):
+        make(root / name)
+        os.utime(root / name / MANIFEST, (100 - time, 100 - time))
+    for name in ("store.partial", "world_model/wam.set-aside-0123-2", "world_model/.wam.old"):
+        make(root / name)
+    for content in ([], {"files": []}, {"stage": 3}):
+        (root / "foreign").mkdir(exist_ok=True)
+        (root / "foreign" / MANIFEST).write_text(json.dumps(content))
+        assert artifacts_below(root) == [root / name for name in reversed(places)]
+    assert artifacts_below(root / "store") == [root / "store"]
+    assert artifacts_below(root / "store.partial") == [root / "store.partial"]
+    assert artifacts_below(tmp_path / "nothing") == []

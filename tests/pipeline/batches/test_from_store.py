@@ -63,7 +63,8 @@ def test_batches_hold_the_stores_rows(
     store: Store, tmp_path: Path, reader: str, cache: str, share: float
 ) -> None:
     rows_of_batch, window = 2, 8
-    episodes = store.episodes[store.episodes[:, 1] <= store.rows_of_share(share)]
+    beginning = store.beginning(share)
+    episodes = beginning.episodes
     assert (len(episodes) < len(store.episodes)) == (share < 1)
     order = {"streams": Streams, "windows": RandomWindows}[reader](
         episodes, rows_of_batch, window, seed=1, views=Views(3, 9)
@@ -72,8 +73,8 @@ def test_batches_hold_the_stores_rows(
     actions = store.read("rel_actions")
     proprio = store.proprio_normalizer()(store.read("proprio"))
     options: dict[str, Any] = {"batch": rows_of_batch, "window": window, "seed": 1, "cache": cache}
-    options |= {"views": Views(3, 9), "share": share}
-    with store_batches(store, reader, **options, cache_directory=tmp_path) as batches:  # type: ignore[arg-type]
+    options |= {"views": Views(3, 9), "cache_directory": tmp_path}
+    with store_batches(beginning, reader, **options) as batches:  # type: ignore[arg-type]
         for epoch in range(2):
             for number in range(order.num_batches(epoch)):
                 batch = next(batches)
@@ -100,13 +101,29 @@ def test_batches_hold_the_stores_rows(
                 assert batch.id_mask.all()
 
 
-def test_a_share_of_the_frames_ends_with_an_episode(store: Store) -> None:
+def test_the_beginning_of_a_store_ends_with_an_episode(store: Store) -> None:
     stops = store.episodes[:, 1].tolist()
-    assert stops[-1] == store.num_frames
-    assert store.rows_of_share(1.0) == store.num_frames
-    assert store.rows_of_share(1e-9) == stops[0]
-    assert store.rows_of_share(stops[0] / store.num_frames) == stops[0]
-    assert store.rows_of_share((stops[0] + 1) / store.num_frames) == stops[1]
+    assert stops[-1] == store.num_frames == store.beginning(1.0).num_frames
+    for share, count in (
+        (1e-9, 1),
+        (stops[0] / store.num_frames, 1),
+        ((stops[0] + 1) / store.num_frames, 2),
+    ):
+        beginning = store.beginning(share)
+        assert beginning.num_frames == stops[count - 1]
+        assert beginning.episode_scenes == store.episode_scenes[:count]
+        for name in ("episodes", "frame_ids"):
+            whole, part = getattr(store, name), getattr(beginning, name)
+            np.testing.assert_array_equal(part, whole[: len(part)])
+        assert (len(beginning.episodes), len(beginning.frame_ids)) == (count, stops[count - 1])
+
+
+def test_the_memory_mapped_beginning_is_a_file_of_its_own(store: Store, tmp_path: Path) -> None:
+    beginning = store.beginning(0.5)
+    for frames in (store, beginning, store):
+        cached = store_frames(frames, "memmap", tmp_path)
+        np.testing.assert_array_equal(cached.proprio, frames.read("proprio"))
+    assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
 @pytest.mark.parametrize("reader", READERS)

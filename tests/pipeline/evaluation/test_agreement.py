@@ -77,7 +77,7 @@ def test_each_link_is_asked_of_what_really_happened() -> None:
         decisions=[3, 2, 2],
     )
     agent = make_agent(Always(2.0))
-    found = verdicts(agent, AtLeastSix(), real, replayed(agent, real, range(3)))  # type: ignore[arg-type]
+    found = verdicts(AtLeastSix(), real, replayed(agent, real, range(3)))  # type: ignore[arg-type]
     # The third episode ended before its third decision: what was recorded then does not count.
     assert found.recognised.tolist() == [True, True, False]
     assert found.replayed.tolist() == [1, 1, 0]
@@ -187,7 +187,7 @@ def test_replays_differ_and_follow_from_the_episodes_seeds() -> None:
     agent = make_agent(Always(2.0))._replace(world_model=Drifting())  # type: ignore[arg-type]
 
     def shares(seeds: list[int]) -> list[float]:
-        found = verdicts(agent, AtLeastSix(), real, replayed(agent, real, seeds))  # type: ignore[arg-type]
+        found = verdicts(AtLeastSix(), real, replayed(agent, real, seeds))  # type: ignore[arg-type]
         return found.replayed.tolist()
 
     found = shares([1, 2])

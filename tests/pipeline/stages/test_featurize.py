@@ -1,8 +1,11 @@
 """Latent features of demonstrations, from frames in memory."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
+from pipeline.batches.embedded import read_arm_motion
 from pipeline.latents.demonstrations import Demo, TaskDemos
 from pipeline.params import Features
 from pipeline.stages.featurize import CONTEXT_FRAMES, FeatureMaker
@@ -12,13 +15,15 @@ from wam.config import Filtering
 from wam.proprio import ProprioNormalizer
 from wam.world_model.filtering import Observation
 from wam.world_model.model import WorldModel
+from wam.world_model.proprio_state import lags
 
 
 class FakeStore:
     """Rows in memory."""
 
     def __init__(self, split: str, frames: int, seed: int) -> None:
-        self.split = split
+        self.split, self.num_frames = split, frames
+        self.episodes = np.array([[0, frames]])
         rng = np.random.default_rng(seed)
         images = rng.integers(0, 256, (2, frames, 64, 64, 3), dtype=np.uint8)
         scene = np.zeros((frames, 24))
@@ -108,3 +113,36 @@ def test_featurizing_filters_every_demonstration_from_its_first_frame() -> None:
     predicted = model.imagine_step(state, training.action[10:11], torch.Generator())
     check(training.imagined[1, 11, : CONFIG.deter], predicted.deter[0])
     assert torch.equal(training.action[..., 6].abs(), torch.ones(17))
+
+
+def test_demonstrations_that_begin_on_the_way_are_told_the_lag() -> None:
+    stores = {"training": FakeStore("training", 60, 0), "validation": FakeStore("validation", 9, 1)}
+    for store in stores.values():  # an arm that hardly moves, and is never too far behind to tell
+        proprio = store.arrays["proprio"]
+        store.arrays["proprio"] = proprio[:1] + 1e-3 * proprio
+    model = WorldModel(replace(CONFIG, proprio_state=True)).eval()
+    settings = Features(draws=2, sample="mode", burn_in=2, context=True, glimpses=(0.5,), seed=0)
+    demos = TaskDemos(
+        training=[Demo(start=20, stop=30, episode_start=5), Demo(40, 47, 0)],
+        validation=[Demo(3, 9, 0)],
+        starts=[],
+        imagination_starts=[7],
+        training_play=[Demo(22, 28, 0)],
+        validation_play=[],
+    )
+    maker = FeatureMaker(model, stores, settings, CPU)  # type: ignore[arg-type]
+    features = maker.task_features(TASK, demos)
+    lag = lags(read_arm_motion(stores["training"]))  # type: ignore[arg-type]
+    training = features.training
+    assert training.start.tolist() == [20, 40] and features.play_start_rows.tolist() == [7]
+    for split in (training, features.training_play):
+        told = split.posterior[:, split.first, -24:-18]
+        torch.testing.assert_close(told[0], lag[split.start], atol=2e-3, rtol=2e-3)
+        assert torch.equal(told[0], told[1])
+        assert torch.equal(split.imagined[:, split.first], split.posterior[:, split.first])
+    # So are the copies for cloning; an episode that is imagined begins at rest.
+    assert training.context is not None and training.glimpsed is not None
+    for copy in (training.context, training.glimpsed[0]):
+        hands = copy[training.first, -24:-18]
+        torch.testing.assert_close(hands, lag[training.start], atol=2e-3, rtol=2e-3)
+    assert not features.play_starts[..., -24:-18].any()

@@ -130,18 +130,25 @@ def test_a_kept_clone_is_the_clone(
         assert torch.equal(tuned.actor.state_dict()[name], value)
 
 
-def test_every_fifth_annotated_start_is_held_out(trained: Layout) -> None:
+def test_every_fifth_annotated_attempt_is_held_out(trained: Layout) -> None:
     features = load_features(trained.features(VARIANT), TASK)
     draws, size = features.training.posterior.shape[0], features.play_starts.shape[-1]
     further = torch.arange(12.0).view(1, 12, 1).expand(draws, 12, size)
-    features = replace(features, play_starts=further)
-    [trained_from], held_out = finetune.imagination_starts(features, "annotated")
+    rows = 1000 * torch.arange(1, 13)
+    features = replace(features, play_starts=further, play_start_rows=rows)
+    [trained_from], held_out = finetune.imagination_starts(features, "annotated", "keep")
     demos = len(features.training.length)
     assert sorted(held_out[:, 0].unique().tolist()) == [4.0, 9.0]
     assert len(trained_from) == draws * (demos + 10)
-    kinds, looked_at = finetune.imagination_starts(features, "play")
+    # Starts of one attempt stay together, and what a demonstration shows is trained from.
+    rows[5], rows[0] = rows[4] + 30, features.training.start[0] + 10
+    [trained_from], held_out = finetune.imagination_starts(features, "annotated", "keep")
+    assert sorted(held_out[:, 0].unique().tolist()) == [6.0, 11.0]
+    kinds, looked_at = finetune.imagination_starts(features, "play", "warn")
     assert [len(kind) for kind in kinds] == [draws * demos, draws * 12]
     assert len(looked_at) == draws * len(features.validation.length)
+    # The evaluation starts there: nothing may be chosen by it.
+    assert not len(finetune.imagination_starts(features, "play", "keep")[1])
 
 
 @pytest.mark.parametrize("precision", [0.5, None])

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,9 @@ def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[...
         ),
         (
             lambda s: s["cells"]["wam"].update(set={"collect": {"seed": 1}}),
-            "'collect' is the base's",
+            r"study\.cells\.wam\.set: 'collect' is the base's",
         ),
-        (lambda s: s["set"].update(policy=3), "policy: expected settings, got 3"),
+        (lambda s: s["set"].update(policy=3), r"study\.set\.policy: expected settings, got 3"),
         (lambda s: s["set"].update(tasks=[]), r"wam.tasks: \[\]; a study evaluates policies"),
         (lambda s: s["set"].update(policy={"seed": 9}), "policy.seed: is that of the run"),
         (lambda s: s["set"].update(finetune={"seeds": None}), "wam.finetune.seeds = None"),
@@ -93,7 +94,19 @@ def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[...
         ),
         (
             lambda s: s["cells"]["wam"].update(set={"evaluate": {"look_every": 0}}),
-            "'evaluate' is the study's: all runs are judged alike",
+            r"study\.cells\.wam\.set: 'evaluate' is the study's: all runs are judged alike",
+        ),
+        (
+            lambda s: s["cells"]["wam"].update(set={"policy": 3}),
+            r"study\.cells\.wam\.set\.policy: expected settings, got 3",
+        ),
+        (
+            lambda s: s["set"].update(policy={"updates": date(2026, 1, 2)}),
+            r"study\.set\.policy\.updates = .*\(quote dates\)",
+        ),
+        (
+            lambda s: s["cells"].update({date(2026, 1, 2): {"variant": "wam", "set": {}}}),
+            r"study\.cells = .*\(quote dates\)",
         ),
         (lambda s: s["compare"].append(["wam", "wam"]), "'wam' with itself"),
         (lambda s: s.update(base="study"), "unknown profile 'study'"),
@@ -103,6 +116,19 @@ def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[...
 def test_what_is_wrong_is_named(params: Callable[..., Path], edit: Edit, message: str) -> None:
     with pytest.raises(WamError, match=message):
         load_study(params(edit))
+
+
+def test_a_file_that_was_written_again_is_read_again(params: Callable[..., Path]) -> None:
+    load_study(params())
+    assert load_study(params(lambda study: study.update(seeds=[7]))).seeds == (7,)
+
+
+def test_runs_share_no_settings() -> None:
+    path = ROOT / "params.yaml"
+    study = load_study(path)
+    base = load_profile(study.base, path)
+    assert study_run(study, "wam_images", 3, path).profile.world_model != base.world_model
+    assert load_profile(study.base, path) == base
 
 
 def test_the_study_is_no_profile() -> None:

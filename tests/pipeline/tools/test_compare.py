@@ -80,6 +80,24 @@ def test_an_artifact_alone_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "begins at . (settings)" in output
 
 
+def test_results_in_other_worlds_are_compared_and_work_that_was_set_aside_where_it_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = make(tmp_path / "a.set-aside-01234567"), make(tmp_path / "b", rate=0.75)
+    for root in (first, second):
+        (root / "transfer" / "calvin").mkdir(parents=True)
+        (root / "evaluation" / "wam").rename(root / "transfer" / "calvin" / "wam")
+        (root / "store").rename(root / "store.set-aside-01234567")
+    content = json.loads(compared(first, second, "--json", capsys=capsys))["artifacts"]
+    assert content.keys() == {
+        "world_model/wam",
+        "evaluation/world_model",
+        "transfer/calvin/wam",
+        "results",
+    }
+    assert content["transfer/calvin/wam"]["figures"] == {"bc.average": [0.5, 0.75]}
+
+
 def test_profiles_are_compared_by_their_settings(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,7 @@ def test_an_artifact_says_what_it_was_made_from(converted: Layout) -> None:
     facts = inspect.describe(converted.store).facts
     index = manifests.fingerprint(converted.index, "index")
     assert facts["made from"] == {"index": index}
-    assert re.fullmatch(r"(\w{10}( changed)?|no commit), \d{4}-\d\d-\d\d .* UTC", facts["made"])
+    assert re.fullmatch(r"(\w{10}(, changed)?|no commit), \d{4}-\d\d-\d\d .* UTC", facts["made"])
     part = inspect.describe(converted.store / "training.zarr").facts
     assert part["made from"] == {"index": index}
 
@@ -72,9 +72,51 @@ def test_an_artifact_says_what_it_was_made_from(converted: Layout) -> None:
 def test_what_is_unfinished_in_a_profile_is_told(converted: Layout, tmp_path: Path) -> None:
     layout = Layout(Path(shutil.copytree(converted.root, tmp_path / "demo")))
     (layout.root / "policy" / "wam.partial").mkdir(parents=True)
+    shutil.copytree(layout.index, layout.root / "index.set-aside-01234567")
     facts = inspect.describe(layout.root).facts
     assert list(facts) == ["index", "store", "policy/wam.partial"]
     assert facts["policy/wam.partial"] == "begun, and to be gone on with"
+
+
+def test_a_damaged_manifest_is_named(converted: Layout, tmp_path: Path) -> None:
+    layout = Layout(Path(shutil.copytree(converted.root, tmp_path / "demo")))
+    path = layout.store / "manifest.json"
+    content = manifests.read_json(path)
+    message = r"store/manifest\.json: (damaged|lists no checksums)"
+    for change in ({"files": []}, {"provenance": None}, {"manifest_digest": 3}):
+        manifests.write_json(path, {**content, **change})
+        for place in (layout.root, layout.store, layout.store / "training.zarr"):
+            with pytest.raises(WamError, match=message):
+                inspect.describe(place)
+    manifests.write_json(path, {"stage": "convert"})
+    with pytest.raises(WamError, match=message):
+        inspect.describe(layout.root)
+
+
+@pytest.mark.parametrize("content", [[], 3, {"files": [1]}, {"stage": 3}])
+def test_manifests_of_other_programs_are_none(
+    converted: Layout, tmp_path: Path, content: object
+) -> None:
+    layout = Layout(Path(shutil.copytree(converted.root, tmp_path / "demo")))
+    foreign = layout.root / "foreign"
+    manifests.write_json(foreign / "manifest.json", content)
+    assert list(inspect.describe(layout.root).facts) == ["index", "store"]
+    with pytest.raises(WamError, match="foreign: not an artifact of wam"):
+        inspect.describe(foreign)
+    manifests.write_json(foreign / "own.json", {"a": 1})
+    assert inspect.describe(foreign / "own.json").facts == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [([0.5, 1], {"entries": [0.5, 1]}), (3, {"entries": 3}), ({"a": 0.5}, {"a": 0.5})],
+)
+def test_results_without_rows_are_told_as_they_are(
+    tmp_path: Path, content: object, expected: dict[str, object]
+) -> None:
+    manifests.write_json(tmp_path / "summary.json", content)
+    assert inspect.describe(tmp_path).facts == expected
+    assert inspect.run(tmp_path, None, as_json=False)
 
 
 def test_facts_of_raw_frames(raw_root: Path) -> None:

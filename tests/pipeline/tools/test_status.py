@@ -1,13 +1,15 @@
-"""What ``wam status`` makes of DVC's answer, in a real project of two stages."""
+"""What ``wam status`` makes of DVC's answer, in a real project of a few stages."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline import dvc_stages
 from pipeline.artifacts.layout import Layout
 from pipeline.dvc_stages import dvc_environment
-from pipeline.params import load_profile
+from pipeline.params import Profile, load_profile
 from pipeline.tools import status
 from wam.errors import WamError
 
@@ -17,6 +19,11 @@ FILES = {
 vars:
   - variants: [wam, dreamerv2]
 stages:
+  index:
+    matrix: {profile: [mine]}
+    cmd: cp raw.txt data/mine/index
+    deps: [raw.txt]
+    outs: ["data/${item.profile}/index"]
   extract:
     matrix: {profile: [mine]}
     cmd: cp raw.txt data/mine/demos
@@ -47,9 +54,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def told(capsys: pytest.CaptureFixture[str], profile: Profile = PROFILE) -> str:
     capsys.readouterr()
-    status.run(PROFILE, Layout.of("mine"))
+    status.run(profile, Layout.of("mine"))
     return " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
@@ -57,7 +64,7 @@ def test_every_stage_says_why_it_is_out_of_date(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graph = {"extract@mine": frozenset(), "train_policy@mine-wam": frozenset({"extract@mine"})}
-    monkeypatch.setattr(status, "stage_graph", lambda profile: graph)
+    monkeypatch.setattr(dvc_stages, "stage_graph", lambda profile: graph)
     with pytest.raises(WamError, match=r"^dvc status: .*not inside of a DVC repository"):
         status.run(PROFILE, Layout.of("mine"))
     dvc("init", "--no-scm")
@@ -72,3 +79,17 @@ def test_every_stage_says_why_it_is_out_of_date(
     assert "train_policy wam behind extract@mine" in text
     Path("data/mine/policy").unlink()
     assert "train_policy wam not made yet" in told(capsys)
+
+
+def test_a_profile_without_tasks_has_the_stages_that_it_runs(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extract = {"extract@mine": frozenset({"index@mine"})}
+    graph = {"index@mine": frozenset[str](), **extract}
+    monkeypatch.setattr(dvc_stages, "stage_graph", lambda profile: graph)
+    dvc("init", "--no-scm")
+    dvc("repro", "index@mine")
+    assert "1 of 2 stages to run" in told(capsys)
+    text = told(capsys, replace(PROFILE, tasks=()))
+    assert "extract" not in text
+    assert "everything is up to date" in text

@@ -73,8 +73,10 @@ class Transparent:
         generator: Generators,
         sample: Sampling,
         seen: torch.Tensor | None,
+        lag: torch.Tensor | None,
     ) -> RssmState:
         assert seen is None, "nothing here looks less than at every frame"
+        assert lag is None, "episodes begin at rest"
         rows = len(embedding)
         noise = uniform((rows, 1), generator, CPU) * (sample == "sample")
         told = torch.cat([torch.ones(rows, 1), prev_action, noise], 1)

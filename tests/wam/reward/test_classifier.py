@@ -115,9 +115,10 @@ class Reads(torch.nn.Module):
 def test_windows_are_judged_at_every_fourth_frame() -> None:
     length = torch.tensor([9, 9, 9, 9, 3, 11])
     label = torch.zeros(50).bool()
-    label[39 + 9 :] = True  # behind the last question: no success as far as anyone can tell
-    label[[7, 8, 16, 17]] = True  # windows 0 and 1 succeed in the end
     said = torch.zeros(2, 50, 1)
+    label[39 + 9 :] = True  # behind the last question: neither to be found nor a false alarm
+    said[:, 39 + 8] = 1
+    label[[7, 8, 16, 17]] = True  # windows 0 and 1 succeed in the end
     said[:, 8] = 1  # the success of window 0 is seen, that of window 1 is not
     said[:, 9 + 7] = 1  # nobody asks at frame 7
     said[0, 18] = 1  # nor at the first frame
@@ -125,7 +126,7 @@ def test_windows_are_judged_at_every_fourth_frame() -> None:
     said[:, 36:39] = 1  # too short for a question
     missed, alarmed = window_rates(Reads(), said, label, length, CPU)  # type: ignore[arg-type]
     assert missed == 0.5
-    assert alarmed == pytest.approx(1 / 8)
+    assert alarmed == pytest.approx(1 / 6)
     none = torch.zeros(0, dtype=torch.int64)
     assert window_rates(Reads(), said[:, :0], label[:0], none, CPU) == (None, None)  # type: ignore[arg-type]
 
@@ -190,7 +191,7 @@ def make_data(seed: int) -> LabelledFeatures:
     shift = label.float() * 4 - 2
     real[..., 0] += shift
     imagined[..., 0] += shift
-    return LabelledFeatures(real, imagined, label, torch.full((10,), 30))
+    return LabelledFeatures(real, imagined, label, torch.full((10,), 30), 30 * torch.arange(10))
 
 
 def test_training_finds_the_successes_and_is_a_function_of_its_generator(tmp_path: Path) -> None:

@@ -19,9 +19,12 @@ class FixedMargin(SuccessClassifier):
         return feature[..., 0]
 
 
-def windows(rows: list[tuple[list[float], int | None]]) -> LabelledFeatures:
-    """Windows of equal length: margins at the frames 4, 8 ..., and the first frame of success."""
-    frames = 4 * len(rows[0][0]) + 1
+def windows(rows: list[tuple[list[float], int | None]], extra: int = 0) -> LabelledFeatures:
+    """Windows of equal length: margins at the frames 4, 8 ..., and the first frame of success.
+
+    Behind the last question there are ``extra`` frames.
+    """
+    frames = 4 * len(rows[0][0]) + 1 + extra
     margin = torch.full((len(rows), frames), 99.0)
     label = torch.zeros(len(rows), frames, dtype=torch.bool)
     for number, (asked, success) in enumerate(rows):
@@ -29,7 +32,9 @@ def windows(rows: list[tuple[list[float], int | None]]) -> LabelledFeatures:
         if success is not None:
             label[number, success:] = True
     feature = margin.flatten().reshape(1, -1, 1)
-    return LabelledFeatures(feature, feature, label.flatten(), torch.full((len(rows),), frames))
+    length = torch.full((len(rows),), frames)
+    start = frames * torch.arange(len(rows))
+    return LabelledFeatures(feature, feature, label.flatten(), length, start)
 
 
 def test_stretches_end_where_a_window_succeeds() -> None:
@@ -40,6 +45,15 @@ def test_stretches_end_where_a_window_succeeds() -> None:
     # the third never is one at a decision.
     assert alarm.tolist() == [1.0, 3.0]
     assert hit.tolist() == [5.0, 7.0]
+
+
+def test_a_success_behind_the_last_decision_is_no_false_alarm() -> None:
+    rows = [([1.0, 9.0], 11), ([3.0, 2.0], None), ([-5.0, 4.0], 8)]
+    data, model = windows(rows, extra=3), FixedMargin(CONFIG, 1)
+    alarm, hit = window_margins(data.imagined[..., 0], data)
+    assert alarm.tolist() == [1.0, 3.0] and hit.tolist() == [4.0]
+    # Nor is it a window without success.
+    assert window_auc(model, data, CPU) == 1.0
 
 
 def test_the_threshold_lets_as_few_windows_through_as_asked() -> None:
@@ -74,12 +88,32 @@ def test_every_fifth_window_is_held_back_as_a_whole() -> None:
     length = torch.tensor([3, 2, 4, 1, 5, 2])
     number = torch.arange(6).repeat_interleave(length)
     feature = number.float().reshape(1, -1, 1)
-    data = LabelledFeatures(feature, -feature, number == 4, length)
+    data = LabelledFeatures(feature, -feature, number == 4, length, length.cumsum(0) - length)
     training, held = held_back(data)
     assert training.length.tolist() == [3, 2, 4, 1, 2] and held.length.tolist() == [5]
     assert set(held.real.flatten().tolist()) == {4.0} and held.label.all()
     assert not training.label.any() and 4.0 not in training.real
     assert torch.equal(held.imagined, -held.real)
+
+
+def test_what_is_held_back_shares_no_frame_with_the_rest() -> None:
+    random = torch.Generator().manual_seed(0)
+    start = torch.randint(20_000, (300,), generator=random)
+    length = torch.randint(20, 65, (300,), generator=random)
+    number = torch.arange(300).repeat_interleave(length)
+    feature = number.float().reshape(1, -1, 1)
+    data = LabelledFeatures(feature, feature, number > 0, length, start)
+    training, held = held_back(data)
+    assert len(training.length) + len(held.length) == 300 and len(held.length) > 30
+    one, other = (
+        {
+            row
+            for begin, count in zip(part.start, part.length, strict=True)
+            for row in range(begin, begin + count)
+        }
+        for part in (training, held)
+    )
+    assert not one & other
 
 
 def test_windows_are_ranked_by_their_highest_margin() -> None:
@@ -96,7 +130,7 @@ def test_success_is_believed_only_where_hands_were_at_successes() -> None:
     feature[0, :, 2] = torch.arange(9.0)  # the hand moves along x
     feature[0, :, 1] = 5.0
     label = torch.arange(9) >= 5
-    data = LabelledFeatures(feature, feature, label, torch.tensor([9]))
+    data = LabelledFeatures(feature, feature, label, torch.tensor([9]), torch.tensor([0]))
     places = success_places(data)
     assert places[:, 0].tolist() == [5.0, 6.0, 7.0, 8.0]
 
