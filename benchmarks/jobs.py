@@ -5,17 +5,18 @@ leave the same bytes, by the digests in ``dvc.lock``: one stage at a time whose 
 another too (``one_worker``), one stage at a time whose tasks take all cores (``serial``), and as
 many stages as ``--jobs`` says (by default as many as ``make run`` takes). ``share_of_…`` is the
 last one's time by that of the others. ``--share`` shortens play and trainings: what they begin with
-then counts for more.
+then counts for more. ``--ways`` leaves some out, ``--keep`` keeps the clones.
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from pipeline import console
 
 ROOT = Path(__file__).resolve().parents[1]
 
+
+WAYS = "one_worker", "serial", "side_by_side"
 
 LENGTHS = (
     ("collect", "training_frames"),
@@ -48,12 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "serial": (["--jobs", "1"], {}),
         "side_by_side": (["--jobs", str(parsed.jobs)] if parsed.jobs else [], {}),
     }
+    contestants = {name: contestants[name] for name in parsed.ways}
     times: dict[str, list[float]] = {name: [] for name in contestants}
     digests = set()
     for _ in range(parsed.rounds):
         for name, way in contestants.items():
-            with tempfile.TemporaryDirectory(prefix="wam-jobs-") as scratch:
-                place = Path(scratch) / "wam"
+            with scratch(name, parsed.keep) as folder:
+                place = folder / "wam"
                 clone(place, parsed.profile, parsed.share)
                 times[name].append(timed(place, parsed.profile, *way))
                 digests.add(outputs(place))
@@ -62,9 +66,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise RuntimeError(f"{len(digests)} results where one was expected")
 
 
+@contextlib.contextmanager
+def scratch(name: str, keep: Path | None) -> Iterator[Path]:
+    """A folder of its own, which stays where ``keep`` is one."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="wam-jobs-") as folder:
+            yield Path(folder)
+    else:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield Path(tempfile.mkdtemp(prefix=f"{name}-", dir=keep))
+
+
 def clone(place: Path, profile: str, share: float) -> None:
     """The repository at ``place``, the lengths of ``profile`` multiplied by ``share``."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(place)], check=True)
+    if share == 1:
+        return
     params = yaml.safe_load((place / PARAMS.name).read_text())
     for section, name in LENGTHS:
         settings = params[profile][section]
@@ -97,7 +114,8 @@ def figures(times: dict[str, list[float]], outputs: int) -> dict[str, Any]:
         **{f"{name}_s_median": round(statistics.median(s), 1) for name, s in times.items()},
         **{
             f"share_of_{name}": ratio(best["side_by_side"], best[name])
-            for name in ("one_worker", "serial")
+            for name in WAYS[:2]
+            if {name, "side_by_side"} <= set(best)
         },
         "outputs": outputs,
     }
@@ -110,6 +128,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--share", type=float, default=1.0, help=about)
     about = "stages side by side (default: as `make run`)"
     parser.add_argument("--jobs", type=int, help=about)
+    about = "what is compared, in this order (default: all)"
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help=about)
+    about = "folder in which the clones stay (default: they are removed)"
+    parser.add_argument("--keep", type=Path, help=about)
     return parser
 
 

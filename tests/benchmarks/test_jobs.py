@@ -51,6 +51,26 @@ def test_the_share_is_that_of_the_fastest_runs() -> None:
     }
 
 
+def test_a_way_left_out_has_no_share() -> None:
+    times = {"serial": [40.0], "side_by_side": [30.0]}
+    assert jobs.figures(times, 20) == {
+        "serial_s": 40.0,
+        "serial_s_median": 40.0,
+        "side_by_side_s": 30.0,
+        "side_by_side_s_median": 30.0,
+        "share_of_serial": 0.75,
+        "outputs": 20,
+    }
+    assert not {key for key in jobs.figures({"serial": [40.0]}, 20) if key.startswith("share")}
+
+
+def test_clones_stay_where_they_are_to_be_kept(tmp_path: Path) -> None:
+    with jobs.scratch("serial", None) as removed, jobs.scratch("serial", tmp_path / "k") as kept:
+        assert removed.is_dir()
+    assert not removed.exists()
+    assert kept.is_dir() and kept.parent == tmp_path / "k"
+
+
 @pytest.mark.skipif(not (jobs.ROOT / ".git").exists(), reason="no git repository")
 def test_a_share_shortens_every_length(tmp_path: Path) -> None:
     jobs.clone(tmp_path / "wam", "ci", 0.5)
