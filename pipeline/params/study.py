@@ -36,8 +36,6 @@ SEEDED = ("extract", "train_world_model", "refine_world_model", "features", "rew
 same in all."""
 _SHARED = ("parallel", "raw", "env", "collect", "index", "convert", "export")
 """The sections that are the base's: all runs see the same frames."""
-_JUDGED = ("tasks", "evaluate")
-"""What is the study's, and no cell may change."""
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
@@ -99,8 +97,15 @@ def load_study(path: Path = PARAMS_FILE) -> Study:
         if unknown := next((name for name in pair if name not in study.cells), None):
             known = ", ".join(study.cells)
             raise WamError(f"{where}.compare: no cell '{unknown}'; known: {known}")
-    for cell in study.cells:
-        study_run(study, cell, study.seeds[0], path)
+    judged = {
+        cell: study_run(study, cell, study.seeds[0], path).profile.evaluate for cell in study.cells
+    }
+    for first, second in study.compare:
+        if judged[first] != judged[second]:
+            raise WamError(
+                f"{where}.compare: '{first}' and '{second}' differ in 'evaluate'; what is compared "
+                "is judged alike"
+            )
     return study
 
 
@@ -114,8 +119,8 @@ def study_run(study: Study, cell: str, seed: int, path: Path = PARAMS_FILE) -> R
     settings = copy.deepcopy(document(path)[study.base])
     where = f"{path}: {STUDY_KEY}.cells.{cell}"
     _merge(settings, study.set, f"{path}: {STUDY_KEY}.set")
-    if own_way := next((name for name in _JUDGED if name in study.cells[cell].set), None):
-        raise WamError(f"{where}.set: '{own_way}' is the study's: all runs are judged alike")
+    if "tasks" in study.cells[cell].set:
+        raise WamError(f"{where}.set: 'tasks' are the study's, the same in all runs")
     _merge(settings, study.cells[cell].set, f"{where}.set")
     profile = profile_of(settings, where)
     if not profile.tasks:

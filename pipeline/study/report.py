@@ -200,16 +200,20 @@ def _markdown(study: Study, content: Mapping[str, Any], found: Sequence[Outcome]
         ["success % by seed", *map(str, study.seeds), "mean [95 % over seeds]"],
         [
             [
-                f"{cell} {POLICY_STAGES[stage]}",
+                f"{cell} {label}",
                 *(
-                    f"{100 * by_seed[str(s)]:.1f}" if str(s) in by_seed else "-"
+                    f"{100 * by_seed[str(s)]:{sign}.1f}" if str(s) in by_seed else "-"
                     for s in study.seeds
                 ),
-                _mean(list(by_seed.values())),
+                _mean(list(by_seed.values()), sign),
             ]
             for cell, own in content["cells"].items()
-            for stage in ("bc", "ppo")
-            if (by_seed := own["figures"][stage])
+            for name, label, sign in (
+                ("bc", POLICY_STAGES["bc"], ""),
+                ("ppo", POLICY_STAGES["ppo"], ""),
+                ("gain", ENDPOINTS["gain"], "+"),
+            )
+            if (by_seed := own["figures"][name])
         ],
     )
     lines += [
@@ -235,10 +239,13 @@ def _markdown(study: Study, content: Mapping[str, Any], found: Sequence[Outcome]
         ),
     ]
     lines += ["", f"Runs made at commit {', '.join(content['commits'])}.  "]
-    if any(one.run.profile.reward.calibration == "frames" for one in found):
+    held_out = {one.run.cell: one.run.profile.reward.calibration == "windows" for one in found}
+    if not all(held_out.values()):
+        but = ", ".join(cell for cell, apart in held_out.items() if apart)
         lines.append(
             "Classifiers are calibrated on the validation demonstrations, whose first frames are "
-            "these starts: areas of dreams and PPO are not wholly held out, clones are.  "
+            "these starts: areas of dreams and PPO are not wholly held out, clones are"
+            + (f" (in {but} all is).  " if but else ".  ")
         )
     if left_out := content["unfinished"]:
         lines.append(f"Not told, as runs are missing: {_counts(left_out, study)}.  ")
@@ -246,7 +253,7 @@ def _markdown(study: Study, content: Mapping[str, Any], found: Sequence[Outcome]
 
 
 def verdicts(content: Mapping[str, Any]) -> Iterator[str]:
-    """The primary endpoint of every comparison as a sentence."""
+    """The primary endpoint of every comparison as a sentence, and what PPO brings every cell."""
     primary = next(iter(ENDPOINTS))
     for one in content["differences"]:
         if one["endpoint"] != primary:
@@ -276,13 +283,21 @@ def verdicts(content: Mapping[str, Any]) -> Iterator[str]:
                 )
             )
             yield f"{names}: no difference shown, {told}{limit}."
+    for cell, own in content["cells"].items():
+        gains = list(own["figures"]["gain"].values())
+        if len(gains) < 2:
+            continue
+        gain = mean_over_seeds(gains)
+        shown = "more successes" if gain.low > 0 else "fewer" if gain.high < 0 else "no gain shown"
+        told = f"{_told('gain', gain._asdict())} over {len(gains)} seeds"
+        yield f"{cell}, PPO in imagination against its clone: {shown}, {told}."
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float], sign: str) -> str:
     if len(values) < 2:
         return "one seed"
     value, low, high = (100 * share for share in mean_over_seeds(values))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
 def _told(endpoint: str, estimate: Mapping[str, float]) -> str:

@@ -90,11 +90,11 @@ def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[...
         (lambda s: s["set"].update(finetune={"seeds": [77]}), "expected some of study.seeds"),
         (
             lambda s: s["cells"]["wam"].update(set={"tasks": ["open_drawer"]}),
-            "'tasks' is the study",
+            "'tasks' are the study's, the same in all runs",
         ),
         (
             lambda s: s["cells"]["wam"].update(set={"evaluate": {"look_every": 0}}),
-            r"study\.cells\.wam\.set: 'evaluate' is the study's: all runs are judged alike",
+            r"study\.compare: 'wam' and 'dreamerv2' differ in 'evaluate'; what is compared is",
         ),
         (
             lambda s: s["cells"]["wam"].update(set={"policy": 3}),
@@ -245,6 +245,7 @@ def test_a_study_runs_from_the_store_to_the_table(
 def test_what_rests_on_the_starts_is_told_as_such() -> None:
     """Seeds that agree to the point, but on few starts."""
     content: dict[str, Any] = {
+        "cells": {},
         "differences": [
             {
                 "endpoint": "bc",
@@ -255,7 +256,7 @@ def test_what_rests_on_the_starts_is_told_as_such() -> None:
                 "bootstrap": {"value": 0.03, "low": -0.02, "high": 0.08},
                 "smallest_seen": 0.01,
             }
-        ]
+        ],
     }
     (sentence,) = verdicts(content)
     assert "more successes, +3.0 [+2.0, +4.0] points over 5 seeds; on these starts" in sentence
@@ -263,3 +264,18 @@ def test_what_rests_on_the_starts_is_told_as_such() -> None:
     content["differences"][0]["bootstrap"]["low"] = 0.01
     (sentence,) = verdicts(content)
     assert sentence.endswith("over 5 seeds.")
+
+
+@pytest.mark.parametrize(
+    ("gains", "told"),
+    [
+        ((0.11, 0.12, 0.13), "more successes, +12.0 [+9.5, +14.5] points over 3 seeds."),
+        ((-0.11, -0.12, -0.13), "fewer, -12.0 [-14.5, -9.5] points over 3 seeds."),
+        ((-0.12, 0.12), "no gain shown, +0.0 [-152.5, +152.5] points over 2 seeds."),
+    ],
+)
+def test_what_fine_tuning_brings_is_told_of_every_cell(gains: tuple[float, ...], told: str) -> None:
+    by_seed = {str(seed): gain for seed, gain in enumerate(gains)}
+    cells = {"wam": {"figures": {"gain": by_seed}}, "images": {"figures": {"gain": {"0": 0.3}}}}
+    (sentence,) = verdicts({"cells": cells, "differences": []})
+    assert sentence == f"wam, PPO in imagination against its clone: {told}"
