@@ -176,6 +176,8 @@ def _features(profile: Profile, random: torch.Generator) -> TaskFeatures:
     return TaskFeatures(
         training=split(extract.demos_per_task),
         validation=split(8),
+        demo_starts=latents(draws, extract.demos_per_task),
+        validation_starts=latents(draws, 8),
         play_starts=latents(draws, starts),
         play_start_rows=10**6 + 1000 * torch.arange(starts),
         training_play=split(play, extract.demos_per_task * FRAMES),

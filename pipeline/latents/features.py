@@ -3,7 +3,8 @@
 A feature is [deter; stoch]; the file keeps deter as float16, and of a one-hot stoch the class of
 every categorical as uint8, a quarter of the size (docs/algorithm.md 3.2); probabilities as float16.
 Shapes: S posterior draws, N frames of all demonstrations in a row, D demonstrations, M play starts,
-F feature.
+F feature. A start is the feature of a single frame as an episode begins: filtered from the zero
+state, the hand at rest.
 """
 
 from dataclasses import dataclass, fields
@@ -58,8 +59,12 @@ class TaskFeatures:
 
     training: SplitFeatures
     validation: SplitFeatures
+    demo_starts: torch.Tensor
+    """float32 [S, D, F], of the first frames of ``training``"""
+    validation_starts: torch.Tensor
+    """float32 [S, D, F], of the first frames of ``validation``"""
     play_starts: torch.Tensor
-    """float32 [S, M, F], zero-start features of play from which the task can be imagined"""
+    """float32 [S, M, F], of play from which the task can be imagined"""
     play_start_rows: torch.Tensor
     """int64 [M], their rows in the training store"""
     training_play: SplitFeatures
@@ -90,6 +95,7 @@ def no_features(draws: int, feature: int) -> SplitFeatures:
 
 _OPTIONAL = ("context", "glimpsed")
 _LATENTS = ("posterior", "imagined", *_OPTIONAL)
+_STARTS = ("demo_starts", "validation_starts", "play_starts")
 _PARTS = (*SPLITS, "training_play", "validation_play")
 
 
@@ -106,7 +112,8 @@ def save_features(directory: Path, features: TaskFeatures, config: WorldModelCon
                 tensors |= _packed(f"{split}.{name}", value, config)
             elif value is not None:
                 tensors[f"{split}.{name}"] = value
-    tensors |= _packed("play_starts", features.play_starts, config)
+    for name in _STARTS:
+        tensors |= _packed(name, getattr(features, name), config)
     tensors["play_start_rows"] = features.play_start_rows
     save_tensors(directory / FEATURES_FILE, tensors)
 
@@ -119,12 +126,9 @@ def load_features(directory: Path, task: str) -> TaskFeatures:
     tensors = load_tensors(directory / task, name=FEATURES_FILE)
     try:
         classes = int(tensors["classes"])
-        parts = {name: _split(tensors, name, classes) for name in _PARTS}
-        return TaskFeatures(
-            play_starts=_unpacked(tensors, "play_starts", classes),
-            play_start_rows=tensors["play_start_rows"],
-            **parts,
-        )
+        values: dict[str, Any] = {name: _split(tensors, name, classes) for name in _PARTS}
+        values |= {name: _unpacked(tensors, name, classes) for name in _STARTS}
+        return TaskFeatures(play_start_rows=tensors["play_start_rows"], **values)
     except KeyError as error:
         raise WamError(
             f"{directory / task / FEATURES_FILE}: no {error}; run 'wam featurize' again"

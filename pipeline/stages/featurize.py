@@ -125,14 +125,17 @@ class FeatureMaker:
         """The features of all that was extracted for ``task``."""
         # Each part has random numbers of its own: it does not depend on the others.
         generators = [
-            task_generator(self.settings.seed, task, self.device, part=part) for part in range(6)
+            task_generator(self.settings.seed, task, self.device, part=part) for part in range(8)
         ]
+        first = {split: [demo.start for demo in getattr(demos, split)] for split in SPLITS}
         return TaskFeatures(
             training=self._features(
                 task, "training", demos.training, generators[0], for_cloning=generators[5]
             ),
             validation=self._features(task, "validation", demos.validation, generators[1]),
-            play_starts=self._play_starts(demos.imagination_starts, generators[2]),
+            demo_starts=self._starts("training", first["training"], generators[6]),
+            validation_starts=self._starts("validation", first["validation"], generators[7]),
+            play_starts=self._starts("training", demos.imagination_starts, generators[2]),
             play_start_rows=torch.tensor(demos.imagination_starts, dtype=torch.int64),
             training_play=self._features(task, "training", demos.training_play, generators[3]),
             validation_play=self._features(
@@ -218,9 +221,9 @@ class FeatureMaker:
         )
 
     @torch.no_grad()
-    def _play_starts(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-        """Zero-start features [S, M, F] of single rows of the training split."""
-        store, settings = self.stores["training"], self.settings
+    def _starts(self, split: str, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+        """Features [S, M, F] of single ``rows``, as an episode begins: the hand at rest."""
+        store, settings = self.stores[split], self.settings
         if not rows:
             return torch.zeros(settings.draws, 0, self.world_model.config.feature)
         parts = [embed_rows(self.world_model, store, row, row + 1, self.device) for row in rows]

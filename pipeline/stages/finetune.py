@@ -20,7 +20,7 @@ from pipeline.artifacts.layout import Layout
 from pipeline.artifacts.parts import Part, make_parts
 from pipeline.finetuning.ensemble import fit_ensemble
 from pipeline.finetuning.task import TaskInputs, World, finetune, weights_digest
-from pipeline.latents.features import TaskFeatures, load_features
+from pipeline.latents.features import SplitFeatures, TaskFeatures, load_features
 from pipeline.params import Profile
 from pipeline.workers import crew
 from wam import device as devices
@@ -40,8 +40,9 @@ ENSEMBLE = "disagreement"
 """Directory of the disagreement ensemble, beside those of the tasks."""
 HELD_OUT_EVERY = 5
 """One of so many attempts among further annotated starts is not trained from."""
-ATTEMPT_FRAMES = 64
-"""Annotated windows are no longer; starts that lie closer may be of one attempt."""
+ATTEMPT_FRAMES = 65
+"""The longest annotated window of CALVIN (docs/calvin.md): starts that lie closer may be of one
+attempt."""
 _FREE = ("checkpoint_every", "validate_every", "min_imagined_precision")
 """Settings that shape no policy."""
 
@@ -214,9 +215,16 @@ def _load(
     starts, held_out = imagination_starts(
         features, profile.extract.further_starts, profile.finetune.gate
     )
-    if (arm := world.model.rssm.proprio) is not None:
-        # Demonstrations begin on the way; an episode begins at rest.
-        starts, held_out = [arm.at_rest(kind) for kind in starts], arm.at_rest(held_out)
+    if profile.finetune.gate == "keep" and not len(held_out):
+        why = (
+            "those of play are no attempts"
+            if profile.extract.further_starts == "play"
+            else f"fewer than {HELD_OUT_EVERY} attempts beside the demonstrations"
+        )
+        console.warn(
+            f"{task}: no starts are held out ({why}); by finetune.gate=keep the clone stays for "
+            "finetune.min_window_auc alone"
+        )
     return TaskInputs(
         task=task,
         world=world,
@@ -242,11 +250,9 @@ def imagination_starts(
     of the validation demonstrations are looked at. Not so by the ``gate`` "keep", which chooses by
     what it looks at: the evaluation starts there.
     """
-    demos, validation = (
-        split.posterior[:, split.first] for split in (features.training, features.validation)
-    )
+    demos, validation = features.demo_starts, features.validation_starts
     others = features.play_starts
-    is_held_out = _held_out(features.training.start, features.play_start_rows)
+    is_held_out = _held_out(features.training, features.play_start_rows)
     if further == "play" or not is_held_out.any():
         looked_at = validation[:, :0] if gate == "keep" else validation
         return [demos.flatten(0, 1), others.flatten(0, 1)], looked_at.flatten(0, 1)
@@ -254,15 +260,17 @@ def imagination_starts(
     return [trained.flatten(0, 1)], others[:, is_held_out].flatten(0, 1)
 
 
-def _held_out(demos: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """bool [M]: which starts in the rows ``others`` [M] are held out; ``demos`` [D] never are.
+def _held_out(demos: SplitFeatures, others: torch.Tensor) -> torch.Tensor:
+    """bool [M]: which starts in the rows ``others`` [M] are held out: none that ``demos`` show.
 
     Starts that lie within the length of a window of one another are of one attempt.
     """
-    rows = torch.cat([demos, others])
-    attempt = stretches(rows, rows + ATTEMPT_FRAMES)
-    free = attempt[~torch.isin(attempt, attempt[: len(demos)])].unique()
-    return torch.isin(attempt[len(demos) :], free[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+    first = torch.cat([demos.start, others])
+    stop = torch.cat([demos.start + demos.length, others + ATTEMPT_FRAMES])
+    attempt = stretches(first, stop)
+    is_demo = torch.arange(len(first)) < len(demos.start)
+    free = attempt[~torch.isin(attempt, attempt[is_demo])].unique()
+    return torch.isin(attempt[~is_demo], free[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
 
 
 def _headline(directory: Path, config: FinetuneConfig) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def make_features() -> TaskFeatures:
     return TaskFeatures(
         training=make_split(6, random),
         validation=make_split(3, random),
+        demo_starts=random_features((2, 6), random),
+        validation_starts=random_features((2, 3), random),
         play_starts=random_features((2, 5), random),
         play_start_rows=1000 * torch.arange(1, 6),
         training_play=make_split(4, random, row=6 * 20),

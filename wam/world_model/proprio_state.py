@@ -123,13 +123,6 @@ class ProprioState(nn.Module):
         placed = torch.cat([arm.pose[..., :3], _rot6d(arm.pose[..., 3:])], dim=-1)
         return torch.cat([arm.lag, self._scaled(placed, slice(_PLACED)), arm.rest], dim=-1)
 
-    def at_rest(self, feature: torch.Tensor) -> torch.Tensor:
-        """``feature`` [..., F] with the hand where its target is."""
-        place = feature.shape[-1] - POSE_SIZE - PROPRIO_SIZE
-        rested = feature.clone()
-        rested[..., place : place + POSE_SIZE] = 0.0
-        return rested
-
     def seen(
         self,
         last: Arm,

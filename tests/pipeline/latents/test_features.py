@@ -18,7 +18,8 @@ def test_stored_features_come_back_as_they_were(tmp_path: Path) -> None:
     for split in ("training", "validation", "training_play", "validation_play"):
         for name, value in vars(getattr(features, split)).items():
             assert torch.equal(getattr(getattr(loaded, split), name), value), name
-    assert torch.equal(loaded.play_starts, features.play_starts)
+    for name in ("demo_starts", "validation_starts", "play_starts", "play_start_rows"):
+        assert torch.equal(getattr(loaded, name), getattr(features, name)), name
     assert loaded.size == CONFIG.feature
     assert loaded.training.first.tolist() == [0, 20, 40, 60, 80, 100]
 

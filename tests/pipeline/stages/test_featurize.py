@@ -13,7 +13,7 @@ from tests.pipeline.small_run import CONFIG, CPU, TASK
 from tests.wam.world_model.sequences import filter_sequence
 from wam.config import Filtering
 from wam.proprio import ProprioNormalizer
-from wam.world_model.filtering import Observation
+from wam.world_model.filtering import Observation, OnlineFilter
 from wam.world_model.model import WorldModel
 from wam.world_model.proprio_state import lags
 
@@ -145,4 +145,18 @@ def test_demonstrations_that_begin_on_the_way_are_told_the_lag() -> None:
     for copy in (training.context, training.glimpsed[0]):
         hands = copy[training.first, -24:-18]
         torch.testing.assert_close(hands, lag[training.start], atol=2e-3, rtol=2e-3)
-    assert not features.play_starts[..., -24:-18].any()
+    # With all that is filtered from the first frame: nothing of it may know the lag.
+    for split, rows, starts in (
+        ("training", [20, 40], features.demo_starts),
+        ("validation", [3], features.validation_starts),
+        ("training", [7], features.play_starts),
+    ):
+        for index, row in enumerate(rows):
+            images = [
+                torch.from_numpy(stores[split].read(name, row, row + 1))
+                for name in ("rgb_static", "rgb_gripper", "proprio")
+            ]
+            episode = OnlineFilter(model, torch.Generator(), settings.filtering)
+            begun = episode.reset(Observation(*images)).expand(2, -1)
+            torch.testing.assert_close(starts[:, index], begun, atol=1e-5, rtol=1e-5)
+            assert not begun[:, -24:-18].any()

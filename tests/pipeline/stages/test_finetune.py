@@ -130,6 +130,24 @@ def test_a_kept_clone_is_the_clone(
         assert torch.equal(tuned.actor.state_dict()[name], value)
 
 
+@pytest.mark.parametrize("further", ["play", "annotated"])
+def test_a_gate_without_held_out_starts_says_so(
+    profile: Profile,
+    trained: Layout,
+    further: Literal["play", "annotated"],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    keeping = replace(
+        profile,
+        extract=replace(profile.extract, further_starts=further),
+        finetune=replace(profile.finetune, gate="keep"),
+    )
+    finetune.run(keeping, trained, VARIANT)
+    told = " ".join(capsys.readouterr().out.split())
+    warning = f"{TASK}: no starts are held out (those of play are no attempts)"
+    assert (warning in told) == (further == "play")
+
+
 def test_every_fifth_annotated_attempt_is_held_out(trained: Layout) -> None:
     features = load_features(trained.features(VARIANT), TASK)
     draws, size = features.training.posterior.shape[0], features.play_starts.shape[-1]
@@ -140,6 +158,15 @@ def test_every_fifth_annotated_attempt_is_held_out(trained: Layout) -> None:
     demos = len(features.training.length)
     assert sorted(held_out[:, 0].unique().tolist()) == [4.0, 9.0]
     assert len(trained_from) == draws * (demos + 10)
+    assert torch.equal(trained_from[:demos], features.demo_starts[0])
+    # A demonstration may be longer than any window of the annotations: what it shows is not free.
+    longer = replace(features.training, length=features.training.length + 60)
+    rows[3] = features.training.start[-1] + 75
+    [_], held_out = finetune.imagination_starts(
+        replace(features, training=longer), "annotated", "keep"
+    )
+    assert sorted(held_out[:, 0].unique().tolist()) == [5.0, 10.0]
+    rows[3] = 4000
     # Starts of one attempt stay together, and what a demonstration shows is trained from.
     rows[5], rows[0] = rows[4] + 30, features.training.start[0] + 10
     [trained_from], held_out = finetune.imagination_starts(features, "annotated", "keep")
