@@ -1,4 +1,4 @@
-# make demo   the main job, small enough for a laptop CPU: 30 to 40 minutes with installation
+# make demo   the main job, small enough for a laptop CPU: 20 to 45 minutes with installation
 # make test   every test
 # make run PROFILE=ci|demo|small|paper    the main job with another profile
 # make study  does the inverse-dynamics head help? hours on two cores, resumable
