@@ -6,15 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
 from pipeline.artifacts.manifests import read_json
+from pipeline.batches.embedded import read_arm_motion
+from pipeline.batches.order import fixed_windows
 from pipeline.params import Profile
 from pipeline.stages import evaluate_world_model
+from pipeline.store.open import open_store
 from tests.pipeline.artifact import remade
 from wam.config import VARIANTS
 from wam.errors import WamError
 from wam.tasks import FIXTURES
+from wam.world_model.proprio_state import lags
 
 
 @pytest.fixture
@@ -73,6 +78,18 @@ def test_both_variants_are_measured_on_the_same_sequences(
     metrics = read_json(layout.world_model_evaluation / "metrics.json")
     assert metrics["wam"]["psnr"] == rows["psnr", "both", None]["wam"]["mean"]
     assert metrics["wam"]["psnr_10"] == rows["psnr", "both", 10]["wam"]["mean"]
+
+
+def test_windows_of_play_are_told_the_lag(
+    tiny_models: tuple[Profile, Layout], layout: Layout
+) -> None:
+    settings = tiny_models[0].evaluate_world_model
+    windows, _ = evaluate_world_model._play(layout, "validation", 3, settings, distractors=False)
+    store = open_store(store_path(layout.store, "validation"))
+    starts = fixed_windows(store.episodes, settings.open_loop_steps + 1, 3, settings.seed)
+    expected = lags(read_arm_motion(store))[torch.from_numpy(starts)]
+    assert windows.first_lag is not None
+    assert torch.equal(windows.first_lag, expected)
 
 
 def test_variants_trained_in_other_precisions_are_named(

@@ -1,16 +1,26 @@
 """Films of imagined frames beside real ones."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from pipeline.artifacts.layout import Layout
+from pipeline.artifacts.layout import Layout, store_path
+from pipeline.batches.embedded import read_arm_motion
+from pipeline.batches.order import fixed_windows
 from pipeline.params import Profile
+from pipeline.store.open import open_store
 from pipeline.tools import dream
+from wam.batch import Batch
 from wam.errors import WamError
+from wam.world_model.assessment import Predictions, predict
+from wam.world_model.model import WorldModel
+from wam.world_model.proprio_state import lags
 
 Models = tuple[Profile, Layout]
 
@@ -33,6 +43,27 @@ def test_a_film_has_the_given_frame_and_every_imagined_one(
     assert len(frames) == 1 + 6 + 16, "the last one stays for 1.6 seconds"
     assert frames[0].shape == (26 + 2 * 224, 2 * 224, 3)
     assert np.abs(frames[1].astype(int) - frames[0]).mean() > 1, "the real frames move"
+
+
+def test_a_film_begins_with_the_hand_where_it_is_led(
+    tiny_models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filmed: list[Batch] = []
+
+    def watched(model: WorldModel, windows: Batch, *rest: Any) -> Iterator[Predictions]:
+        filmed.append(windows)
+        return predict(model, windows, *rest)
+
+    monkeypatch.setattr(dream, "predict", watched)
+    profile, layout = tiny_models
+    dream.run(profile, layout, "wam", sequence=2, steps=6, output=tmp_path / "dream.mp4")
+    store = open_store(store_path(layout.store, "validation"))
+    settings = profile.evaluate_world_model
+    length = settings.open_loop_steps + 1
+    starts = fixed_windows(store.episodes, length, settings.open_loop_sequences, settings.seed)
+    (windows,) = filmed
+    assert windows.first_lag is not None
+    assert torch.equal(windows.first_lag[0], lags(read_arm_motion(store))[starts[2]])
 
 
 def test_an_animation_as_well(tiny_models: Models, tmp_path: Path) -> None:

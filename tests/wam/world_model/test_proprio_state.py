@@ -10,9 +10,10 @@ from wam import proprio
 from wam.batch import Batch
 from wam.config import FILTERING, WorldModelConfig
 from wam.proprio import ProprioNormalizer
+from wam.world_model.assessment import predict
 from wam.world_model.filtering import filter_embeddings
 from wam.world_model.model import WorldModel
-from wam.world_model.probe import imagined_views
+from wam.world_model.probe import action_response, imagined_views, scene_views
 from wam.world_model.proprio_state import Arm, ArmMotion, lags
 from wam.world_model.rssm import RssmState
 
@@ -201,6 +202,41 @@ def test_windows_of_play_are_imagined_from_where_the_hand_is_led(
         views = imagined_views(model, embedding, told, scene, 0, [frames - 1])
         missed.append((views[frames - 1].inputs[:, -18:] - shown).abs().max())
     assert missed[0] < 0.05 < 0.1 < missed[1]
+
+
+def test_whatever_is_measured_on_windows_of_play_knows_the_lag(model: WorldModel) -> None:
+    frames = 12
+    images = torch.randint(0, 256, (2, frames, B, 64, 64, 3), generator=generator()).byte()
+    seen = torch.rand(frames, B, 18, generator=generator())
+    action = torch.rand(frames, B, 7, generator=generator(1)) - 0.5
+    is_first = torch.arange(frames).unsqueeze(1).expand(-1, B) == 0
+    mask = torch.ones(frames - 1, B, dtype=torch.bool)
+    untold = Batch(*images, seen, action, action, is_first, mask)
+    windows = untold._replace(lag=torch.full((1, B, 6), 0.5))
+    _, embedding = model.embed(*images, seen)
+    scene = torch.zeros(frames, B, 1)
+
+    def hand(feature: torch.Tensor) -> torch.Tensor:
+        return feature[..., -18:-15]
+
+    def measured(told: Batch) -> list[torch.Tensor]:
+        (part,) = predict(model, told, 0, torch.device("cpu"))
+        views = scene_views(model, embedding, told, scene, 0)
+        given = embedding, told, 0, 8
+        response = action_response(model, hand, *given)  # type: ignore[arg-type]
+        return [
+            part.kl,
+            *part.posterior.values(),
+            *part.open_loop.values(),
+            views.latent.inputs,
+            views.first_latent.inputs,
+            torch.tensor(list(response.values())),
+        ]
+
+    for one, other in zip(measured(windows), measured(untold), strict=True):
+        assert not torch.equal(one, other)
+    for one, other in zip(measured(windows), measured(windows), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_blind_hand_is_the_predicted_one(model: WorldModel, arm: RecordedArm) -> None:
