@@ -45,8 +45,9 @@ run: $(INSTALLED) no-scm
 	test "$$before" != "$$(cksum dvc.lock 2>/dev/null)" || \
 		echo "Nothing to do: every artifact of profile '$(PROFILE)' was up to date."
 
+# A file's tests stay together: they share what they prepare.
 test: $(INSTALLED)
-	@pytest -q
+	@pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-fast: $(INSTALLED)
 	@pytest -q -m "not slow"
