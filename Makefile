@@ -47,7 +47,7 @@ run: $(INSTALLED) no-scm
 
 # A file's tests stay together: they share what they prepare.
 test: $(INSTALLED)
-	@pytest -q -n auto --maxprocesses 4 --dist loadfile
+	@pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 test-fast: $(INSTALLED)
 	@pytest -q -m "not slow"
