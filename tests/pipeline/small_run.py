@@ -63,10 +63,13 @@ def make_split(demos: int, random: torch.Generator, row: int = 0) -> SplitFeatur
 
 def make_features() -> TaskFeatures:
     random = torch.Generator().manual_seed(0)
+    training, validation = make_split(6, random), make_split(3, random)
+    demo_starts = random_features((2, 6), random)
+    demo_starts[..., 0] = 0.0  # as in the frames: the label
     return TaskFeatures(
-        training=make_split(6, random),
-        validation=make_split(3, random),
-        demo_starts=random_features((2, 6), random),
+        training=training,
+        validation=validation,
+        demo_starts=demo_starts,
         validation_starts=random_features((2, 3), random),
         play_starts=random_features((2, 5), random),
         play_start_rows=1000 * torch.arange(1, 6),
