@@ -127,14 +127,17 @@ class FeatureMaker:
         generators = [
             task_generator(self.settings.seed, task, self.device, part=part) for part in range(8)
         ]
-        first = {split: [demo.start for demo in getattr(demos, split)] for split in SPLITS}
         return TaskFeatures(
             training=self._features(
                 task, "training", demos.training, generators[0], for_cloning=generators[5]
             ),
             validation=self._features(task, "validation", demos.validation, generators[1]),
-            demo_starts=self._starts("training", first["training"], generators[6]),
-            validation_starts=self._starts("validation", first["validation"], generators[7]),
+            demo_starts=self._starts(
+                "training", [demo.start for demo in demos.training], generators[6]
+            ),
+            validation_starts=self._starts(
+                "validation", [demo.start for demo in demos.validation], generators[7]
+            ),
             play_starts=self._starts("training", demos.imagination_starts, generators[2]),
             play_start_rows=torch.tensor(demos.imagination_starts, dtype=torch.int64),
             training_play=self._features(task, "training", demos.training_play, generators[3]),
