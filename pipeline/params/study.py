@@ -72,6 +72,9 @@ class Study:
     cells: Annotated[dict[CellName, Cell], Len(1)]
     compare: tuple[tuple[CellName, CellName], ...]
     """Pairs of cells: the first minus the second."""
+    interactions: tuple[tuple[CellName, CellName], ...] = ()
+    """Pairs of comparisons, named by their first cells: the first's difference minus the second's
+    """
 
 
 def load_study(path: Path = PARAMS_FILE) -> Study:
@@ -97,6 +100,13 @@ def load_study(path: Path = PARAMS_FILE) -> Study:
         if unknown := next((name for name in pair if name not in study.cells), None):
             known = ", ".join(study.cells)
             raise WamError(f"{where}.compare: no cell '{unknown}'; known: {known}")
+    named = [first for first, _ in study.compare]
+    for name in (name for pair in study.interactions for name in pair):
+        if named.count(name) != 1:
+            raise WamError(
+                f"{where}.interactions: {named.count(name)} comparisons of 'compare' begin with "
+                f"'{name}'; expected one"
+            )
     judged = {
         cell: study_run(study, cell, study.seeds[0], path).profile.evaluate for cell in study.cells
     }

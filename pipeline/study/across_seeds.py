@@ -31,6 +31,32 @@ def mean_over_seeds(figures: Sequence[float]) -> Estimate:
     return student_interval(values)
 
 
+def p_value(differences: Sequence[float]) -> float | None:
+    """How often pairs without a true difference give a mean so far from 0 (Student, two-sided).
+
+    None if it cannot be told: fewer than two pairs, or pairs without spread.
+    """
+    values = np.asarray(differences, np.float64)
+    if len(values) < 2 or not (spread := values.std(ddof=1)):
+        return None
+    ratio = abs(values.mean()) / spread * np.sqrt(len(values))
+    return float(2 * t.sf(ratio, len(values) - 1))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Each of ``p_values``, corrected for being one of so many (Holm 1979).
+
+    What cannot be told stays None, and counts as one of them.
+    """
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (p, place) in enumerate(known):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p))
+        corrected[place] = largest
+    return corrected
+
+
 def macro(tasks: Sequence[np.ndarray]) -> float:
     """The unweighted mean over tasks of the share of successes."""
     return float(np.mean([task.mean() for task in tasks]))

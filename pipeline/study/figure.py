@@ -1,4 +1,4 @@
-"""The study at a glance: every pair of seeds, and the mean difference with its interval."""
+"""The study at a glance: every difference with its interval, and those of the single seeds."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,45 +9,62 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.figures import COLOURS
+from pipeline.study.tables import ENDPOINTS, PRIMARY
 from wam.reliability.atomic import replacing
 
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "wam",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 10.5,
+    "axes.spines.left": False,
     "font.size": 10,
 }
+_DIFFERENCE, _SEED = "#30363d", "#9aa3ad"
 
 
 @matplotlib.rc_context(_STYLE)
-def write_figure(path: Path, summary: Mapping[str, Any], endpoint: str) -> None:
-    """Write an SVG of a panel per comparison of ``endpoint``, a share; none, without any."""
-    compared = [one for one in summary["differences"] if one["endpoint"] == endpoint]
-    if not compared:
+def write_figure(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write an SVG of the primary endpoint of every comparison, and of what PPO brings every cell;
+    none, without any."""
+    rows = [
+        (f"{one['first']} - {one['second']}", one, _DIFFERENCE)
+        for one in summary["differences"]
+        if one["endpoint"] == PRIMARY
+    ] + [
+        (
+            f"{one['cell']}: {ENDPOINTS['gain']}",
+            one,
+            COLOURS[summary["cells"][one["cell"]]["variant"]],
+        )
+        for one in summary["gains"]
+    ]
+    if not rows:
         return
-    figure = Figure(figsize=(3.6 * len(compared), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(compared), squeeze=False, sharey=True)[0]
-    for axes, one in zip(panels, compared, strict=True):
-        _draw(axes, one, summary["cells"], endpoint)
+    figure = Figure(figsize=(8.5, 1.1 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, one, colour) in enumerate(rows):
+        _draw(axes, -place, one, colour)
+    axes.axvline(0, color=_SEED, linewidth=1, zorder=0)
+    axes.set_yticks([-place for place in range(len(rows))], [name for name, _, _ in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("points of success: mean and 95 % over seeds; a dot per seed")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
-def _draw(axes: Axes, one: Mapping[str, Any], cells: Mapping[str, Any], endpoint: str) -> None:
-    """A line per seed from the second cell to the first."""
-    names = one["second"], one["first"]
-    sides = [cells[name]["figures"][endpoint] for name in names]
-    for seed in sides[0]:
-        if seed in sides[1]:
-            axes.plot([0, 1], [100 * side[seed] for side in sides], color="#9aa3ad", linewidth=1)
-    for place, (name, side) in enumerate(zip(names, sides, strict=True)):
-        values = [100 * value for value in side.values()]
-        axes.scatter([place] * len(values), values, color=COLOURS[cells[name]["variant"]], zorder=3)
-        mean = sum(values) / len(values)
-        axes.plot([place - 0.12, place + 0.12], [mean, mean], color="#30363d", linewidth=2)
-    axes.set_xticks([0, 1], [name.replace("_", "\n", 1) for name in names])
-    axes.set_xlim(-0.4, 1.4)
-    axes.set_ylabel("success %, a dot per seed")
+def _draw(axes: Axes, height: float, one: Mapping[str, Any], colour: str) -> None:
+    """A difference: what the seeds say together, below it each of them, and the figures beside."""
     value, low, high = (100 * one["difference"][key] for key in ("value", "low", "high"))
-    axes.set_title(f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]")
+    seeds = [100 * difference for difference in one["by_seed"].values()]
+    axes.scatter(seeds, [height - 0.22] * len(seeds), color=_SEED, s=10, zorder=2)
+    axes.plot([low, high], [height, height], color=colour, linewidth=2, zorder=3)
+    axes.scatter([value], [height], color=colour, s=36, zorder=4)
+    axes.annotate(
+        f"{value:+.1f} [{low:+.1f}, {high:+.1f}]",
+        (1.0, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(8, 0),
+        textcoords="offset points",
+        verticalalignment="center",
+        annotation_clip=False,
+    )

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,35 +13,21 @@ from pipeline import console
 from pipeline.artifacts.building import Build, build
 from pipeline.artifacts.layout import STUDY_RESULTS
 from pipeline.artifacts.manifests import file_digest, write_json
-from pipeline.evaluation.results import FINETUNED, POLICY_STAGES
-from pipeline.evaluation.statistics import Estimate
+from pipeline.evaluation.results import FINETUNED
 from pipeline.params.study import Study, study_run
-from pipeline.report.tables import markdown_table
 from pipeline.study.across_seeds import (
+    holm,
     mean_over_seeds,
+    p_value,
     smallest_seen,
     two_level_bootstrap,
 )
 from pipeline.study.figure import write_figure
 from pipeline.study.outcomes import Outcome, outcome_path, read_outcome
+from pipeline.study.tables import ENDPOINTS, PRIMARY, write_tables
 from wam.errors import WamError
 
 STAGE = "study-report"
-ENDPOINTS = {
-    "bc": "BC success",
-    "ppo": "PPO success",
-    "gain": "PPO - BC",
-    "dream_auc": "area under ROC of BC's dreams",
-    "replayed_auc": "area under ROC of BC's dreams, with what follows a success",
-    "action_probe_r2": "visual action probe R²",
-    "scene_latent_r2": "scene probe R², latents",
-    "scene_imagined_r2": "scene probe R², 16 imagined steps",
-    "open_loop_psnr": "open-loop PSNR (dB)",
-}
-"""One figure per run each, in the order of docs/study.md: the first is the primary one. The first
-area is that of runs whose roll-outs ended with their success, and is made no more."""
-_SHARES = ("bc", "ppo", "gain")
-"""Told in points."""
 
 
 def run(study: Study) -> None:
@@ -73,8 +59,8 @@ def run(study: Study) -> None:
         write_json(path / "summary.json", content)
         write_json(path / "metrics.json", _metrics(content))
         (path / "runs.csv").write_text(_runs(found))
-        (path / "table.md").write_text(_markdown(study, content, found))
-        write_figure(path / "pairs.svg", content, next(iter(ENDPOINTS)))
+        (path / "table.md").write_text(write_tables(content, found))
+        write_figure(path / "differences.svg", content)
 
     build(STUDY_RESULTS, make, stage=STAGE, params=asdict(study), inputs=inputs)
     console.console.print((STUDY_RESULTS / "table.md").read_text(), markup=False, end="")
@@ -122,6 +108,9 @@ def _summary(
             if len(pairs) < 2:
                 continue
             compared.append(_compared(first, second, name, pairs, by_cell))
+    primary = [pair for pair in compared if pair["endpoint"] == PRIMARY]
+    for pair, corrected in zip(primary, holm([pair["p"] for pair in primary]), strict=True):
+        pair["p_holm"] = corrected
     return {
         "base": study.base,
         "seeds": study.seeds,
@@ -129,6 +118,8 @@ def _summary(
         "cells": cells,
         "unfinished": dict(unfinished),
         "differences": compared,
+        "gains": _gains(cells),
+        "interactions": _interactions(study.interactions, primary),
     }
 
 
@@ -151,11 +142,49 @@ def _compared(
         "first": first,
         "second": second,
         "endpoint": name,
-        "pairs": len(pairs),
-        "difference": mean_over_seeds(differences)._asdict(),
+        "by_seed": {str(seed): one - other for seed, (one, other) in pairs.items()},
+        **_told_by(differences),
         "bootstrap": bootstrap,
+    }
+
+
+def _told_by(differences: Sequence[float]) -> dict[str, Any]:
+    """What so many differences, one per seed, say of further seeds."""
+    return {
+        "pairs": len(differences),
+        "difference": mean_over_seeds(differences)._asdict(),
+        "p": p_value(differences),
         "smallest_seen": smallest_seen(differences),
     }
+
+
+def _gains(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What PPO in imagination brings the clones of every cell where more than one has it."""
+    by_cell = {cell: own["figures"]["gain"] for cell, own in cells.items()}
+    return [
+        {"cell": cell, "by_seed": by_seed, **_told_by(list(by_seed.values()))}
+        for cell, by_seed in by_cell.items()
+        if len(by_seed) > 1
+    ]
+
+
+def _interactions(
+    wanted: Sequence[tuple[str, str]], primary: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Of two comparisons, named by their first cells: how much larger the first's difference is."""
+    by_first = {one["first"]: one for one in primary}
+    found = []
+    for first, second in wanted:
+        if not {first, second} <= by_first.keys():
+            continue
+        sides = [by_first[name]["by_seed"] for name in (first, second)]
+        shared = [sides[0][seed] - sides[1][seed] for seed in sides[0] if seed in sides[1]]
+        if len(shared) > 1:
+            compared = [
+                [by_first[name][side] for side in ("first", "second")] for name in (first, second)
+            ]
+            found.append({"compared": compared, **_told_by(shared)})
+    return found
 
 
 def _in_order(found: Outcome, stage: str) -> list[np.ndarray]:
@@ -192,122 +221,3 @@ def _runs(found: Sequence[Outcome]) -> str:
             if name not in one.success:
                 writer.writerow([*own, name, "", f"{value:.6g}", ""])
     return text.getvalue()
-
-
-def _markdown(study: Study, content: Mapping[str, Any], found: Sequence[Outcome]) -> str:
-    lines = [f"**{sentence}**\n" for sentence in verdicts(content)]
-    lines += markdown_table(
-        ["success % by seed", *map(str, study.seeds), "mean [95 % over seeds]"],
-        [
-            [
-                f"{cell} {label}",
-                *(
-                    f"{100 * by_seed[str(s)]:{sign}.1f}" if str(s) in by_seed else "-"
-                    for s in study.seeds
-                ),
-                _mean(list(by_seed.values()), sign),
-            ]
-            for cell, own in content["cells"].items()
-            for name, label, sign in (
-                ("bc", POLICY_STAGES["bc"], ""),
-                ("ppo", POLICY_STAGES["ppo"], ""),
-                ("gain", ENDPOINTS["gain"], "+"),
-            )
-            if (by_seed := own["figures"][name])
-        ],
-    )
-    lines += [
-        "",
-        *markdown_table(
-            [
-                "difference [95 %, Student over pairs of seeds]",
-                "pairs",
-                "difference",
-                "two-level bootstrap",
-                "smallest that would be seen",
-            ],
-            [
-                [
-                    f"{one['first']} - {one['second']}: {ENDPOINTS[one['endpoint']]}",
-                    str(one["pairs"]),
-                    _told(one["endpoint"], one["difference"]),
-                    _told(one["endpoint"], one["bootstrap"]) if one["bootstrap"] else "",
-                    _size(one["endpoint"], one["smallest_seen"]),
-                ]
-                for one in content["differences"]
-            ],
-        ),
-    ]
-    lines += ["", f"Runs made at commit {', '.join(content['commits'])}.  "]
-    held_out = {one.run.cell: one.run.profile.reward.calibration == "windows" for one in found}
-    if not all(held_out.values()):
-        but = ", ".join(cell for cell, apart in held_out.items() if apart)
-        lines.append(
-            "Classifiers are calibrated on the validation demonstrations, whose first frames are "
-            "these starts: areas of dreams and PPO are not wholly held out, clones are"
-            + (f" (in {but} all is).  " if but else ".  ")
-        )
-    if left_out := content["unfinished"]:
-        lines.append(f"Not told, as runs are missing: {_counts(left_out, study)}.  ")
-    return "\n".join(lines) + "\n"
-
-
-def verdicts(content: Mapping[str, Any]) -> Iterator[str]:
-    """The primary endpoint of every comparison as a sentence, and what PPO brings every cell."""
-    primary = next(iter(ENDPOINTS))
-    for one in content["differences"]:
-        if one["endpoint"] != primary:
-            continue
-        estimate = Estimate(**one["difference"])
-        names = f"{one['first']} against {one['second']}"
-        told = f"{_told(primary, one['difference'])} over {one['pairs']} seeds"
-        if not estimate.low <= 0 <= estimate.high:
-            answer = "more" if estimate.low > 0 else "fewer"
-            # Seeds share their starts: that these are lucky for one side no spread of seeds shows.
-            wider = one["bootstrap"]
-            limit = ""
-            if wider["low"] <= 0 <= wider["high"]:
-                limit = (
-                    f"; on these starts, that is: drawn anew with the seeds they give "
-                    f"{_told(primary, wider)}"
-                )
-            yield f"{names}: {answer} successes, {told}{limit}."
-        else:
-            seen = one["smallest_seen"]
-            limit = (
-                ""
-                if seen is None
-                else (
-                    f"; a true difference of {100 * seen:.0f} points would have shown in four "
-                    "of five such studies"
-                )
-            )
-            yield f"{names}: no difference shown, {told}{limit}."
-    for cell, own in content["cells"].items():
-        gains = list(own["figures"]["gain"].values())
-        if len(gains) < 2:
-            continue
-        gain = mean_over_seeds(gains)
-        shown = "more successes" if gain.low > 0 else "fewer" if gain.high < 0 else "no gain shown"
-        told = f"{_told('gain', gain._asdict())} over {len(gains)} seeds"
-        yield f"{cell}, PPO in imagination against its clone: {shown}, {told}."
-
-
-def _mean(values: Sequence[float], sign: str) -> str:
-    if len(values) < 2:
-        return "one seed"
-    value, low, high = (100 * share for share in mean_over_seeds(values))
-    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
-def _told(endpoint: str, estimate: Mapping[str, float]) -> str:
-    value = Estimate(**estimate)
-    if endpoint in _SHARES:
-        return f"{Estimate(*(100 * share for share in value)).signed('.1f')} points"
-    return value.signed(".3f")
-
-
-def _size(endpoint: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{100 * value:.1f} points" if endpoint in _SHARES else f"{value:.3f}"

@@ -5,8 +5,10 @@ import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
 from pipeline.study.across_seeds import (
+    holm,
     macro,
     mean_over_seeds,
+    p_value,
     smallest_seen,
     two_level_bootstrap,
 )
@@ -135,3 +137,32 @@ def test_what_cannot_be_paired_is_refused() -> None:
     with pytest.raises(WamError, match="at least two"):
         mean_over_seeds([0.5])
     assert smallest_seen([0.1]) is None
+
+
+def test_p_is_that_of_the_t_test_and_agrees_with_the_interval() -> None:
+    rng = np.random.default_rng(6)
+    for count in (2, 3, 5, 10):
+        values = rng.normal(0.03, 0.04, count).tolist()
+        p, estimate = p_value(values), mean_over_seeds(values)
+        assert p == pytest.approx(ttest_1samp(values, 0).pvalue)
+        assert p is not None
+        assert (p < 0.05) == (not estimate.low <= 0 <= estimate.high)
+    assert p_value([0.1]) is None
+    assert p_value([0.1, 0.1]) is None
+
+
+def test_holm_steps_down() -> None:
+    """By hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 1 x 0.04, which may not fall below the one
+    before."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([None, 0.02]) == [None, 0.04]
+    assert holm([]) == []
+
+
+def test_holm_keeps_the_family_to_its_level() -> None:
+    """Of five comparisons without a difference, one in twenty such families names one."""
+    rng = np.random.default_rng(7)
+    families = rng.uniform(size=(4000, 5)).tolist()
+    named = [min(p for p in holm(family) if p is not None) < 0.05 for family in families]
+    assert np.mean(named) == pytest.approx(0.05, abs=0.012)

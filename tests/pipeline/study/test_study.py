@@ -17,7 +17,7 @@ from pipeline.cli import main
 from pipeline.dvc_stages import study_graph
 from pipeline.params import load_profile
 from pipeline.params.study import SEEDED, load_study, run_stages, study_run
-from pipeline.study.report import verdicts
+from pipeline.study.tables import verdict
 from wam.errors import WamError
 
 ROOT = Path(__file__).parents[3]
@@ -109,6 +109,14 @@ def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[...
             r"study\.cells = .*\(quote dates\)",
         ),
         (lambda s: s["compare"].append(["wam", "wam"]), "'wam' with itself"),
+        (
+            lambda s: s["interactions"].append(["wam", "dreamerv2"]),
+            r"study\.interactions: 0 comparisons of 'compare' begin with 'dreamerv2'; expected one",
+        ),
+        (
+            lambda s: s["compare"].append(["wam", "dreamerv2_images"]),
+            "2 comparisons of 'compare' begin with 'wam'",
+        ),
         (lambda s: s.update(base="study"), "unknown profile 'study'"),
         (lambda s: s["cells"].update({"../up": {"variant": "wam", "set": {}}}), "study.cells"),
     ],
@@ -170,7 +178,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "wam": {"variant": "wam", "set": {}},
             "images": {"variant": "dreamerv2", "set": {"world_model": {"proprioception": False}}},
         },
-        "compare": [["wam", "images"]],
+        "compare": [["wam", "images"], ["images", "wam"]],
+        "interactions": [["wam", "images"]],
     }
     (tmp_path / "params.yaml").write_text(
         yaml.safe_dump({"ci": base, "study": study}, sort_keys=False)
@@ -209,14 +218,22 @@ def test_a_study_runs_from_the_store_to_the_table(
     assert {row["episodes"] for row in clones} == {"2"}
     # Only the named seed is fine-tuned: too few pairs for an interval.
     assert [row["seed"] for row in rows if row["name"] == "ppo"] == ["1", "1"]
-    found = {one["endpoint"]: one for one in summary["differences"]}
+    found = {one["endpoint"]: one for one in summary["differences"] if one["first"] == "wam"}
     assert "ppo" not in found
     assert found["bc"]["pairs"] == 2
     by_seed = [summary["cells"][cell]["figures"]["bc"] for cell in ("wam", "images")]
     expected = np.mean([by_seed[0][seed] - by_seed[1][seed] for seed in ("0", "1")])
     assert found["bc"]["difference"]["value"] == pytest.approx(expected)
-    assert "wam against images" in (results / "table.md").read_text()
-    assert (results / "pairs.svg").read_text().count("<svg") == 1
+    (interaction,) = summary["interactions"]
+    assert interaction["difference"]["value"] == pytest.approx(2 * expected)
+    assert interaction["compared"] == [["wam", "images"], ["images", "wam"]]
+    table = (results / "table.md").read_text()
+    assert "| wam - images: BC success | 2 |" in table
+    assert "| (wam - images) - (images - wam) | 2 |" in table
+    wanted = [row for row in clones if row["cell"] == "wam"]
+    share = np.mean([int(row["value"]) / int(row["episodes"]) for row in wanted])
+    assert f"| wam BC | {100 * share:.1f} |\n" in table
+    assert (results / "differences.svg").read_text().count("<svg") == 1
     # Everything is there: nothing is done twice.
     capsys.readouterr()
     main(["study", "--cell", "wam", "--seed", "0"])
@@ -242,40 +259,27 @@ def test_a_study_runs_from_the_store_to_the_table(
         assert message in output
 
 
-def test_what_rests_on_the_starts_is_told_as_such() -> None:
-    """Seeds that agree to the point, but on few starts."""
-    content: dict[str, Any] = {
-        "cells": {},
-        "differences": [
-            {
-                "endpoint": "bc",
-                "first": "wam",
-                "second": "dreamerv2",
-                "pairs": 5,
-                "difference": {"value": 0.03, "low": 0.02, "high": 0.04},
-                "bootstrap": {"value": 0.03, "low": -0.02, "high": 0.08},
-                "smallest_seen": 0.01,
-            }
-        ],
-    }
-    (sentence,) = verdicts(content)
-    assert "more successes, +3.0 [+2.0, +4.0] points over 5 seeds; on these starts" in sentence
-    assert "[-2.0, +8.0]" in sentence
-    content["differences"][0]["bootstrap"]["low"] = 0.01
-    (sentence,) = verdicts(content)
-    assert sentence.endswith("over 5 seeds.")
-
-
 @pytest.mark.parametrize(
-    ("gains", "told"),
+    ("interval", "bootstrap", "corrected", "told"),
     [
-        ((0.11, 0.12, 0.13), "more successes, +12.0 [+9.5, +14.5] points over 3 seeds."),
-        ((-0.11, -0.12, -0.13), "fewer, -12.0 [-14.5, -9.5] points over 3 seeds."),
-        ((-0.12, 0.12), "no gain shown, +0.0 [-152.5, +152.5] points over 2 seeds."),
+        ((0.02, 0.04), (0.01, 0.05), 0.01, "**more**"),
+        ((-0.04, -0.02), (-0.05, -0.01), 0.01, "**fewer**"),
+        ((-0.01, 0.04), (0.01, 0.05), 0.2, "no difference shown"),
+        # Seeds that agree to the point, but on few starts.
+        ((0.02, 0.04), (-0.02, 0.08), 0.01, "**more, from these starts**"),
+        # One of many comparisons.
+        ((0.02, 0.04), (0.01, 0.05), 0.06, "more, were it compared alone"),
+        ((0.02, 0.04), None, None, "**more**"),
     ],
 )
-def test_what_fine_tuning_brings_is_told_of_every_cell(gains: tuple[float, ...], told: str) -> None:
-    by_seed = {str(seed): gain for seed, gain in enumerate(gains)}
-    cells = {"wam": {"figures": {"gain": by_seed}}, "images": {"figures": {"gain": {"0": 0.3}}}}
-    (sentence,) = verdicts({"cells": cells, "differences": []})
-    assert sentence == f"wam, PPO in imagination against its clone: {told}"
+def test_a_difference_says_no_more_than_it_shows(
+    interval: tuple[float, float],
+    bootstrap: tuple[float, float] | None,
+    corrected: float | None,
+    told: str,
+) -> None:
+    def estimate(bounds: tuple[float, float]) -> dict[str, float]:
+        return {"value": sum(bounds) / 2, "low": bounds[0], "high": bounds[1]}
+
+    one: dict[str, Any] = {"difference": estimate(interval), "p_holm": corrected}
+    assert verdict(one | {"bootstrap": bootstrap and estimate(bootstrap)}) == told
