@@ -24,7 +24,7 @@ from pipeline.study.across_seeds import (
 )
 from pipeline.study.figure import write_figure
 from pipeline.study.outcomes import Outcome, outcome_path, read_outcome
-from pipeline.study.tables import ENDPOINTS, PRIMARY, write_tables
+from pipeline.study.tables import ENDPOINTS, PRIMARY, write_tables, write_verdicts
 from wam.errors import WamError
 
 STAGE = "study-report"
@@ -60,6 +60,7 @@ def run(study: Study) -> None:
         write_json(path / "metrics.json", _metrics(content))
         (path / "runs.csv").write_text(_runs(found))
         (path / "table.md").write_text(write_tables(content, found))
+        (path / "verdicts.md").write_text(write_verdicts(content))
         write_figure(path / "differences.svg", content)
 
     build(STUDY_RESULTS, make, stage=STAGE, params=asdict(study), inputs=inputs)

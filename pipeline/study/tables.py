@@ -37,6 +37,15 @@ def write_tables(content: Mapping[str, Any], found: Sequence[Outcome]) -> str:
     """Markdown of the summary ``content`` of the runs ``found``: what they say first."""
     parts = [_verdicts(content), _interactions(content), _by_seed(content), _by_task(found)]
     parts += [_secondary(content), list(_notes(content, found))]
+    return _joined(parts)
+
+
+def write_verdicts(content: Mapping[str, Any]) -> str:
+    """Of these tables the first, the study in a minute."""
+    return _joined([_verdicts(content), list(_missing(content))])
+
+
+def _joined(parts: Sequence[Sequence[str]]) -> str:
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
@@ -151,6 +160,10 @@ def _notes(content: Mapping[str, Any], found: Sequence[Outcome]) -> Iterator[str
             "these starts: areas of dreams and PPO are not wholly held out, clones are"
             + (f" (in {but} all is).  " if but else ".  ")
         )
+    yield from _missing(content)
+
+
+def _missing(content: Mapping[str, Any]) -> Iterator[str]:
     if content["unfinished"]:
         missing = ", ".join(
             f"{cell} {count} of {len(content['seeds'])}"

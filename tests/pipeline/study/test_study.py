@@ -229,6 +229,7 @@ def test_a_study_runs_from_the_store_to_the_table(
     assert interaction["compared"] == [["wam", "images"], ["images", "wam"]]
     table = (results / "table.md").read_text()
     assert "| wam - images: BC success | 2 |" in table
+    assert table.startswith((results / "verdicts.md").read_text())
     assert "| (wam - images) - (images - wam) | 2 |" in table
     wanted = [row for row in clones if row["cell"] == "wam"]
     share = np.mean([int(row["value"]) / int(row["episodes"]) for row in wanted])
