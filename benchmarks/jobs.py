@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 place = folder / "wam"
                 clone(place, parsed.profile, parsed.share)
                 times[name].append(timed(place, parsed.profile, *way))
-                digests.add(outputs(place))
+                digests.add(outputs(place, parsed.profile))
     console.figures(figures(times, len(next(iter(digests)))), as_json=parsed.json)
     if len(digests) != 1:
         raise RuntimeError(f"{len(digests)} results where one was expected")
@@ -100,10 +100,12 @@ def timed(place: Path, profile: str, given: Sequence[str], variables: Mapping[st
     return time.perf_counter() - start
 
 
-def outputs(place: Path) -> tuple[tuple[str, str], ...]:
-    """Path and digest of everything that ``dvc.lock`` names as an output."""
+def outputs(place: Path, profile: str) -> tuple[tuple[str, str], ...]:
+    """Path and digest of every output of ``profile`` in ``dvc.lock``."""
     stages = yaml.safe_load((place / "dvc.lock").read_text())["stages"].values()
-    return tuple(sorted((out["path"], out["md5"]) for stage in stages for out in stage["outs"]))
+    outs = [out for stage in stages for out in stage["outs"]]
+    own = [out for out in outs if Path(out["path"]).is_relative_to(Path("data") / profile)]
+    return tuple(sorted((out["path"], out["md5"]) for out in own))
 
 
 def figures(times: dict[str, list[float]], outputs: int) -> dict[str, Any]:

@@ -20,13 +20,19 @@ stages:
     - path: data/ci/index
       hash: md5
       md5: 8c.dir
+  report@demo:
+    cmd: wam report --profile demo
+    outs:
+    - path: data/demo/results
+      hash: md5
+      md5: 7d.dir
 """
 
 
 def test_runs_are_told_apart_by_their_outputs(tmp_path: Path) -> None:
     def lock(digest: str) -> tuple[tuple[str, str], ...]:
         (tmp_path / "dvc.lock").write_text(LOCK.format(digest=digest))
-        return jobs.outputs(tmp_path)
+        return jobs.outputs(tmp_path, "ci")
 
     assert lock("a") == (("data/ci/index", "8c.dir"), ("data/ci/results", "a.dir"))
     assert lock("a") != lock("b")
