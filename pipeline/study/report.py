@@ -193,19 +193,21 @@ def _in_order(found: Outcome, stage: str) -> list[np.ndarray]:
 
 
 def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The mean of every endpoint by cell, and the differences, for ``dvc metrics``."""
-    means = {
-        cell: {
-            name: float(np.mean(list(by_seed.values())))
-            for name, by_seed in own["figures"].items()
-            if by_seed
+    """For ``dvc metrics``: every cell's mean success, and the primary differences."""
+    success = {
+        stage: {
+            cell: float(np.mean(list(by_seed.values())))
+            for cell, own in content["cells"].items()
+            if (by_seed := own["figures"][stage])
         }
-        for cell, own in content["cells"].items()
+        for stage in (PRIMARY, "ppo")
     }
-    for one in content["differences"]:
-        pair = means.setdefault(f"{one['first']} - {one['second']}", {})
-        pair[one["endpoint"]] = one["difference"]["value"]
-    return means
+    differences = {
+        f"{one['first']} - {one['second']}": one["difference"]["value"]
+        for one in content["differences"]
+        if one["endpoint"] == PRIMARY
+    }
+    return {**success, f"{PRIMARY}_difference": differences}
 
 
 def _runs(found: Sequence[Outcome]) -> str:

@@ -224,6 +224,9 @@ def test_a_study_runs_from_the_store_to_the_table(
     by_seed = [summary["cells"][cell]["figures"]["bc"] for cell in ("wam", "images")]
     expected = np.mean([by_seed[0][seed] - by_seed[1][seed] for seed in ("0", "1")])
     assert found["bc"]["difference"]["value"] == pytest.approx(expected)
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert metrics["bc_difference"]["wam - images"] == pytest.approx(expected)
+    assert metrics["ppo"].keys() == metrics["bc"].keys() == {"wam", "images"}
     (interaction,) = summary["interactions"]
     assert interaction["difference"]["value"] == pytest.approx(2 * expected)
     assert interaction["compared"] == [["wam", "images"], ["images", "wam"]]
