@@ -101,6 +101,9 @@ def load_study(path: Path = PARAMS_FILE) -> Study:
             known = ", ".join(study.cells)
             raise WamError(f"{where}.compare: no cell '{unknown}'; known: {known}")
     named = [first for first, _ in study.compare]
+    for pair in study.interactions:
+        if pair[0] == pair[1]:
+            raise WamError(f"{where}.interactions: '{pair[0]}' with itself")
     for name in (name for pair in study.interactions for name in pair):
         if named.count(name) != 1:
             raise WamError(

@@ -15,6 +15,8 @@ from pipeline.evaluation.statistics import CONFIDENCE, Estimate, student_interva
 from wam.errors import WamError
 
 POWER = 0.8
+_SPREAD = 1e-12
+"""Below it figures are equal, but for rounding."""
 _TAIL = (1 + CONFIDENCE) / 2
 Outcomes = Mapping[int, Sequence[np.ndarray]]
 """By seed: successes bool [starts] of every task, from the same starts in the same order."""
@@ -37,7 +39,7 @@ def p_value(differences: Sequence[float]) -> float | None:
     None if it cannot be told: fewer than two pairs, or pairs without spread.
     """
     values = np.asarray(differences, np.float64)
-    if len(values) < 2 or not (spread := values.std(ddof=1)):
+    if len(values) < 2 or (spread := values.std(ddof=1)) < _SPREAD:
         return None
     ratio = abs(values.mean()) / spread * np.sqrt(len(values))
     return float(2 * t.sf(ratio, len(values) - 1))
@@ -105,7 +107,7 @@ def smallest_seen(differences: Sequence[float]) -> float | None:
     """
     values = np.asarray(differences, np.float64)
     count = len(values)
-    if count < 2 or not (spread := values.std(ddof=1)):
+    if count < 2 or (spread := values.std(ddof=1)) < _SPREAD:
         return None
     limit = t.ppf(_TAIL, count - 1)
 

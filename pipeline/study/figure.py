@@ -47,7 +47,9 @@ def write_figure(path: Path, summary: Mapping[str, Any]) -> None:
     axes.axvline(0, color=_SEED, linewidth=1, zorder=0)
     axes.set_yticks([-place for place in range(len(rows))], [name for name, _, _ in rows])
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("points of success: mean and 95 % over seeds; a dot per seed")
+    axes.set_xlabel(
+        "points of success: mean and 95 % over seeds, each alone, uncorrected; a dot per seed"
+    )
     with replacing(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
 

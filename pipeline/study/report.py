@@ -64,7 +64,7 @@ def run(study: Study) -> None:
         write_figure(path / "differences.svg", content)
 
     build(STUDY_RESULTS, make, stage=STAGE, params=asdict(study), inputs=inputs)
-    console.console.print((STUDY_RESULTS / "table.md").read_text(), markup=False, end="")
+    console.console.print((STUDY_RESULTS / "verdicts.md").read_text(), markup=False, end="")
     if unfinished:
         console.warn(f"left out, as runs are missing: {_counts(unfinished, study)}")
     console.done(STAGE, str(STUDY_RESULTS))
@@ -110,12 +110,16 @@ def _summary(
                 continue
             compared.append(_compared(first, second, name, pairs, by_cell))
     primary = [pair for pair in compared if pair["endpoint"] == PRIMARY]
-    for pair, corrected in zip(primary, holm([pair["p"] for pair in primary]), strict=True):
-        pair["p_holm"] = corrected
+    # Corrected for all that were declared: what is not run yet would have been told as well.
+    undone = len(study.compare) - len(primary)
+    corrected = holm([pair["p"] for pair in primary] + [None] * undone)
+    for pair, p in zip(primary, corrected, strict=False):
+        pair["p_holm"] = p
     return {
         "base": study.base,
         "seeds": study.seeds,
         "commits": sorted({one.commit for one in found}),
+        "compared": len(study.compare),
         "cells": cells,
         "unfinished": dict(unfinished),
         "differences": compared,
@@ -160,7 +164,7 @@ def _told_by(differences: Sequence[float]) -> dict[str, Any]:
 
 
 def _gains(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What PPO in imagination brings the clones of every cell where more than one has it."""
+    """What PPO in imagination brings the clones of every cell where more than one seed has it."""
     by_cell = {cell: own["figures"]["gain"] for cell, own in cells.items()}
     return [
         {"cell": cell, "by_seed": by_seed, **_told_by(list(by_seed.values()))}

@@ -42,7 +42,7 @@ def write_tables(content: Mapping[str, Any], found: Sequence[Outcome]) -> str:
 
 def write_verdicts(content: Mapping[str, Any]) -> str:
     """Of these tables the first, the study in a minute."""
-    return _joined([_verdicts(content), list(_missing(content))])
+    return _joined([_verdicts(content), [*_legend(content), *_missing(content)]])
 
 
 def _joined(parts: Sequence[Sequence[str]]) -> str:
@@ -68,13 +68,15 @@ def _verdicts(content: Mapping[str, Any]) -> list[str]:
     ]
     if not rows:
         return []
-    header = [*_header("difference"), f"p, Holm over {len(primary)}", "two-level bootstrap"]
+    header = [*_header("difference"), f"p, Holm over {content['compared']}", "two-level bootstrap"]
     return markdown_table([*header, "successes"], rows)
 
 
 def verdict(one: Mapping[str, Any]) -> str:
     """What a difference says of further seeds, and where it says less than its interval."""
     estimate = Estimate(**one["difference"])
+    if one["p"] is None:
+        return "no spread, cannot be told"
     if estimate.low <= 0 <= estimate.high:
         return "no difference shown"
     answer = "more" if estimate.low > 0 else "fewer"
@@ -151,6 +153,7 @@ def _secondary(content: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(content: Mapping[str, Any], found: Sequence[Outcome]) -> Iterator[str]:
+    yield from _legend(content)
     yield f"Runs made at commit {', '.join(content['commits'])}.  "
     held_out = {one.run.cell: one.run.profile.reward.calibration == "windows" for one in found}
     if not all(held_out.values()):
@@ -161,6 +164,15 @@ def _notes(content: Mapping[str, Any], found: Sequence[Outcome]) -> Iterator[str
             + (f" (in {but} all is).  " if but else ".  ")
         )
     yield from _missing(content)
+
+
+def _legend(content: Mapping[str, Any]) -> Iterator[str]:
+    if any(one["endpoint"] == PRIMARY for one in content["differences"]):
+        yield (
+            "Intervals, p and the smallest difference that four in five such studies would show "
+            "are of a comparison alone. In bold stands what remains after Holm's correction for "
+            f"all {content['compared']} that are declared; what PPO brings is not corrected.  "
+        )
 
 
 def _missing(content: Mapping[str, Any]) -> Iterator[str]:
@@ -174,7 +186,7 @@ def _missing(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _header(what: str) -> list[str]:
     """That of :func:`_row`, and of a column before it."""
-    return [what, "seeds", "[95 %, Student over seeds]", "smallest that would be seen", "p"]
+    return [what, "seeds", "[95 %, Student over seeds]", "smallest that would be seen alone", "p"]
 
 
 def _row(endpoint: str, one: Mapping[str, Any]) -> list[str]:

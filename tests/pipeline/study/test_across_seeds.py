@@ -148,7 +148,8 @@ def test_p_is_that_of_the_t_test_and_agrees_with_the_interval() -> None:
         assert p is not None
         assert (p < 0.05) == (not estimate.low <= 0 <= estimate.high)
     assert p_value([0.1]) is None
-    assert p_value([0.1, 0.1]) is None
+    assert p_value([0.1, 0.1, 0.1]) is None
+    assert smallest_seen([0.1, 0.1, 0.1]) is None
 
 
 def test_holm_steps_down() -> None:

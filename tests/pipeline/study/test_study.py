@@ -108,7 +108,8 @@ def test_clones_are_fine_tuned_for_the_seeds_that_are_named(params: Callable[...
             lambda s: s["cells"].update({date(2026, 1, 2): {"variant": "wam", "set": {}}}),
             r"study\.cells = .*\(quote dates\)",
         ),
-        (lambda s: s["compare"].append(["wam", "wam"]), "'wam' with itself"),
+        (lambda s: s["compare"].append(["wam", "wam"]), "compare: 'wam' with itself"),
+        (lambda s: s["interactions"].append(["wam", "wam"]), "interactions: 'wam' with itself"),
         (
             lambda s: s["interactions"].append(["wam", "dreamerv2"]),
             r"study\.interactions: 0 comparisons of 'compare' begin with 'dreamerv2'; expected one",
@@ -232,7 +233,7 @@ def test_a_study_runs_from_the_store_to_the_table(
     assert interaction["compared"] == [["wam", "images"], ["images", "wam"]]
     table = (results / "table.md").read_text()
     assert "| wam - images: BC success | 2 |" in table
-    assert table.startswith((results / "verdicts.md").read_text())
+    assert table.startswith((results / "verdicts.md").read_text().split("\n\n")[0])
     assert "| (wam - images) - (images - wam) | 2 |" in table
     wanted = [row for row in clones if row["cell"] == "wam"]
     share = np.mean([int(row["value"]) / int(row["episodes"]) for row in wanted])
@@ -285,5 +286,6 @@ def test_a_difference_says_no_more_than_it_shows(
     def estimate(bounds: tuple[float, float]) -> dict[str, float]:
         return {"value": sum(bounds) / 2, "low": bounds[0], "high": bounds[1]}
 
-    one: dict[str, Any] = {"difference": estimate(interval), "p_holm": corrected}
+    one: dict[str, Any] = {"difference": estimate(interval), "p": 0.01, "p_holm": corrected}
     assert verdict(one | {"bootstrap": bootstrap and estimate(bootstrap)}) == told
+    assert verdict(one | {"p": None}) == "no spread, cannot be told"
