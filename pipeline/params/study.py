@@ -94,16 +94,14 @@ def load_study(path: Path = PARAMS_FILE) -> Study:
     load_profile(study.base, path)
     if len(set(study.seeds)) < len(study.seeds):
         raise WamError(f"{where}.seeds: names one twice")
+    for key, pairs in (("compare", study.compare), ("interactions", study.interactions)):
+        if alone := next((first for first, second in pairs if first == second), None):
+            raise WamError(f"{where}.{key}: '{alone}' with itself")
     for pair in study.compare:
-        if pair[0] == pair[1]:
-            raise WamError(f"{where}.compare: '{pair[0]}' with itself")
         if unknown := next((name for name in pair if name not in study.cells), None):
             known = ", ".join(study.cells)
             raise WamError(f"{where}.compare: no cell '{unknown}'; known: {known}")
     named = [first for first, _ in study.compare]
-    for pair in study.interactions:
-        if pair[0] == pair[1]:
-            raise WamError(f"{where}.interactions: '{pair[0]}' with itself")
     for name in (name for pair in study.interactions for name in pair):
         if named.count(name) != 1:
             raise WamError(

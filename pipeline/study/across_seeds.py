@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import nct, t
+from scipy.stats import nct, t, ttest_1samp
 
 from pipeline.evaluation.statistics import CONFIDENCE, Estimate, student_interval
 from wam.errors import WamError
 
 POWER = 0.8
-_SPREAD = 1e-12
-"""Below it figures are equal, but for rounding."""
+_ROUNDING = 1e-12
+"""A spread below it is none."""
 _TAIL = (1 + CONFIDENCE) / 2
 Outcomes = Mapping[int, Sequence[np.ndarray]]
 """By seed: successes bool [starts] of every task, from the same starts in the same order."""
@@ -38,11 +38,9 @@ def p_value(differences: Sequence[float]) -> float | None:
 
     None if it cannot be told: fewer than two pairs, or pairs without spread.
     """
-    values = np.asarray(differences, np.float64)
-    if len(values) < 2 or (spread := values.std(ddof=1)) < _SPREAD:
+    if _spread(differences) is None:
         return None
-    ratio = abs(values.mean()) / spread * np.sqrt(len(values))
-    return float(2 * t.sf(ratio, len(values) - 1))
+    return float(ttest_1samp(np.asarray(differences, np.float64), 0).pvalue)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -105,9 +103,8 @@ def smallest_seen(differences: Sequence[float]) -> float | None:
 
     None if it cannot be told: fewer than two pairs, or pairs without spread.
     """
-    values = np.asarray(differences, np.float64)
-    count = len(values)
-    if count < 2 or (spread := values.std(ddof=1)) < _SPREAD:
+    count, spread = len(differences), _spread(differences)
+    if spread is None:
         return None
     limit = t.ppf(_TAIL, count - 1)
 
@@ -115,3 +112,11 @@ def smallest_seen(differences: Sequence[float]) -> float | None:
         return float(nct.sf(limit, count - 1, shift) - POWER)
 
     return float(brentq(missing, 0, 100) * spread / np.sqrt(count))
+
+
+def _spread(differences: Sequence[float]) -> float | None:
+    """Their standard deviation; None for fewer than two, or where they are equal."""
+    if len(differences) < 2:
+        return None
+    spread = float(np.std(np.asarray(differences, np.float64), ddof=1))
+    return spread if spread >= _ROUNDING else None

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.report.figures import COLOURS
-from pipeline.study.tables import ENDPOINTS, PRIMARY
+from pipeline.study.tables import ENDPOINTS, pair_name, primary
 from wam.reliability.atomic import replacing
 
 _STYLE: dict[Any, Any] = {
@@ -26,11 +26,7 @@ _DIFFERENCE, _SEED = "#30363d", "#9aa3ad"
 def write_figure(path: Path, summary: Mapping[str, Any]) -> None:
     """Write an SVG of the primary endpoint of every comparison, and of what PPO brings every cell;
     none, without any."""
-    rows = [
-        (f"{one['first']} - {one['second']}", one, _DIFFERENCE)
-        for one in summary["differences"]
-        if one["endpoint"] == PRIMARY
-    ] + [
+    rows = [(pair_name(one), one, _DIFFERENCE) for one in primary(summary["differences"])] + [
         (
             f"{one['cell']}: {ENDPOINTS['gain']}",
             one,

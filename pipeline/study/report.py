@@ -24,7 +24,15 @@ from pipeline.study.across_seeds import (
 )
 from pipeline.study.figure import write_figure
 from pipeline.study.outcomes import Outcome, outcome_path, read_outcome
-from pipeline.study.tables import ENDPOINTS, PRIMARY, write_tables, write_verdicts
+from pipeline.study.tables import (
+    ENDPOINTS,
+    PRIMARY,
+    missing_runs,
+    pair_name,
+    primary,
+    write_tables,
+    write_verdicts,
+)
 from wam.errors import WamError
 
 STAGE = "study-report"
@@ -39,10 +47,11 @@ def run(study: Study) -> None:
     """
     count = {cell: _count_finished(cell, study.seeds) for cell in study.cells}
     unfinished = {cell: n for cell, n in count.items() if n < len(study.seeds)}
+    missing = missing_runs(unfinished, len(study.seeds))
     told = [cell for cell in study.cells if cell not in unfinished]
     if not told:
         raise WamError(
-            f"no cell has all of its {len(study.seeds)} runs ({_counts(unfinished, study)}); "
+            f"no cell has all of its {len(study.seeds)} runs ({missing}); "
             "'wam run-study' does all that are missing"
         )
     runs = [study_run(study, cell, seed) for cell in told for seed in study.seeds]
@@ -66,16 +75,12 @@ def run(study: Study) -> None:
     build(STUDY_RESULTS, make, stage=STAGE, params=asdict(study), inputs=inputs)
     console.console.print((STUDY_RESULTS / "verdicts.md").read_text(), markup=False, end="")
     if unfinished:
-        console.warn(f"left out, as runs are missing: {_counts(unfinished, study)}")
+        console.warn(f"left out, as runs are missing: {missing}")
     console.done(STAGE, str(STUDY_RESULTS))
 
 
 def _count_finished(cell: str, seeds: Sequence[int]) -> int:
     return sum(outcome_path(cell, seed).is_file() for seed in seeds)
-
-
-def _counts(finished: Mapping[str, int], study: Study) -> str:
-    return ", ".join(f"{cell} {n} of {len(study.seeds)}" for cell, n in finished.items())
 
 
 def _summary(
@@ -109,11 +114,11 @@ def _summary(
             if len(pairs) < 2:
                 continue
             compared.append(_compared(first, second, name, pairs, by_cell))
-    primary = [pair for pair in compared if pair["endpoint"] == PRIMARY]
+    told = primary(compared)
     # Corrected for all that were declared: what is not run yet would have been told as well.
-    undone = len(study.compare) - len(primary)
-    corrected = holm([pair["p"] for pair in primary] + [None] * undone)
-    for pair, p in zip(primary, corrected, strict=False):
+    undone = len(study.compare) - len(told)
+    corrected = holm([pair["p"] for pair in told] + [None] * undone)
+    for pair, p in zip(told, corrected, strict=False):
         pair["p_holm"] = p
     return {
         "base": study.base,
@@ -124,7 +129,7 @@ def _summary(
         "unfinished": dict(unfinished),
         "differences": compared,
         "gains": _gains(cells),
-        "interactions": _interactions(study.interactions, primary),
+        "interactions": _interactions(study.interactions, told),
     }
 
 
@@ -174,10 +179,10 @@ def _gains(cells: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _interactions(
-    wanted: Sequence[tuple[str, str]], primary: Sequence[Mapping[str, Any]]
+    wanted: Sequence[tuple[str, str]], told: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Of two comparisons, named by their first cells: how much larger the first's difference is."""
-    by_first = {one["first"]: one for one in primary}
+    by_first = {one["first"]: one for one in told}
     found = []
     for first, second in wanted:
         if not {first, second} <= by_first.keys():
@@ -207,9 +212,7 @@ def _metrics(content: Mapping[str, Any]) -> dict[str, Any]:
         for stage in (PRIMARY, "ppo")
     }
     differences = {
-        f"{one['first']} - {one['second']}": one["difference"]["value"]
-        for one in content["differences"]
-        if one["endpoint"] == PRIMARY
+        pair_name(one): one["difference"]["value"] for one in primary(content["differences"])
     }
     return {**success, f"{PRIMARY}_difference": differences}
 

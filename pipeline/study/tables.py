@@ -33,6 +33,21 @@ _STAGES = (
 """A policy's figures, their names and their sign."""
 
 
+def primary(differences: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the primary endpoint, one of every comparison."""
+    return [one for one in differences if one["endpoint"] == PRIMARY]
+
+
+def pair_name(one: Mapping[str, Any]) -> str:
+    """Of a comparison: what is subtracted from what."""
+    return f"{one['first']} - {one['second']}"
+
+
+def missing_runs(unfinished: Mapping[str, int], count: int) -> str:
+    """How many of ``count`` runs the cells have whose runs are not all there."""
+    return ", ".join(f"{cell} {finished} of {count}" for cell, finished in unfinished.items())
+
+
 def write_tables(content: Mapping[str, Any], found: Sequence[Outcome]) -> str:
     """Markdown of the summary ``content`` of the runs ``found``: what they say first."""
     parts = [_verdicts(content), _interactions(content), _by_seed(content), _by_task(found)]
@@ -51,16 +66,15 @@ def _joined(parts: Sequence[Sequence[str]]) -> str:
 
 def _verdicts(content: Mapping[str, Any]) -> list[str]:
     """The primary endpoint of every comparison, and what PPO brings every cell."""
-    primary = [one for one in content["differences"] if one["endpoint"] == PRIMARY]
     rows = [
         [
-            f"{one['first']} - {one['second']}: {ENDPOINTS[PRIMARY]}",
+            f"{pair_name(one)}: {ENDPOINTS[PRIMARY]}",
             *_row(PRIMARY, one),
             _probability(one["p_holm"]),
             _told(PRIMARY, one["bootstrap"]),
             verdict(one),
         ]
-        for one in primary
+        for one in primary(content["differences"])
     ]
     rows += [
         [f"{one['cell']}: {ENDPOINTS['gain']}", *_row("gain", one), "", "", verdict(one)]
@@ -139,7 +153,7 @@ def _by_task(found: Sequence[Outcome]) -> list[str]:
 def _secondary(content: Mapping[str, Any]) -> list[str]:
     rows = [
         [
-            f"{one['first']} - {one['second']}: {ENDPOINTS[one['endpoint']]}",
+            f"{pair_name(one)}: {ENDPOINTS[one['endpoint']]}",
             *_row(one["endpoint"], one),
             _told(one["endpoint"], one["bootstrap"]) if one["bootstrap"] else "",
         ]
@@ -167,7 +181,7 @@ def _notes(content: Mapping[str, Any], found: Sequence[Outcome]) -> Iterator[str
 
 
 def _legend(content: Mapping[str, Any]) -> Iterator[str]:
-    if any(one["endpoint"] == PRIMARY for one in content["differences"]):
+    if primary(content["differences"]):
         yield (
             "Intervals, p and the smallest difference that four in five such studies would show "
             "are of a comparison alone. In bold stands what remains after Holm's correction for "
@@ -177,10 +191,7 @@ def _legend(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _missing(content: Mapping[str, Any]) -> Iterator[str]:
     if content["unfinished"]:
-        missing = ", ".join(
-            f"{cell} {count} of {len(content['seeds'])}"
-            for cell, count in content["unfinished"].items()
-        )
+        missing = missing_runs(content["unfinished"], len(content["seeds"]))
         yield f"Not told, as runs are missing: {missing}.  "
 
 

@@ -3,15 +3,14 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline import dvc_stages
 from pipeline.params import load_profile
+from tests.repo.checkout import ROOT, changed
 
-ROOT = Path(__file__).parents[2]
 PROFILES = ("demo", "small")
 
 
@@ -28,20 +27,19 @@ def test_the_results_in_git_are_those_of_the_lock(
     monkeypatch.chdir(ROOT)
     outs = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"][stage]["outs"]
     assert results in [out["path"] for out in outs]
-    own = ["git", "status", "--porcelain", "--", "dvc.lock", results]
-    if subprocess.run(own, capture_output=True, check=False).stdout:
+    if changed("dvc.lock", results):
         pytest.skip("own results lie in data/: the lock in git is of others")
     command = [sys.executable, "-m", "dvc", "status", "--json", stage]
     status = subprocess.run(
         command, capture_output=True, text=True, check=True, env=dvc_stages.dvc_environment()
     )
-    changed = [
+    stale = [
         path
         for change in json.loads(status.stdout).get(stage, [])
         if isinstance(change, dict)
         for path in change.get("changed outs", {})
     ]
-    assert results not in changed, f"results that no run of DVC left: dvc repro -s {stage}"
+    assert results not in stale, f"results that no run of DVC left: dvc repro -s {stage}"
 
 
 @pytest.mark.parametrize("profile", PROFILES)

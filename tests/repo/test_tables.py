@@ -1,15 +1,14 @@
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.repo.checkout import changed
 from tests.repo.tables import DOCUMENTS, ROOT, filled
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_tables_of_documents_are_those_of_the_results(document: str) -> None:
-    changed = ["git", "status", "--porcelain", "--", "data"]
-    if subprocess.run(changed, cwd=ROOT, capture_output=True, check=False).stdout:
+    if changed("data"):
         pytest.skip("own results lie in data/: documents show those that are in git")
     text = (ROOT / document).read_text()
     assert filled(text) == text, "run: python -m tests.repo.tables"

@@ -147,6 +147,8 @@ def test_p_is_that_of_the_t_test_and_agrees_with_the_interval() -> None:
         assert p == pytest.approx(ttest_1samp(values, 0).pvalue)
         assert p is not None
         assert (p < 0.05) == (not estimate.low <= 0 <= estimate.high)
+    # One degree of freedom: Cauchy's distribution.
+    assert p_value([0.01, 0.03]) == pytest.approx(1 - 2 / np.pi * np.arctan(2))
     assert p_value([0.1]) is None
     assert p_value([0.1, 0.1, 0.1]) is None
     assert smallest_seen([0.1, 0.1, 0.1]) is None
